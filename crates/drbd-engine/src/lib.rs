@@ -1,0 +1,3 @@
+//! What a DRBD node decides.
+#![no_std]
+extern crate alloc;

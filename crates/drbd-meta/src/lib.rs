@@ -1,0 +1,3 @@
+//! DRBD on-disk metadata.
+#![no_std]
+extern crate alloc;

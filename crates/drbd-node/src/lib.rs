@@ -1,0 +1,1 @@
+//! The DRBD node daemon.

@@ -1,0 +1,2 @@
+//! The DRBD wire protocol.
+#![no_std]

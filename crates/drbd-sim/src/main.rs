@@ -1,0 +1,2 @@
+//! Cluster simulator.
+fn main() {}
