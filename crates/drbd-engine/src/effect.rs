@@ -5,10 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use drbd_proto::{NodeId, Packet, Sector, VolumeNr, WireContext};
+use drbd_proto::{Ctx, DigestAlg, NodeId, Packet, Sector, Stream, VolumeNr};
 
 use crate::command::Reply;
-use crate::event::Stream;
 use crate::id::{BufId, CmdId, IoId, OpId, OpenId};
 use crate::status::Change;
 
@@ -110,8 +109,8 @@ pub enum Effect {
         op: OpId,
         /// The data.
         buf: BufId,
-        /// Name of the algorithm as configured.
-        algorithm: String,
+        /// The algorithm.
+        algorithm: DigestAlg,
     },
     /// The engine needs this buffer no more.
     Release {
@@ -144,8 +143,10 @@ pub enum Effect {
     Framing {
         /// The peer.
         peer: NodeId,
-        /// Version, features and digest in force.
-        context: WireContext,
+        /// Version, features and length of received integrity digests.
+        context: Ctx,
+        /// Algorithm of the integrity digests that are sent and received.
+        integrity: Option<DigestAlg>,
     },
     /// Send a packet. Packets of one stream keep their order.
     Send {
@@ -153,8 +154,8 @@ pub enum Effect {
         peer: NodeId,
         /// On which stream.
         stream: Stream,
-        /// Volume number of the header; `None` is 0xffff.
-        volume: Option<VolumeNr>,
+        /// Volume number of the header.
+        volume: VolumeNr,
         /// The packet without bulk payload.
         packet: Packet,
         /// The payload, for packets that have one.

@@ -3,8 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use drbd_proto::{Packet, Sector, VolumeNr};
-use drbd_proto::NodeId;
+use drbd_proto::{NodeId, Packet, Sector, Stream, VolumeNr};
 
 use crate::command::Command;
 use crate::id::{BufId, CmdId, IoId, OpId, OpenId};
@@ -64,8 +63,8 @@ pub enum Event {
         peer: NodeId,
         /// Stream it came on.
         stream: Stream,
-        /// Volume number of the header; `None` is 0xffff, the connection as a whole.
-        volume: Option<VolumeNr>,
+        /// Volume number of the header.
+        volume: VolumeNr,
         /// The packet without bulk payload.
         packet: Packet,
         /// The payload, for packets that have one.
@@ -91,15 +90,6 @@ pub enum Event {
         /// The command.
         command: Command,
     },
-}
-
-/// Which of the two streams of a connection (wire protocol, section 3.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stream {
-    /// The data stream.
-    Data,
-    /// The control stream, also called meta.
-    Control,
 }
 
 /// Why the streams to a peer ended.

@@ -1,0 +1,275 @@
+//! The engine: one resource of one node. Events in, effects out.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use drbd_proto::{NodeId, NodeMask, Packet, Stream, VolumeNr};
+
+use crate::connection::Connection;
+use crate::control::ControlOp;
+use crate::data::{DataOp, ResourceData};
+use crate::effect::{Effect, LogLevel, LogLine};
+use crate::event::Event;
+use crate::id::{BufId, OpId};
+use crate::options::ResourceOptions;
+use crate::outbox::Outbox;
+use crate::rng::Rng;
+use crate::role::RoleChange;
+use crate::state::State;
+use crate::time::Instant;
+use crate::timer::{Timer, Timers};
+use crate::twopc::TwoPc;
+use crate::volume::Volume;
+
+/// What a resource is created with (`new-resource`).
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Name of the resource.
+    pub name: String,
+    /// Id of this node.
+    pub node_id: NodeId,
+    /// Options of the resource.
+    pub options: ResourceOptions,
+    /// Seed of all random numbers of the engine; from the operating system's generator in production.
+    pub seed: u64,
+}
+
+/// One resource of one node.
+///
+/// A plain value owned by one thread: no clock, no I/O, no lock. See [`Event`] and [`Effect`] for the
+/// contract.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) name: String,
+    pub(crate) node_id: NodeId,
+    pub(crate) options: ResourceOptions,
+    /// Time of the event being handled.
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    /// All state values; changed by transactions only.
+    pub(crate) state: State,
+    pub(crate) volumes: BTreeMap<VolumeNr, Volume>,
+    pub(crate) conns: BTreeMap<NodeId, Connection>,
+    /// Nodes believed to be online (state machine, section 2.7).
+    pub(crate) members: NodeMask,
+    /// Cluster-wide changes: the one under way and those that wait.
+    pub(crate) twopc: TwoPc,
+    /// The promotion or demotion under way.
+    pub(crate) role_change: Option<RoleChange>,
+    /// What the outstanding operations are for.
+    pub(crate) ops: BTreeMap<OpId, Op>,
+    pub(crate) next_op: u64,
+    pub(crate) timers: Timers,
+    pub(crate) out: Outbox,
+    /// Volumes whose superblock has to be written.
+    pub(crate) md_dirty: bool,
+    /// Requests, transfer log, epochs, dagtags: the data plane.
+    pub(crate) data: ResourceData,
+}
+
+/// What an outstanding operation is for.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Superblocks, attach, helpers.
+    Control(ControlOp),
+    /// Application data, activity log, bitmap, resync.
+    Data(DataOp),
+}
+
+/// Why a packet ends the connection it came from.
+#[derive(Debug)]
+pub(crate) struct PacketError(pub String);
+
+impl PacketError {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        PacketError(text.into())
+    }
+}
+
+impl Engine {
+    /// A resource without volumes and connections.
+    pub fn new(config: EngineConfig) -> Self {
+        let mut state = State::new();
+        state.role = drbd_proto::Role::Secondary;
+        Engine {
+            members: config.node_id.mask(),
+            name: config.name,
+            node_id: config.node_id,
+            options: config.options,
+            now: Instant::ZERO,
+            rng: Rng::new(config.seed),
+            state,
+            volumes: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            twopc: TwoPc::default(),
+            role_change: None,
+            ops: BTreeMap::new(),
+            next_op: 1,
+            timers: Timers::default(),
+            out: Outbox::default(),
+            md_dirty: false,
+            data: ResourceData::default(),
+        }
+    }
+
+    /// Handles one event. What has to be done is appended to `effects`.
+    pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>) {
+        self.now = now;
+        match event {
+            Event::Tick => self.tick(),
+            Event::Io { io, volume, request } => self.io_submit(io, volume, request),
+            Event::Open { open, volume, write, nonblock } => {
+                self.opened(open, volume, write, nonblock);
+            }
+            Event::Close { open } => self.closed(open),
+            Event::Done { op, result } => match self.ops.remove(&op) {
+                Some(Op::Control(what)) => self.control_op_done(what, result),
+                Some(Op::Data(what)) => self.data_op_done(what, result),
+                None => self.log_at(LogLevel::Warn, None, None, format!("{op:?} is not known")),
+            },
+            Event::Sent { op } => match self.ops.remove(&op) {
+                Some(Op::Data(what)) => self.data_sent(what),
+                Some(Op::Control(_)) | None => {}
+            },
+            Event::Established { peer, path, resolve_conflicts, challenge } => {
+                self.streams_established(peer, path, resolve_conflicts, challenge);
+            }
+            Event::Packet { peer, stream, volume, packet, payload } => {
+                self.packet(peer, stream, volume, packet, payload);
+            }
+            Event::Lost { peer, reason } => self.streams_lost(peer, reason),
+            Event::Command { cmd, command } => self.command(cmd, command),
+        }
+        self.settle();
+        self.out.drain_into(effects);
+    }
+
+    /// When the engine wants an `Event::Tick` at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Runs what became possible through this event, then starts due superblock writes.
+    fn settle(&mut self) {
+        self.data_settle();
+        self.twopc_settle();
+        self.write_dirty_superblocks();
+    }
+
+    fn tick(&mut self) {
+        for timer in self.timers.take_due(self.now) {
+            match timer {
+                Timer::Ping(peer) => self.ping_timer(peer),
+                Timer::PingTimeout(peer) => self.ping_timeout(peer),
+                Timer::Handshake(peer) => self.handshake_timeout(peer),
+                Timer::ConnectRetry(peer) => self.connect_retry(peer),
+                Timer::TwoPcTimeout => self.twopc_timeout(),
+                Timer::TwoPcRetry => {}
+                Timer::RoleChange => self.role_change_step(),
+                Timer::RequestTimeout(_)
+                | Timer::PeerAck
+                | Timer::ResyncTurn(..)
+                | Timer::ResyncStart(..)
+                | Timer::LazyBitmap(_) => self.data_timer(timer),
+            }
+        }
+    }
+
+    /// Registers an operation.
+    pub(crate) fn op(&mut self, what: Op) -> OpId {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        self.ops.insert(op, what);
+        op
+    }
+
+    /// Queues an effect.
+    pub(crate) fn push(&mut self, effect: Effect) {
+        self.out.push(effect);
+    }
+
+    /// Sends a packet about a volume (or [`VolumeNr::CONNECTION`]) without payload.
+    pub(crate) fn send(&mut self, peer: NodeId, stream: Stream, volume: VolumeNr, packet: Packet) {
+        self.out.push(Effect::Send { peer, stream, volume, packet, payload: None, notify: None });
+    }
+
+    /// Sends a packet with payload.
+    pub(crate) fn send_payload(
+        &mut self,
+        peer: NodeId,
+        volume: VolumeNr,
+        packet: Packet,
+        payload: BufId,
+        notify: Option<OpId>,
+    ) {
+        self.out.push(Effect::Send {
+            peer,
+            stream: Stream::Data,
+            volume,
+            packet,
+            payload: Some(payload),
+            notify,
+        });
+    }
+
+    /// Gives a buffer back.
+    pub(crate) fn release(&mut self, buf: BufId) {
+        self.out.push(Effect::Release { buf });
+    }
+
+    /// Writes a line to the log.
+    pub(crate) fn log_at(
+        &mut self,
+        level: LogLevel,
+        peer: Option<NodeId>,
+        volume: Option<VolumeNr>,
+        text: impl Into<String>,
+    ) {
+        self.out.push(Effect::Log(LogLine { level, peer, volume, text: text.into() }));
+    }
+
+    fn packet(
+        &mut self,
+        peer: NodeId,
+        stream: Stream,
+        volume: VolumeNr,
+        packet: Packet,
+        payload: Option<BufId>,
+    ) {
+        let result = self.dispatch(peer, stream, volume, packet, payload);
+        if let Err(PacketError(text)) = result {
+            self.fail_connection(peer, drbd_proto::ConnState::ProtocolError, &text);
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        peer: NodeId,
+        stream: Stream,
+        volume: VolumeNr,
+        packet: Packet,
+        payload: Option<BufId>,
+    ) -> Result<(), PacketError> {
+        if !self.conns.contains_key(&peer) {
+            if let Some(buf) = payload {
+                self.release(buf);
+            }
+            return Ok(());
+        }
+        if self.control_packet(peer, stream, volume, &packet)? {
+            if let Some(buf) = payload {
+                self.release(buf);
+            }
+            return Ok(());
+        }
+        self.data_packet(peer, stream, volume, packet, payload)
+    }
+
+    /// Everything that can be seen from outside.
+    pub fn status(&self) -> Box<crate::status::ResourceStatus> {
+        Box::new(self.build_status())
+    }
+}

@@ -1,0 +1,72 @@
+//! A volume (device): what the engine keeps beyond its state values.
+
+use alloc::collections::BTreeMap;
+
+use drbd_proto::{Uuid, VolumeNr};
+
+use crate::bitmap::Bitmap;
+use crate::command::Backing;
+use crate::data::VolumeData;
+use crate::id::OpenId;
+use crate::metadata::MetaWriter;
+use crate::options::{DeviceOptions, DiskOptions};
+use crate::uuid::GenIds;
+
+/// A volume of the resource.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    /// Number of the volume.
+    pub nr: VolumeNr,
+    /// Minor number of the virtual device.
+    pub minor: u32,
+    /// Options of the minor.
+    pub options: DeviceOptions,
+    /// The attached disk; present from Attaching on until it is let go.
+    pub disk: Option<Disk>,
+    /// Size of the virtual device in sectors; 0 while unknown.
+    pub size: u64,
+    /// Sticky flags (state machine, section 2.6).
+    pub flags: DeviceFlags,
+    /// The generation shown to applications and clients (state machine, section 7.11).
+    pub exposed: Uuid,
+    /// Who has the virtual device open; true: for writing.
+    pub openers: BTreeMap<OpenId, bool>,
+    /// Requests, activity log users, statistics: the data plane's.
+    pub data: VolumeData,
+}
+
+/// An attached disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    /// The opened devices.
+    pub backing: Backing,
+    /// Options of the disk.
+    pub options: DiskOptions,
+    /// The superblock as it was read, and the geometry that follows from it.
+    pub meta: MetaWriter,
+    /// Generation identifiers.
+    pub gen_ids: GenIds,
+    /// The bitmap of all slots.
+    pub bitmap: Bitmap,
+}
+
+/// Sticky flags of a volume (state machine, section 2.6).
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct DeviceFlags {
+    /// CRASHED_PRIMARY.
+    pub crashed_primary: bool,
+    /// PRIMARY_LOST_QUORUM.
+    pub primary_lost_quorum: bool,
+    /// NEW_CUR_UUID: a new data generation is due before the next request.
+    pub new_cur_uuid: bool,
+    /// RESTORE_QUORUM.
+    pub restore_quorum: bool,
+    /// STABLE_RESYNC: a resync towards us finished stable.
+    pub stable_resync: bool,
+    /// The last agreed size was never set; new bits stay clear.
+    pub fresh_size: bool,
+    /// OUTDATE_ON_2PC_COMMIT.
+    pub outdate_on_commit: bool,
+    /// A diskless Primary's exposed generation is not confirmed by its peers.
+    pub exposed_unconfirmed: bool,
+}
