@@ -1,1 +1,18 @@
-//! The drbd.conf language.
+//! The drbd.conf language: parse, diagnose, expand, dump.
+//!
+//! One question: what did the administrator ask for? [`Parser`] reads the files into a [`model`],
+//! [`expand`] completes it for one node and checks it, [`dump`] prints it. [`options`] is the one
+//! table of options that the tools and the daemon share.
+
+pub mod diagnostic;
+pub mod environment;
+pub mod lexer;
+pub mod model;
+pub mod options;
+pub mod parser;
+pub mod source;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use environment::Environment;
+pub use model::Config;
+pub use parser::{Input, Parsed, Parser};

@@ -1,0 +1,109 @@
+//! The text of the configuration files, and positions in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FileId(pub(crate) u32);
+
+/// A piece of a file: where something was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// The file.
+    pub file: FileId,
+    /// Line of the first byte, counted from 1; 0 if it was not written at all.
+    pub line: u32,
+    /// Offset of the first byte.
+    pub start: u32,
+    /// Number of bytes.
+    pub len: u32,
+}
+
+/// One file with its text.
+#[derive(Debug, Clone)]
+pub struct SourceFile {
+    /// Name as it was given or included.
+    pub name: String,
+    /// Absolute name.
+    pub path: PathBuf,
+    /// The bytes.
+    pub text: Arc<[u8]>,
+}
+
+impl SourceFile {
+    /// The absolute name if there is one (standard input has none).
+    pub fn full_name(&self) -> String {
+        if self.path.as_os_str().is_empty() {
+            self.name.clone()
+        } else {
+            self.path.display().to_string()
+        }
+    }
+}
+
+/// All files of one configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    files: Vec<SourceFile>,
+}
+
+impl Sources {
+    /// Adds a file. The number of files is bounded by the reader.
+    pub fn add(&mut self, name: String, path: PathBuf, text: Arc<[u8]>) -> FileId {
+        let id = FileId(self.files.len() as u32);
+        self.files.push(SourceFile { name, path, text });
+        id
+    }
+
+    /// The file of an id.
+    pub fn get(&self, id: FileId) -> Option<&SourceFile> {
+        self.files.get(id.0 as usize)
+    }
+
+    /// Number of files.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// True if nothing was read.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Name of the file a span lies in, as given.
+    pub fn name(&self, span: Span) -> &str {
+        self.get(span.file).map_or("", |f| f.name.as_str())
+    }
+
+    /// Absolute name of the file a span lies in.
+    pub fn full_name(&self, span: Span) -> String {
+        self.get(span.file)
+            .map_or_else(String::new, SourceFile::full_name)
+    }
+
+    /// The line a span starts in, without the line end, and the column of the span in bytes,
+    /// counted from 0.
+    pub fn line(&self, span: Span) -> Option<(&[u8], usize)> {
+        if span.line == 0 {
+            return None;
+        }
+        let text = &self.get(span.file)?.text;
+        let at = (span.start as usize).min(text.len());
+        let (before, after) = text.split_at(at);
+        let start = before
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |p| p + 1);
+        let end = after
+            .iter()
+            .position(|b| *b == b'\n')
+            .map_or(text.len(), |p| at + p);
+        Some((text.get(start..end)?, at - start))
+    }
+}
+
+/// The canonical name of a file, or the name itself.
+pub(crate) fn canonical(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
+}
