@@ -1,3 +1,6 @@
 //! What a DRBD node decides.
 #![no_std]
 extern crate alloc;
+
+pub mod activity_log;
+pub mod bitmap;
