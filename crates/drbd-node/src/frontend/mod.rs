@@ -18,6 +18,8 @@
 //! auto-promote looks at. Open when the application opens, close when it closes. When a session is dropped or a guest
 //! ends, its requests are still carried out, and the opener goes away after the last of them.
 
+pub mod nbd;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -261,8 +263,10 @@ impl Drop for Session {
 
 /// A frontend inside the reactor. All calls come from the reactor's thread and must not block.
 ///
-/// A guest opens the volume at most once ([`GuestContext::open`]) and lives until it calls [`GuestContext::end`]. After
-/// that, and after [`Notice::Gone`] at the latest when its last operation and request have ended, it is dropped.
+/// A guest opens the volume as often as the application behind it does ([`GuestContext::open`]): a connection of NBD
+/// is one opener, a FUSE file has one for each program that has it open. It lives until it calls
+/// [`GuestContext::end`]. After that, and after [`Notice::Gone`] at the latest when its last operation and request
+/// have ended, it is dropped.
 pub trait Guest: Send {
     /// The first call: start receiving, open the volume.
     fn start(&mut self, cx: &mut GuestContext<'_>);
@@ -270,11 +274,18 @@ pub trait Guest: Send {
     /// An operation started with [`GuestContext::push`] has ended.
     fn complete(&mut self, cx: &mut GuestContext<'_>, completion: Completion<u64>);
 
-    /// A notice of the volume.
+    /// The answer to [`GuestContext::open`]. After an error the opener does not exist.
+    fn opened(&mut self, cx: &mut GuestContext<'_>, opener: u64, result: Result<(), OpenError>);
+
+    /// A notice of the volume, any but [`Notice::Opened`].
     fn notice(&mut self, cx: &mut GuestContext<'_>, notice: Notice);
 
     /// There may be buffers again after [`GuestContext::alloc`] gave none.
     fn retry(&mut self, cx: &mut GuestContext<'_>);
+
+    /// Called once before the reactor submits and sleeps, if anything else of this guest was called since the last
+    /// time: all answers of one wake-up go out with one operation.
+    fn settle(&mut self, cx: &mut GuestContext<'_>);
 }
 
 /// What a guest can do. Nothing here calls back into the guest at once.
@@ -287,8 +298,9 @@ pub(crate) trait GuestHost {
     fn push(&mut self, token: u64, op: Op) -> OpKey;
     fn cancel(&mut self, key: OpKey);
     fn alloc(&mut self, len: usize, purpose: Purpose) -> Option<BufMut>;
-    fn open(&mut self, write: bool, nonblock: bool);
-    fn submit(&mut self, tag: u64, request: Request);
+    fn open(&mut self, opener: u64, write: bool, nonblock: bool);
+    fn close(&mut self, opener: u64);
+    fn submit(&mut self, opener: u64, tag: u64, request: Request);
     fn handle(&self) -> &VolumeHandle;
     fn end(&mut self);
 }
@@ -309,14 +321,20 @@ impl GuestContext<'_> {
         self.host.alloc(len, Purpose::Application)
     }
 
-    /// Opens the volume; [`Notice::Opened`] follows.
-    pub fn open(&mut self, write: bool, nonblock: bool) {
-        self.host.open(write, nonblock);
+    /// Opens the volume once more, under a name that the guest chooses and does not use already; [`Guest::opened`]
+    /// follows.
+    pub fn open(&mut self, opener: u64, write: bool, nonblock: bool) {
+        self.host.open(opener, write, nonblock);
     }
 
-    /// Submits a request; it ends with one [`Notice::Done`] that carries the tag.
-    pub fn submit(&mut self, tag: u64, request: Request) {
-        self.host.submit(tag, request);
+    /// An opener goes away, after the last of its requests. The name may be used again at once.
+    pub fn close(&mut self, opener: u64) {
+        self.host.close(opener);
+    }
+
+    /// Submits a request of an opener that was let in; it ends with one [`Notice::Done`] that carries the tag.
+    pub fn submit(&mut self, opener: u64, tag: u64, request: Request) {
+        self.host.submit(opener, tag, request);
     }
 
     /// The volume.
