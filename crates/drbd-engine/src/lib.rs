@@ -4,3 +4,4 @@ extern crate alloc;
 
 pub mod activity_log;
 pub mod bitmap;
+pub mod interval;
