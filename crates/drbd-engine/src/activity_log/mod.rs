@@ -12,6 +12,10 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
+use drbd_meta::Block;
+use drbd_meta::activity_log::{AlHeader, AlUpdate};
+use drbd_proto::Sector;
+
 #[cfg(test)]
 mod tests;
 
@@ -31,15 +35,20 @@ pub struct ExtentNr(pub u32);
 impl ExtentNr {
     /// The extents touched by `len` bytes from `sector` on; none if `len` is 0. Sectors beyond the
     /// largest device (2^41 sectors) count as its last extent.
-    pub fn covering(sector: u64, len: u32) -> impl Iterator<Item = ExtentNr> + Clone {
+    pub fn covering(sector: Sector, len: u32) -> impl Iterator<Item = ExtentNr> + Clone {
         let sectors = u64::from(len).div_ceil(512);
         let nr = |s: u64| u32::try_from(s >> EXTENT_SECTOR_SHIFT).unwrap_or(FREE - 1);
-        let first = nr(sector);
+        let first = nr(sector.0);
         let count = match sectors {
             0 => 0,
-            n => nr(sector.saturating_add(n - 1)) - first + 1,
+            n => nr(sector.0.saturating_add(n - 1)) - first + 1,
         };
         (0..count).map(move |i| ExtentNr(first + i))
+    }
+
+    /// Its first sector; it has `1 << EXTENT_SECTOR_SHIFT` of them, or fewer at the device's end.
+    pub fn first_sector(self) -> Sector {
+        Sector(u64::from(self.0) << EXTENT_SECTOR_SHIFT)
     }
 }
 
@@ -464,6 +473,28 @@ impl<'a> Transaction<'a> {
             .map(move |&nr| log.slot(nr).committed)
             .filter(|&extent| extent != FREE)
             .map(ExtentNr)
+    }
+
+    /// The block as it goes to the disk.
+    pub fn encode(&self, block: &mut Block) {
+        let mut updates = [AlUpdate { slot: 0, extent: 0 }; MAX_CHANGES];
+        let mut count = 0;
+        for (to, (slot, extent)) in updates.iter_mut().zip(self.updates()) {
+            *to = AlUpdate {
+                slot,
+                extent: extent.0,
+            };
+            count += 1;
+        }
+        let header = AlHeader {
+            tr_number: self.tr_number(),
+            context_size: self.context_size(),
+            context_start: self.context_start(),
+        };
+        let context = self.context().map(|extent| extent.map_or(FREE, |e| e.0));
+        let encoded = header.encode(&updates[..count], context, block);
+        // At most 64 updates, and slots below 65534: nothing is left that it could refuse.
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
     }
 
     /// Number of slots of the log.

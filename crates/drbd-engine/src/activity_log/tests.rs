@@ -23,17 +23,13 @@ fn write(al: &mut ActivityLog) -> Vec<(u16, u32)> {
     updates
 }
 
-fn context(al: &mut ActivityLog) -> Vec<(u16, u32)> {
-    let t = al.transaction().unwrap();
-    (t.context_start()..)
-        .zip(t.context())
-        .filter_map(|(s, e)| Some((s, e?.0)))
-        .collect()
-}
-
 #[test]
 fn extents_of_a_range() {
-    let of = |s, l| ExtentNr::covering(s, l).map(|e| e.0).collect::<Vec<_>>();
+    let of = |s, l| {
+        ExtentNr::covering(Sector(s), l)
+            .map(|e| e.0)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of(0, 4096), [0]);
     assert_eq!(of(8192, 4096), [1]);
     assert_eq!(of(16376, 8192), [1, 2]);
@@ -45,30 +41,48 @@ fn extents_of_a_range() {
 
 #[test]
 fn worked_example() {
-    // Data path, section 13.7.
+    // Data path, section 13.7: the blocks byte for byte.
     let mut al = log(67);
+    let mut block = [0xaa; 4096];
+    let mut expect =
+        |al: &ActivityLog, crc: u32, slots: &[u16], extents: &[u32], context: &[(usize, u32)]| {
+            let t = al.transaction().unwrap();
+            t.encode(&mut block);
+            let mut want = vec![0xff; 4096];
+            want[..36].fill(0);
+            let mut put =
+                |at: usize, bytes: &[u8]| want[at..at + bytes.len()].copy_from_slice(bytes);
+            put(0, &0x69cb_65a2u32.to_be_bytes());
+            put(4, &t.tr_number().to_be_bytes());
+            put(8, &crc.to_be_bytes());
+            put(14, &(slots.len() as u16).to_be_bytes());
+            put(16, &[0, 0x43]);
+            slots
+                .iter()
+                .enumerate()
+                .for_each(|(i, s)| put(36 + 2 * i, &s.to_be_bytes()));
+            extents
+                .iter()
+                .enumerate()
+                .for_each(|(i, e)| put(164 + 4 * i, &e.to_be_bytes()));
+            context
+                .iter()
+                .for_each(|(i, e)| put(420 + 4 * i, &e.to_be_bytes()));
+            assert_eq!(&block[..], &want[..]);
+        };
+
     assert!(!al.get_active(ExtentNr(0)));
     assert_eq!(al.get(ExtentNr(0)), Ok(Got::Pending));
     assert!(al.begin());
     assert_eq!(al.get(ExtentNr(1)), Err(Busy::Running));
-    assert_eq!(context(&mut al), []);
-    assert_eq!(
-        al.transaction().unwrap().updates().collect::<Vec<_>>(),
-        [(66, ExtentNr(0))]
-    );
+    expect(&al, 0x9891_bbd7, &[66], &[0], &[]);
     al.commit(true);
 
     for extent in [1, 1, 2] {
         assert_eq!(al.get(ExtentNr(extent)), Ok(Got::Pending));
     }
     assert!(al.begin());
-    assert_eq!(context(&mut al), [(66, 0)]);
-    let t = al.transaction().unwrap();
-    assert_eq!(t.tr_number(), 1);
-    assert_eq!(
-        t.updates().collect::<Vec<_>>(),
-        [(64, ExtentNr(2)), (65, ExtentNr(1))]
-    );
+    expect(&al, 0x167e_4197, &[64, 65], &[2, 1], &[(66, 0)]);
     al.commit(true);
 
     assert!(al.put(ExtentNr(0)));
@@ -76,20 +90,15 @@ fn worked_example() {
 
     assert_eq!(al.get(ExtentNr(100)), Ok(Got::Pending));
     assert!(al.begin());
-    assert_eq!(context(&mut al), [(64, 2), (65, 1), (66, 0)]);
-    assert_eq!(write_running(&mut al), [(63, 100)]);
-    assert_eq!(al.tr_number(), 3);
-}
-
-fn write_running(al: &mut ActivityLog) -> Vec<(u16, u32)> {
-    let updates = al
-        .transaction()
-        .unwrap()
-        .updates()
-        .map(|(s, e)| (s, e.0))
-        .collect();
+    expect(
+        &al,
+        0x4b35_72a5,
+        &[63],
+        &[100],
+        &[(64, 2), (65, 1), (66, 0)],
+    );
     al.commit(true);
-    updates
+    assert_eq!(al.tr_number(), 3);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::ops::{Range, RangeInclusive};
 
+use drbd_proto::Sector;
+
 use crate::activity_log::{EXTENT_SECTOR_SHIFT, ExtentNr};
 
 mod pages;
@@ -163,31 +165,33 @@ impl Bitmap {
     }
 
     /// The sectors of a run of bits, cut at the end of the device.
-    pub fn sectors(&self, bits: &RangeInclusive<BitNr>) -> Range<u64> {
+    pub fn sectors(&self, bits: &RangeInclusive<BitNr>) -> Range<Sector> {
         let end = bits
             .end()
             .0
             .saturating_add(1)
             .saturating_mul(self.sectors_per_bit());
         let end = end.min(self.capacity);
-        bits.start()
+        let start = bits
+            .start()
             .0
             .saturating_mul(self.sectors_per_bit())
-            .min(end)..end
+            .min(end);
+        Sector(start)..Sector(end)
     }
 
     /// The bits that `len` bytes from `sector` on touch: rounding of setting and counting (data path,
     /// section 14.2). Cut at the end of the device; `None` if nothing is left.
-    pub fn touched(&self, sector: u64, len: u32) -> Option<RangeInclusive<BitNr>> {
+    pub fn touched(&self, sector: Sector, len: u32) -> Option<RangeInclusive<BitNr>> {
         let end = self.end_sector(sector, len)?;
-        Some(BitNr(sector >> self.spb_shift)..=BitNr((end - 1) >> self.spb_shift))
+        Some(BitNr(sector.0 >> self.spb_shift)..=BitNr((end - 1) >> self.spb_shift))
     }
 
     /// The bits that `len` bytes from `sector` on cover completely: rounding of clearing (data path,
     /// section 14.2). The last block of the device may be a partial one.
-    pub fn covered(&self, sector: u64, len: u32) -> Option<RangeInclusive<BitNr>> {
+    pub fn covered(&self, sector: Sector, len: u32) -> Option<RangeInclusive<BitNr>> {
         let end = self.end_sector(sector, len)?;
-        let first = sector.div_ceil(self.sectors_per_bit());
+        let first = sector.0.div_ceil(self.sectors_per_bit());
         let behind = if end == self.capacity {
             self.bits
         } else {
@@ -198,38 +202,35 @@ impl Bitmap {
 
     /// The bits of an activity log extent, cut at the end of the device.
     pub fn bits_of_extent(&self, extent: ExtentNr) -> Option<RangeInclusive<BitNr>> {
-        self.touched(
-            u64::from(extent.0) << EXTENT_SECTOR_SHIFT,
-            512 << EXTENT_SECTOR_SHIFT,
-        )
+        self.touched(extent.first_sector(), 512 << EXTENT_SECTOR_SHIFT)
     }
 
     /// First sector behind the range, at most the capacity.
-    fn end_sector(&self, sector: u64, len: u32) -> Option<u64> {
+    fn end_sector(&self, sector: Sector, len: u32) -> Option<u64> {
         let sectors = u64::from(len).div_ceil(512);
-        let end = sector.saturating_add(sectors).min(self.capacity);
-        (sectors > 0 && sector < end).then_some(end)
+        let end = sector.0.saturating_add(sectors).min(self.capacity);
+        (sectors > 0 && sector.0 < end).then_some(end)
     }
 
     /// Marks every block out of sync that the range touches. Returns how many were in sync.
     ///
     /// # Panics
     /// Here and below: if there is no such slot.
-    pub fn set(&mut self, slot: Slot, sector: u64, len: u32) -> u64 {
+    pub fn set(&mut self, slot: Slot, sector: Sector, len: u32) -> u64 {
         self.touched(sector, len)
             .map_or(0, |bits| self.set_bits(slot, bits))
     }
 
     /// [`set`](Self::set) in all slots, unassigned ones included. Returns how many bits were in sync,
     /// summed over the slots.
-    pub fn set_in_all(&mut self, sector: u64, len: u32) -> u64 {
+    pub fn set_in_all(&mut self, sector: Sector, len: u32) -> u64 {
         self.all_slots()
             .map(|slot| self.set(slot, sector, len))
             .sum()
     }
 
     /// Marks every block in sync that the range covers completely. Returns how many were not.
-    pub fn clear(&mut self, slot: Slot, sector: u64, len: u32) -> u64 {
+    pub fn clear(&mut self, slot: Slot, sector: Sector, len: u32) -> u64 {
         self.covered(sector, len)
             .map_or(0, |bits| self.clear_bits(slot, bits))
     }
@@ -320,13 +321,13 @@ impl Bitmap {
     }
 
     /// Number of blocks that are out of sync among those the range touches.
-    pub fn count(&self, slot: Slot, sector: u64, len: u32) -> u64 {
+    pub fn count(&self, slot: Slot, sector: Sector, len: u32) -> u64 {
         self.touched(sector, len)
             .map_or(0, |bits| self.count_bits(slot, bits))
     }
 
     /// Whether the range touches a block that is out of sync.
-    pub fn any(&self, slot: Slot, sector: u64, len: u32) -> bool {
+    pub fn any(&self, slot: Slot, sector: Sector, len: u32) -> bool {
         self.touched(sector, len)
             .is_some_and(|bits| self.any_bits(slot, bits))
     }

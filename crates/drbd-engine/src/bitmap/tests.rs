@@ -15,7 +15,12 @@ fn bits(range: Option<RangeInclusive<BitNr>>) -> Option<(u64, u64)> {
 fn rounding_examples() {
     // Data path, section 14.2.
     let b = Bitmap::new(2_096_888, 4096, 1).unwrap();
-    let both = |s, n: u32| (bits(b.touched(s, n * 512)), bits(b.covered(s, n * 512)));
+    let both = |s, n: u32| {
+        (
+            bits(b.touched(Sector(s), n * 512)),
+            bits(b.covered(Sector(s), n * 512)),
+        )
+    };
     assert_eq!(both(1003, 40), (Some((125, 130)), Some((126, 129))));
     assert_eq!(both(1000, 8), (Some((125, 125)), Some((125, 125))));
     assert_eq!(both(1004, 8), (Some((125, 126)), None));
@@ -26,20 +31,23 @@ fn rounding_examples() {
     );
 
     let b = Bitmap::new(1001, 4096, 1).unwrap();
-    assert_eq!(bits(b.touched(992, 9 * 512)), Some((124, 125)));
-    assert_eq!(bits(b.covered(992, 9 * 512)), Some((124, 125)));
-    assert_eq!(b.sectors(&(BitNr(125)..=BitNr(125))), 1000..1001);
+    assert_eq!(bits(b.touched(Sector(992), 9 * 512)), Some((124, 125)));
+    assert_eq!(bits(b.covered(Sector(992), 9 * 512)), Some((124, 125)));
+    assert_eq!(
+        b.sectors(&(BitNr(125)..=BitNr(125))),
+        Sector(1000)..Sector(1001)
+    );
 
     let b = Bitmap::new(1 << 20, 65536, 1).unwrap();
-    assert_eq!(bits(b.touched(1003, 40 * 512)), Some((7, 8)));
-    assert_eq!(bits(b.covered(1003, 40 * 512)), None);
+    assert_eq!(bits(b.touched(Sector(1003), 40 * 512)), Some((7, 8)));
+    assert_eq!(bits(b.covered(Sector(1003), 40 * 512)), None);
 }
 
 #[test]
 fn layout_on_disk() {
     // Data path, section 14.2: bits 125..130 of slot 1 with three slots.
     let mut b = Bitmap::new(2_096_888, 4096, 3).unwrap();
-    assert_eq!(b.set(Slot(1), 1003, 40 * 512), 6);
+    assert_eq!(b.set(Slot(1), Sector(1003), 40 * 512), 6);
     let page = b.take(PageNr(0)).unwrap();
     assert_eq!(page[40..44], [0, 0, 0, 0xe0]);
     assert_eq!(page[52..56], [7, 0, 0, 0]);
@@ -268,7 +276,7 @@ proptest! {
                             changed += 1;
                         }
                     }
-                    prop_assert_eq!(b.set(slot, at, len), changed);
+                    prop_assert_eq!(b.set(slot, Sector(at), len), changed);
                 }
                 Op::SetInAll(at, len) => {
                     let end = at + u64::from(len) / 512;
@@ -278,7 +286,7 @@ proptest! {
                             m.slots.iter_mut().for_each(|s| s[bit as usize] = true);
                         }
                     }
-                    b.set_in_all(at, len);
+                    b.set_in_all(Sector(at), len);
                 }
                 Op::Clear(s, at, len) => {
                     let (slot, i) = pick(s);
@@ -291,7 +299,7 @@ proptest! {
                             changed += 1;
                         }
                     }
-                    prop_assert_eq!(b.clear(slot, at, len), changed);
+                    prop_assert_eq!(b.clear(slot, Sector(at), len), changed);
                 }
                 Op::SetAll(s) => {
                     let (slot, i) = pick(s);
@@ -374,8 +382,8 @@ proptest! {
             let touched = model.iter().skip((probe / spb) as usize).take(
                 if probe < m.capacity { ((probe + 19) / spb - probe / spb + 1) as usize } else { 0 });
             let count = touched.filter(|&&x| x).count() as u64;
-            prop_assert_eq!(b.count(slot, probe, 20 * 512), count);
-            prop_assert_eq!(b.any(slot, probe, 20 * 512), count > 0);
+            prop_assert_eq!(b.count(slot, Sector(probe), 20 * 512), count);
+            prop_assert_eq!(b.any(slot, Sector(probe), 20 * 512), count > 0);
             // The wire, word by word and run by run, merges into an equal slot.
             let wire: Vec<bool> = b.wire_runs(slot, 0)
                 .flat_map(|r| core::iter::repeat_n(r.set, r.len as usize)).collect();
@@ -385,7 +393,7 @@ proptest! {
                 prop_assert_eq!(b.wire_word(slot, w as u64 / 64) >> (w % 64) & 1 == 1, set);
             }
             let words: Vec<u64> = (0..b.wire_words()).map(|n| b.wire_word(slot, n)).collect();
-            prop_assert!(wire.len() % 64 == 0 || words[words.len() - 1] >> (wire.len() % 64) == 0);
+            prop_assert!(wire.len().is_multiple_of(64) || words[words.len() - 1] >> (wire.len() % 64) == 0);
             let mut copy = Bitmap::new(m.capacity, 4096 << shift, 1).unwrap();
             copy.merge_words(S0, 0, words.into_iter()).unwrap();
             prop_assert!((0..b.bits()).all(|n| copy.is_set(S0, BitNr(n)) == model[n as usize]));
