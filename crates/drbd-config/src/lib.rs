@@ -5,7 +5,9 @@
 //! table of options that the tools and the daemon share.
 
 pub mod diagnostic;
+pub mod dump;
 pub mod environment;
+pub mod expand;
 pub mod lexer;
 pub mod model;
 pub mod options;

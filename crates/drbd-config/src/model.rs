@@ -251,6 +251,8 @@ impl MetaDisk {
 pub struct Given {
     /// `device`
     pub device: bool,
+    /// `device` with a name, not only a minor
+    pub device_name: bool,
     /// `disk`, as statement or section
     pub disk: bool,
     /// `meta-disk`

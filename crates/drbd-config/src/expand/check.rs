@@ -1,0 +1,305 @@
+//! Rules that concern more than one object ("Configuration language", section 11).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use crate::diagnostic::{Diagnostic, EXIT_INVALID, Severity};
+use crate::environment::Environment;
+use crate::model::{Address, Config, Disk, Family, HostKind, MetaDisk, Origin, Resource, Text};
+use crate::parser::conflict;
+use crate::source::{FileId, Span};
+
+/// First uses of one kind of thing.
+struct Uses<K>(HashMap<K, Span>, &'static str);
+
+impl<K: Hash + Eq> Uses<K> {
+    fn note(&mut self, key: K, span: Span, found: &mut Vec<Diagnostic>, text: impl Fn() -> String) {
+        match self.0.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(span);
+            }
+            Entry::Occupied(first) => found.push(conflict(self.1, &text(), span, *first.get())),
+        }
+    }
+}
+
+/// Minors, devices, disks and meta disks may be used once per host.
+pub(super) fn uniqueness(config: &Config, found: &mut Vec<Diagnostic>) {
+    let mut minors: Uses<(Text, u32)> = Uses(HashMap::new(), "device-minor");
+    let mut devices: Uses<(Text, Text)> = Uses(HashMap::new(), "device");
+    let mut disks: Uses<(Text, Text)> = Uses(HashMap::new(), "disk");
+    let mut metas: Uses<(Text, Text, String)> = Uses(HashMap::new(), "meta-disk");
+    for resource in &config.resources {
+        let plain = |n: u32| {
+            resource
+                .volumes
+                .iter()
+                .find(|v| v.number == n)
+                .and_then(|v| v.disk.as_ref())
+        };
+        for host in resource
+            .hosts
+            .iter()
+            .filter(|h| h.kind != HostKind::ThisHost)
+        {
+            for (name, volume) in host
+                .names
+                .iter()
+                .flat_map(|n| host.volumes.iter().map(move |v| (n, v)))
+            {
+                let mut named = false;
+                if let Some(minor) = volume.minor {
+                    let before = found.len();
+                    minors.note((name.clone(), minor), volume.device_span, found, || {
+                        format!("device-minor:{name}:{minor}")
+                    });
+                    named = found.len() != before;
+                }
+                // A device name that only repeats the minor needs no second message.
+                if let Some(device) = volume.device.as_ref().filter(|_| !named) {
+                    let key = (name.clone(), device.clone());
+                    devices.note(key, volume.device_span, found, || {
+                        format!("device:{name}:{device}")
+                    });
+                }
+                if let (Some(Disk::Path(path)), Some(outer)) = (&volume.disk, plain(volume.number))
+                    && *outer == Disk::Path(path.clone())
+                {
+                    disks.note(
+                        (name.clone(), path.clone()),
+                        volume.disk_span,
+                        found,
+                        || format!("disk:{name}:{path}"),
+                    );
+                }
+                if let Some(MetaDisk::Flexible(path) | MetaDisk::Indexed(path, _)) =
+                    &volume.meta_disk
+                {
+                    let index = volume.meta_disk.as_ref().map(MetaDisk::index_word);
+                    let index = index.unwrap_or_default();
+                    let text = format!("{name}:{path}[{index}]");
+                    let key = (name.clone(), path.clone(), index);
+                    metas.note(key, volume.meta_disk_span, found, || text.clone());
+                }
+            }
+        }
+    }
+}
+
+/// An address in the form in which it is compared.
+#[derive(Debug, PartialEq, Eq, Hash, Clone)]
+enum Place {
+    Ip(Family, IpAddr, Option<Text>, u16),
+    Text(Family, Text, u16),
+}
+
+fn place(address: &Address) -> Option<Place> {
+    let ip = address.ip();
+    // Loopback addresses end at each host anew.
+    if ip.is_some_and(|ip| ip.is_loopback()) {
+        return None;
+    }
+    Some(match ip {
+        Some(ip) => {
+            let scope = address.host.split_once('%').map(|(_, s)| s.into());
+            Place::Ip(address.family, ip, scope, address.port)
+        }
+        None => Place::Text(address.family, address.host.clone(), address.port),
+    })
+}
+
+/// Two resources must not share an address, nor the two ends of a path.
+pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
+    let mut uses: HashMap<Place, (usize, Span)> = HashMap::new();
+    for (r, resource) in config.resources.iter().enumerate() {
+        // Generated connections repeat the addresses of the hosts: each is looked at once.
+        let mut seen = vec![false; resource.hosts.len()];
+        for connection in &resource.connections {
+            for path in &connection.paths {
+                if let [a, b] = &path.endpoints[..]
+                    && let (Some(x), Some(y)) = (&a.resolved, &b.resolved)
+                    && x.port == y.port
+                    && let (Some(p), Some(q)) = (place(x), place(y))
+                    && p == q
+                {
+                    let message = format!(
+                        "in resource {} {} is used for both endpoints",
+                        resource.name,
+                        x.word()
+                    );
+                    found.push(Diagnostic::error(connection.span, message).full());
+                    continue;
+                }
+                for endpoint in &path.endpoints {
+                    if connection.origin != Origin::Explicit
+                        && let Some(seen) = endpoint.host.and_then(|h| seen.get_mut(h))
+                        && std::mem::replace(seen, true)
+                    {
+                        continue;
+                    }
+                    let Some(address) = &endpoint.resolved else {
+                        continue;
+                    };
+                    let Some(key) = place(address) else { continue };
+                    match uses.entry(key) {
+                        Entry::Vacant(free) => {
+                            free.insert((r, connection.span));
+                        }
+                        Entry::Occupied(first) if first.get().0 != r => {
+                            let (other, span) = *first.get();
+                            let other = config.resources.get(other).map_or("", |o| &*o.name);
+                            found.push(
+                                Diagnostic::error(
+                                    connection.span,
+                                    format!(
+                                        "in resource {}\n    {} is also used {}:{} (resource \
+                                         {other})",
+                                        resource.name,
+                                        address.word(),
+                                        config.sources.full_name(span),
+                                        span.line,
+                                    ),
+                                )
+                                .full(),
+                            );
+                        }
+                        Entry::Occupied(_) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The address of this host's section must exist on this host ("Configuration language",
+/// section 7). For commands that configure the network.
+pub fn check_addresses(
+    config: &Config,
+    resource: &Resource,
+    environment: &Environment,
+) -> Option<Diagnostic> {
+    let me = resource.my_host()?;
+    let address = me.address.as_ref()?;
+    if config.global.disable_ip_verification || environment.is_my_address(address) {
+        return None;
+    }
+    Some(
+        Diagnostic::error(
+            Span {
+                line: 0,
+                ..resource.span
+            },
+            format!(
+                "in resource {}, on {}:\n\tIP {} not found on this host.",
+                resource.name,
+                me.name(),
+                address.host
+            ),
+        )
+        .full()
+        .help("'disable-ip-verification' in 'global' turns this check off"),
+    )
+}
+
+/// Replaces the names in `resync-after` by minor numbers for the volumes of this host
+/// ("Configuration language", section 9.6). Targets that are not known here are dropped with a
+/// warning unless somebody sits at a terminal.
+pub fn resync_after(config: &mut Config, at: usize, environment: &Environment) -> Vec<Diagnostic> {
+    enum Change {
+        To(String),
+        Drop,
+    }
+    let mut found = Vec::new();
+    let mut changes: Vec<(u32, Change)> = Vec::new();
+    let Some(resource) = config.resources.get(at) else {
+        return found;
+    };
+    let Some(me) = resource.my_host() else {
+        return found;
+    };
+    let place = Span {
+        line: resource.span.line,
+        file: FileId(resource.span.file.0),
+        ..resource.span
+    };
+    for volume in &me.volumes {
+        let Some(text) = volume.disk_options.text("resync-after") else {
+            continue;
+        };
+        if text.parse::<i64>().is_ok() {
+            continue;
+        }
+        let prefix = format!("in resource {}:\n\t", resource.name);
+        match target(config, text) {
+            Ok(minor) => changes.push((volume.number, Change::To(minor.to_string()))),
+            Err(Target::Ambiguous(n)) => {
+                let message = format!(
+                    "{prefix}resync-after contains '{text}', which is ambiguous, since it \
+                     contains {n} volumes"
+                );
+                found.push(Diagnostic::error(place, message).full());
+            }
+            Err(Target::Unknown(elsewhere)) => {
+                let here = if elsewhere { " on this host" } else { "" };
+                let message = format!(
+                    "{prefix}resource '{text}' mentioned in 'resync-after' option is not \
+                     known{here}."
+                );
+                found.push(Diagnostic {
+                    severity: if environment.terminal {
+                        Severity::Error
+                    } else {
+                        Severity::Warning
+                    },
+                    exit: EXIT_INVALID,
+                    ..Diagnostic::error(place, message).full()
+                });
+                changes.push((volume.number, Change::Drop));
+            }
+        }
+    }
+    let volumes = config.resources.get_mut(at).and_then(|r| {
+        let me = r.me?;
+        r.hosts.get_mut(me).map(|h| &mut h.volumes)
+    });
+    for volume in volumes.into_iter().flatten() {
+        for (_, change) in changes.iter().filter(|(n, _)| *n == volume.number) {
+            match change {
+                Change::To(minor) => volume.disk_options.replace("resync-after", minor),
+                Change::Drop => {
+                    volume.disk_options.remove("resync-after");
+                }
+            }
+        }
+    }
+    found
+}
+
+enum Target {
+    Ambiguous(usize),
+    /// True if the resource exists, but not on this host.
+    Unknown(bool),
+}
+
+fn target(config: &Config, text: &str) -> Result<u32, Target> {
+    if let Some(minor) = text.strip_prefix("minor-")
+        && let Ok(minor) = minor.parse::<u32>()
+    {
+        return Ok(minor);
+    }
+    let (name, number) = match text.rsplit_once('/') {
+        Some((name, number)) if config.resource(text).is_none() => (name, number.parse().ok()),
+        _ => (text, None),
+    };
+    let resource = config.resource(name).ok_or(Target::Unknown(false))?;
+    let me = resource.my_host().ok_or(Target::Unknown(true))?;
+    let volume = match (number, &me.volumes[..]) {
+        (Some(number), _) => me.volume(number),
+        (None, [only]) => Some(only),
+        (None, []) => None,
+        (None, many) => return Err(Target::Ambiguous(many.len())),
+    };
+    volume.and_then(|v| v.minor).ok_or(Target::Unknown(false))
+}

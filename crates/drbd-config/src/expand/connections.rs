@@ -1,0 +1,374 @@
+//! Connections: those of meshes, the implicit one, and which hosts and addresses they join
+//! ("Configuration language", sections 4.6, 9.3).
+
+use std::collections::HashSet;
+
+use crate::diagnostic::Diagnostic;
+use crate::environment::same_host;
+use crate::model::{
+    Address, Connection, Endpoint, EndpointKind, Host, HostKind, Origin, Path, PeerDevice, Resource,
+};
+use crate::options::OptionSet;
+use crate::source::Span;
+
+/// Every path must have two endpoints.
+pub(super) fn check_endpoints(resource: &Resource, found: &mut Vec<Diagnostic>) {
+    for path in resource.connections.iter().flat_map(|c| &c.paths) {
+        if path.endpoints.len() != 2 {
+            let what = if path.implicit { "connection" } else { "path" };
+            found.push(
+                Diagnostic::error(
+                    path.span,
+                    format!(
+                        "Resource {}: {what} needs to have two endpoints",
+                        resource.name
+                    ),
+                )
+                .full(),
+            );
+        }
+    }
+}
+
+/// The end of a generated connection at a host.
+fn generated(host: &Host, index: usize, name: Option<&crate::model::Text>) -> Endpoint {
+    let kind = match (&host.kind, name) {
+        (_, Some(name)) => EndpointKind::Host(name.clone()),
+        (HostKind::Stacked(_), None) => EndpointKind::Address,
+        (_, None) => EndpointKind::Host(host.names.first().cloned().unwrap_or_else(|| "".into())),
+    };
+    Endpoint {
+        host: Some(index),
+        resolved: host.address.clone(),
+        proxy: host.proxy.clone(),
+        ..Endpoint::new(kind, host.span, host.address.clone())
+    }
+}
+
+/// A generated connection counts as written nowhere: line 0 of the resource's file.
+fn nowhere(resource: &Resource) -> Span {
+    Span {
+        line: 0,
+        ..resource.span
+    }
+}
+
+/// Adds the connections of meshes, or the implicit one.
+pub(super) fn generate(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
+    let mut new: Vec<Connection> = Vec::new();
+    if resource.connections.is_empty() && resource.meshes.is_empty() {
+        if let [a, b] = &resource.hosts[..] {
+            if a.address.is_some() && b.address.is_some() {
+                let mut c = Connection::new(Origin::Implicit, nowhere(resource));
+                c.paths.push(Path {
+                    implicit: true,
+                    span: c.span,
+                    endpoints: vec![generated(a, 0, None), generated(b, 1, None)],
+                });
+                c.hosts = Some([0, 1]);
+                if a.proxy.is_some() != b.proxy.is_some() {
+                    found.push(
+                        Diagnostic::error(
+                            resource.span,
+                            format!(
+                                "in resource {}:\n\tEither all 'on' sections must contain a \
+                                 proxy subsection, or none.",
+                                resource.name
+                            ),
+                        )
+                        .full(),
+                    );
+                }
+                new.push(c);
+            }
+        } else if resource.hosts.len() > 2 {
+            found.push(Diagnostic::warning(
+                nowhere(resource),
+                format!(
+                    "Resource {}:\n\tUse explicit 'connection' sections (or a \
+                     'connection-mesh' section) with more than two 'on' sections.",
+                    resource.name
+                ),
+            ));
+        }
+    }
+    for mesh in &resource.meshes {
+        let mut members = Vec::new();
+        for (name, span) in &mesh.hosts {
+            let Some(at) = find_host(resource, name) else {
+                found.push(
+                    Diagnostic::error(
+                        *span,
+                        format!(
+                            "in resource {}:\n\tThere is no 'on' section for hostname '{name}' \
+                             named in the connection-mesh",
+                            resource.name
+                        ),
+                    )
+                    .full(),
+                );
+                continue;
+            };
+            let Some(host) = resource.hosts.get(at) else {
+                continue;
+            };
+            if host.address.is_none() {
+                found.push(Diagnostic::error(
+                    *span,
+                    format!(
+                        "\"connection-mesh\" (for \"{}\") with a host (\"{name}\") that has no \
+                         \"address\" defined",
+                        resource.name
+                    ),
+                ));
+                continue;
+            }
+            members.push((at, host, name));
+        }
+        for (i, (a, host_a, name_a)) in members.iter().enumerate() {
+            for (b, host_b, name_b) in members.iter().skip(i + 1) {
+                let mut c = Connection::new(
+                    Origin::Mesh,
+                    Span {
+                        line: 0,
+                        ..mesh.span
+                    },
+                );
+                c.paths.push(Path {
+                    implicit: true,
+                    span: c.span,
+                    endpoints: vec![
+                        generated(host_a, *a, Some(name_a)),
+                        generated(host_b, *b, Some(name_b)),
+                    ],
+                });
+                c.hosts = Some([*a, *b]);
+                c.net.inherit(&mesh.net, |_| {});
+                // The mesh's options are the connection's own.
+                c.net.own();
+                new.push(c);
+            }
+        }
+    }
+    resource.connections.append(&mut new);
+}
+
+fn find_host(resource: &Resource, name: &str) -> Option<usize> {
+    // An exact name is found first, so that alpha.a and alpha.b can live together.
+    let exact = resource
+        .hosts
+        .iter()
+        .position(|h| h.names.iter().any(|n| **n == *name));
+    exact.or_else(|| {
+        resource
+            .hosts
+            .iter()
+            .position(|h| h.names.iter().any(|n| same_host(n, name)))
+    })
+}
+
+/// Finds the host section and the address of every endpoint.
+pub(super) fn resolve(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
+    let mut connections = std::mem::take(&mut resource.connections);
+    let mut pairs: HashSet<[usize; 2]> = HashSet::new();
+    for connection in &mut connections {
+        if connection.origin == Origin::Explicit {
+            resolve_one(resource, connection, found);
+        }
+        check_proxies(resource, connection, found);
+        let Some([a, b]) = connection.hosts else {
+            continue;
+        };
+        let pair = [a.min(b), a.max(b)];
+        let name = |i: usize| resource.hosts.get(i).map_or("", Host::name);
+        let span = if connection.span.line == 0 {
+            resource.span
+        } else {
+            connection.span
+        };
+        if a == b {
+            let message = format!(
+                "Resource {}: both ends of this connection are host {}",
+                resource.name,
+                name(a)
+            );
+            found.push(Diagnostic::error(span, message));
+        } else if !pairs.insert(pair) {
+            let message = format!(
+                "Resource {}: hosts {} and {} are connected more than once",
+                resource.name,
+                name(a),
+                name(b)
+            );
+            found.push(
+                Diagnostic::error(span, message)
+                    .help("use several 'path' sections in one 'connection'"),
+            );
+        }
+    }
+    resource.connections = connections;
+}
+
+fn resolve_one(resource: &Resource, connection: &mut Connection, found: &mut Vec<Diagnostic>) {
+    for path in &mut connection.paths {
+        for endpoint in &mut path.endpoints {
+            match endpoint.kind {
+                EndpointKind::ThisHost | EndpointKind::RemoteHost => {
+                    endpoint.resolved = endpoint.address.clone();
+                }
+                EndpointKind::Host(_) | EndpointKind::Address => {
+                    resolve_endpoint(resource, endpoint, found);
+                }
+            }
+        }
+        if let [a, b] = &path.endpoints[..]
+            && let (Some(a), Some(b)) = (a.host, b.host)
+        {
+            match connection.hosts {
+                None => connection.hosts = Some([a, b]),
+                Some([x, y]) if [x, y] == [a, b] || [y, x] == [a, b] => {}
+                Some(_) => found.push(Diagnostic::error(
+                    path.span,
+                    format!(
+                        "Resource {}: all paths of a connection must join the same two hosts",
+                        resource.name
+                    ),
+                )),
+            }
+        }
+    }
+}
+
+fn resolve_endpoint(resource: &Resource, endpoint: &mut Endpoint, found: &mut Vec<Diagnostic>) {
+    let name = match &endpoint.kind {
+        EndpointKind::Host(name) => {
+            endpoint.host = find_host(resource, name);
+            if endpoint.host.is_none() {
+                let message = format!(
+                    "in resource {} a hostname (\"{name}\") is given\n\
+                     with a \"host\" keyword, has no \"address\" keyword, and no matching\n\
+                     host section (\"on\" keyword)",
+                    resource.name
+                );
+                let names = resource.hosts.iter().flat_map(|h| &h.names).map(|n| &**n);
+                let help =
+                    crate::diagnostic::nearest(name, names).map(|n| format!("did you mean '{n}'?"));
+                found.push(Diagnostic::error(endpoint.span, message).maybe_help(help));
+                return;
+            }
+            name.to_string()
+        }
+        _ => {
+            let same = |h: &Host| h.address.is_some() && h.address == endpoint.address;
+            endpoint.host = resource.hosts.iter().position(same);
+            if endpoint.host.is_none() {
+                let address = endpoint.address.as_ref().map(Address::to_string);
+                found.push(Diagnostic::error(
+                    endpoint.span,
+                    format!(
+                        "in resource {}: no host section has the address {}",
+                        resource.name,
+                        address.unwrap_or_default()
+                    ),
+                ));
+                return;
+            }
+            String::new()
+        }
+    };
+    let host = endpoint.host.and_then(|h| resource.hosts.get(h));
+    let fallback = host.and_then(|h| h.address.clone());
+    endpoint.resolved = match (&endpoint.address, endpoint.port, fallback) {
+        (Some(address), _, _) => Some(address.clone()),
+        (None, Some(port), Some(address)) => Some(Address { port, ..address }),
+        (None, None, Some(address)) => Some(address),
+        (None, port, None) => {
+            let what = if port.is_some() {
+                "address"
+            } else {
+                "address and port"
+            };
+            found.push(
+                Diagnostic::error(
+                    endpoint.span,
+                    format!(
+                        "Resource {}, host {name}: cannot determine which {what} to use",
+                        resource.name
+                    ),
+                )
+                .help(format!("give the host section of {name} an 'address'")),
+            );
+            None
+        }
+    };
+}
+
+fn check_proxies(resource: &Resource, connection: &Connection, found: &mut Vec<Diagnostic>) {
+    let endpoints = connection.paths.iter().flat_map(|p| &p.endpoints);
+    let with = endpoints.clone().filter(|e| e.proxy.is_some()).count();
+    if with != 0 && with != endpoints.count() {
+        found.push(
+            Diagnostic::error(
+                connection.span,
+                format!(
+                    "in connection in resource {}:\n\
+                     Either all 'host' statements must have a proxy subsection, or none.",
+                    resource.name
+                ),
+            )
+            .full(),
+        );
+    }
+}
+
+/// Completes the peer devices of every connection: one for each volume.
+pub(super) fn peer_devices(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
+    let Resource {
+        connections,
+        hosts,
+        name,
+        ..
+    } = resource;
+    for connection in connections {
+        let Some(ends) = connection.hosts else {
+            continue;
+        };
+        for device in &connection.peer_devices {
+            for host in ends.iter().filter_map(|e| hosts.get(*e)) {
+                if host.volume(device.volume).is_none() {
+                    found.push(
+                        Diagnostic::error(
+                            device.span,
+                            format!(
+                                "Resource {name}: There is a reference to a volume {} that is \
+                                 not known in this resource on host {}",
+                                device.volume,
+                                host.name()
+                            ),
+                        )
+                        .full(),
+                    );
+                }
+            }
+        }
+        let Some(first) = ends.first().and_then(|e| hosts.get(*e)) else {
+            continue;
+        };
+        let given = connection.peer_devices.len();
+        for volume in &first.volumes {
+            let present = connection
+                .peer_devices
+                .iter()
+                .take(given)
+                .any(|d| d.volume == volume.number);
+            if !present {
+                connection.peer_devices.push(PeerDevice {
+                    volume: volume.number,
+                    span: volume.span,
+                    implicit: true,
+                    options: OptionSet::default(),
+                });
+            }
+        }
+    }
+}

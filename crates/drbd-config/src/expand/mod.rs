@@ -1,0 +1,120 @@
+//! Completing what was written: volumes, connections, node ids, the local host, inheritance
+//! ("Configuration language", sections 7 to 11).
+
+mod check;
+mod connections;
+mod inherit;
+mod node_ids;
+mod stacked;
+mod volumes;
+
+pub use check::{check_addresses, resync_after};
+pub use inherit::peer_device_extras;
+pub use node_ids::address_hash;
+
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::environment::Environment;
+use crate::model::{Config, HostKind, Resource};
+
+/// Completes a configuration in place for one node and checks it. With `inherit`, options are
+/// merged from `common` down to the peer devices as well; plain dumps leave that out.
+///
+/// Returns errors and warnings; with errors the model is only good for more messages.
+pub fn expand(config: &mut Config, environment: &Environment, inherit: bool) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for resource in &mut config.resources {
+        volumes::distribute(resource, &mut found);
+    }
+    stacked::resolve(config, &mut found);
+    check::uniqueness(config, &mut found);
+    if failed(&found) {
+        return found;
+    }
+    for resource in &mut config.resources {
+        connections::check_endpoints(resource, &mut found);
+    }
+    if failed(&found) {
+        return found;
+    }
+    for resource in &mut config.resources {
+        connections::generate(resource, &mut found);
+        connections::resolve(resource, &mut found);
+        node_ids::assign(resource, &mut found);
+    }
+    check::addresses(config, &mut found);
+    for resource in &mut config.resources {
+        find_me(resource, environment, &mut found);
+    }
+    stacked::disks(config, environment);
+    for resource in &mut config.resources {
+        connections::peer_devices(resource, &mut found);
+    }
+    if inherit && !failed(&found) {
+        inherit::merge(config, &mut found);
+    }
+    found
+}
+
+/// True if there is an error among the findings.
+pub fn failed(found: &[Diagnostic]) -> bool {
+    found.iter().any(|d| d.severity == Severity::Error)
+}
+
+/// Which host section is this node's ("Configuration language", section 7).
+fn find_me(resource: &mut Resource, environment: &Environment, found: &mut Vec<Diagnostic>) {
+    let mine = |stacked: bool| {
+        let matches = resource
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(move |(_, h)| match &h.kind {
+                HostKind::ThisHost => !stacked,
+                HostKind::On => !stacked && h.names.iter().any(|n| environment.is_my_name(n)),
+                HostKind::Floating => {
+                    !stacked
+                        && h.address.as_ref().is_some_and(|a| {
+                            *a.host == *environment.node_name || environment.is_my_address(a)
+                        })
+                }
+                HostKind::Stacked(_) => {
+                    stacked && h.names.iter().any(|n| environment.is_my_name(n))
+                }
+            });
+        matches.map(|(i, _)| i).collect::<Vec<_>>()
+    };
+    let plain = mine(false);
+    if let [first, second, ..] = plain[..]
+        && let (Some(a), Some(b)) = (resource.hosts.get(first), resource.hosts.get(second))
+    {
+        found.push(
+            Diagnostic::error(
+                b.span,
+                format!(
+                    "in resource {}, on {} {{ ... }} ... on {} {{ ... }}:\n\
+                     \tThere are multiple host sections for this node.",
+                    resource.name,
+                    a.name(),
+                    b.name()
+                ),
+            )
+            .full(),
+        );
+    }
+    resource.me = plain
+        .first()
+        .copied()
+        .or_else(|| mine(true).first().copied());
+    resource.ignored = resource.me.is_none();
+    resource.stacked = resource
+        .me
+        .and_then(|m| resource.hosts.get(m))
+        .is_some_and(|h| h.is_stacked());
+    for connection in &mut resource.connections {
+        connection.peer = match (connection.hosts, resource.me) {
+            (Some([a, b]), Some(me)) if a == me => Some(b),
+            (Some([a, b]), Some(me)) if b == me => Some(a),
+            _ => None,
+        };
+        connection.ignored = connection.peer.is_none();
+    }
+}

@@ -1,0 +1,258 @@
+//! The recorded examples: dumps must equal what the real tool printed, invalid files must be
+//! refused with its exit code.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // test code
+
+use std::path::{Path, PathBuf};
+
+use drbd_config::{Environment, Input, Parser, dump, expand};
+
+fn data(dir: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(dir)
+}
+
+fn environment(file: &Path) -> Environment {
+    let floating = file.file_stem().is_some_and(|s| s == "16-floating");
+    Environment {
+        addresses: Some(Vec::new()),
+        driver_version: Some([9, 2, 14]),
+        ..Environment::named(if floating { "10.1.1.31" } else { "alpha" })
+    }
+}
+
+fn files(dir: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(data(dir))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "conf"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no examples in {dir}");
+    files
+}
+
+struct Run {
+    output: String,
+    errors: String,
+    exit: u8,
+}
+
+fn run(file: &Path, verbose: bool) -> Run {
+    let environment = environment(file);
+    let mut parser = Parser::new(&environment);
+    parser.read(Input::File(file.to_path_buf()));
+    let parsed = parser.finish();
+    let mut config = parsed.config;
+    let mut found = parsed.diagnostics;
+    if !expand::failed(&found) {
+        found.extend(expand::expand(&mut config, &environment, verbose));
+    }
+    let first = found
+        .iter()
+        .find(|d| d.severity == drbd_config::Severity::Error);
+    Run {
+        exit: first.map_or(0, |d| d.exit),
+        errors: found.iter().map(|d| d.render(&config.sources)).collect(),
+        output: dump::config(&config, &environment, verbose),
+    }
+}
+
+/// The places where the dump differs on purpose: see the module `dump`.
+fn as_we_print(file: &Path, expected: &str) -> String {
+    let mut out = String::new();
+    for line in expected.lines() {
+        if line == ";" {
+            continue;
+        }
+        let mut line = line.to_owned();
+        if file.ends_with("09-lexical.conf") {
+            for (theirs, ours) in [
+                ("on host alpha {", "on \"host\" alpha {"),
+                ("on on {", "on \"on\" {"),
+                ("host host  ", "host \"host\"  "),
+                ("host on  ", "host \"on\"  "),
+            ] {
+                line = line.replace(theirs, ours);
+            }
+        }
+        if file.ends_with("16-floating.conf") {
+            // Names of floating hosts since 9.23.
+            for word in ["; # on ", "host "] {
+                for host in ["10.1.1.31", "10.1.1.32"] {
+                    line = line.replace(&format!("{word}{host}:"), &format!("{word}{host}_"));
+                }
+            }
+        }
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
+/// We print the volumes of stacked sections in plain dumps as well: without them the result could
+/// not be read back.
+fn without_stacked_volumes(text: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if line.starts_with("    stacked-on-top-of ") {
+            inside = true;
+        } else if line == "    }" {
+            inside = false;
+        }
+        let kept = [
+            "    stacked-on-top-of ",
+            "        # on ",
+            "        node-id ",
+            "        address ",
+        ];
+        if !inside || kept.iter().any(|k| line.starts_with(k)) {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+fn first_difference(ours: &str, theirs: &str) -> String {
+    for (i, pair) in ours.lines().zip(theirs.lines()).enumerate() {
+        if pair.0 != pair.1 {
+            return format!(
+                "line {}:\n ours   {:?}\n theirs {:?}",
+                i + 1,
+                pair.0,
+                pair.1
+            );
+        }
+    }
+    format!(
+        "lengths: {} and {} lines",
+        ours.lines().count(),
+        theirs.lines().count()
+    )
+}
+
+fn compare(dir: &str, extension: &str, verbose: bool) {
+    let mut failures = Vec::new();
+    let mut compared = 0;
+    for file in files(dir) {
+        let expected = file.with_extension(extension);
+        if !expected.exists() {
+            continue;
+        }
+        compared += 1;
+        let expected = std::fs::read_to_string(expected).unwrap();
+        let run = run(&file, verbose);
+        let here = std::fs::canonicalize(data(dir)).unwrap();
+        let mut ours = run.output.replace(&*here.to_string_lossy(), "/etc/drbd.d");
+        if !verbose {
+            ours = without_stacked_volumes(&ours);
+        }
+        let theirs = as_we_print(&file, &expected);
+        if run.exit != 0 || ours != theirs {
+            failures.push(format!(
+                "{}: exit {}, {}\n{}",
+                file.display(),
+                run.exit,
+                first_difference(&ours, &theirs),
+                run.errors
+            ));
+        }
+    }
+    assert!(compared > 5, "only {compared} examples in {dir}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn dumps_of_valid_files() {
+    compare("valid", "dump", false);
+}
+
+#[test]
+fn expanded_dumps_of_valid_files() {
+    compare("valid", "expanded", true);
+}
+
+#[test]
+fn dumps_of_newer_files() {
+    compare("newer", "dump", false);
+}
+
+#[test]
+fn expanded_dumps_of_newer_files() {
+    compare("newer", "expanded", true);
+}
+
+#[test]
+fn invalid_files() {
+    let mut failures = Vec::new();
+    for file in files("invalid") {
+        let rc = std::fs::read_to_string(file.with_extension("rc")).unwrap();
+        let code = |what: &str| -> u8 {
+            let line = rc.lines().find(|l| l.starts_with(what)).unwrap();
+            line.split_whitespace().last().unwrap().parse().unwrap()
+        };
+        let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
+        for (command, verbose) in [("dump", false), ("up", true)] {
+            let run = run(&file, verbose);
+            eprintln!("=== {stem} {command}\n{}", run.errors);
+            let mut wanted = code(command);
+            // These are found by checks that the tool makes later.
+            if stem.starts_with("e42") || (stem.starts_with("e43") && verbose) {
+                wanted = 0;
+            }
+            if run.exit != wanted {
+                failures.push(format!(
+                    "{stem} {command}: exit {} instead of {wanted}",
+                    run.exit
+                ));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What was dumped reads back as the same configuration.
+#[test]
+fn round_trip() {
+    for dir in ["valid", "newer"] {
+        for file in files(dir) {
+            // `NAME;` of an option that a running node does not know means yes in a file.
+            if file.ends_with("n08-unknown-form.conf") {
+                continue;
+            }
+            let environment = environment(&file);
+            let first = run(&file, false).output;
+            let mut parser = Parser::new(&environment);
+            parser.read(Input::Text {
+                name: "again".to_owned(),
+                text: first.clone().into_bytes(),
+            });
+            let parsed = parser.finish();
+            let errors: String = parsed
+                .diagnostics
+                .iter()
+                .map(|d| d.render(&parsed.config.sources))
+                .collect();
+            assert!(
+                !expand::failed(&parsed.diagnostics),
+                "{}\n{errors}\n{first}",
+                file.display()
+            );
+            let mut config = parsed.config;
+            let found = expand::expand(&mut config, &environment, false);
+            let errors: String = found.iter().map(|d| d.render(&config.sources)).collect();
+            assert!(!expand::failed(&found), "{}\n{errors}", file.display());
+            let second = dump::config(&config, &environment, false);
+            let strip = |s: &str| -> String {
+                s.lines()
+                    .filter(|l| !l.starts_with("# "))
+                    .map(|l| format!("{l}\n"))
+                    .collect()
+            };
+            assert_eq!(strip(&first), strip(&second), "{}", file.display());
+        }
+    }
+}

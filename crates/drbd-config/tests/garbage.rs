@@ -1,0 +1,201 @@
+//! Whatever is thrown at the reader: an error or a configuration, never a panic or a hang.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // test code
+
+use std::time::{Duration, Instant};
+
+use drbd_config::{Environment, Input, Parser, dump, expand};
+use proptest::prelude::*;
+
+fn read(text: &[u8]) -> bool {
+    let environment = Environment {
+        addresses: Some(Vec::new()),
+        ..Environment::named("alpha")
+    };
+    let mut parser = Parser::new(&environment);
+    parser.read(Input::Text {
+        name: "garbage".to_owned(),
+        text: text.to_vec(),
+    });
+    let parsed = parser.finish();
+    let mut config = parsed.config;
+    let mut found = parsed.diagnostics;
+    if !expand::failed(&found) {
+        found.extend(expand::expand(&mut config, &environment, true));
+    }
+    for d in &found {
+        let text = d.render(&config.sources);
+        assert!(text.ends_with('\n'));
+    }
+    let _ = dump::config(&config, &environment, true);
+    !expand::failed(&found)
+}
+
+/// Words of the language, so that random sequences get further than the first token.
+fn word() -> impl Strategy<Value = String> {
+    let keywords: Vec<String> = drbd_config::lexer::Keyword::ALL
+        .iter()
+        .map(|(text, _)| (*text).to_owned())
+        .chain(
+            [
+                "{",
+                "}",
+                ";",
+                "[",
+                "]",
+                ":",
+                "alpha",
+                "bravo",
+                "r0",
+                "0",
+                "1",
+                "7000",
+                "10.1.1.31",
+                "10.1.1.32",
+                "fd00::1",
+                "::1",
+                "internal",
+                "none",
+                "protocol",
+                "C",
+                "timeout",
+                "resync-rate",
+                "al-extents",
+                "10M",
+                "\"",
+                "\\",
+                "#",
+                "\n",
+                "/dev/drbd1",
+                "\"x y\"",
+                "9.0.16",
+            ]
+            .map(str::to_owned),
+        )
+        .collect();
+    prop::sample::select(keywords)
+}
+
+const VALID: &str = "global { disable-ip-verification; }
+resource r0 {
+  options { quorum majority; }
+  net { protocol C; cram-hmac-alg sha1; }
+  volume 0 { device minor 1; disk /dev/sda7; meta-disk /dev/md [0]; disk { size 1G; } }
+  on alpha { node-id 0; address 10.1.1.31:7000; }
+  on bravo { node-id 1; address ipv6 [fd00::1]:7000; volume 0 { disk none; } }
+  connection { path { host alpha; host bravo port 7001; } volume 0 { disk { c-max-rate 7M; } } }
+}
+";
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bytes(text in prop::collection::vec(any::<u8>(), 0..600)) {
+        read(&text);
+    }
+
+    #[test]
+    fn words(words in prop::collection::vec(word(), 0..120)) {
+        read(words.join(" ").as_bytes());
+    }
+
+    /// A valid file with some words replaced, removed or inserted.
+    #[test]
+    fn mutations(edits in prop::collection::vec((any::<prop::sample::Index>(), 0u8..3, word()), 1..4)) {
+        let mut tokens: Vec<String> = VALID.split_inclusive([' ', '\n']).map(str::to_owned).collect();
+        for (at, kind, word) in edits {
+            let at = at.index(tokens.len());
+            match kind {
+                0 => tokens[at] = format!("{word} "),
+                1 => { tokens.remove(at); }
+                _ => tokens.insert(at, format!(" {word} ")),
+            }
+        }
+        read(tokens.concat().as_bytes());
+    }
+}
+
+#[test]
+fn the_file_that_is_mutated_is_valid() {
+    assert!(read(VALID.as_bytes()));
+}
+
+#[test]
+fn deep_nesting_and_large_files_end_quickly() {
+    let start = Instant::now();
+    let deep = format!("skip {}", "{".repeat(3_000_000));
+    assert!(!read(deep.as_bytes()));
+    let closed = format!("skip {}{}", "{".repeat(1_000_000), "}".repeat(1_000_000));
+    assert!(read(closed.as_bytes()));
+    assert!(!read(&vec![0u8; 5_000_000]));
+    assert!(!read(&vec![b'a'; 5_000_000]));
+    assert!(!read(&vec![b'"'; 5_000_000]));
+    assert!(read(&vec![b'\n'; 5_000_000]));
+    assert!(read(&[b"#", &vec![b'x'; 5_000_000][..]].concat()));
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "took {:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn include_loops_and_missing_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let main = file(
+        "main.conf",
+        "include \"main.conf\"; include \"b.res\"; include \"*.res\";",
+    );
+    file("b.res", "include \"c.res\";");
+    file(
+        "c.res",
+        "include \"b.res\"; include \"main.conf\"; include \"*\";",
+    );
+    let environment = Environment::named("alpha");
+    let run = |path: &std::path::Path| {
+        let mut parser = Parser::new(&environment);
+        parser.read(Input::File(path.to_path_buf()));
+        parser.finish()
+    };
+    let parsed = run(&main);
+    assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+    assert_eq!(parsed.config.sources.len(), 3);
+
+    let missing = file(
+        "missing.conf",
+        "\ninclude nowhere.res;\ninclude \"no*where\";",
+    );
+    let parsed = run(&missing);
+    let [error] = &parsed.diagnostics[..] else {
+        panic!("{:?}", parsed.diagnostics)
+    };
+    assert_eq!((error.exit, error.span.unwrap().line), (10, 2));
+    assert!(
+        error
+            .message
+            .contains("Failed to open include file 'nowhere.res'.")
+    );
+
+    let parsed = run(dir.path());
+    assert_eq!(parsed.diagnostics[0].exit, 20);
+    let parsed = run(&dir.path().join("absent"));
+    assert_eq!(parsed.diagnostics[0].exit, 20);
+
+    // A chain of includes far deeper than any stack.
+    for i in 0..3000 {
+        file(
+            &format!("chain{i}"),
+            &format!("include \"chain{}\";", i + 1),
+        );
+    }
+    file("chain3000", "resource");
+    let parsed = run(&dir.path().join("chain0"));
+    assert_eq!(parsed.diagnostics.len(), 1);
+    assert_eq!(parsed.config.sources.len(), 3001);
+}
