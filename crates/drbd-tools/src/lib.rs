@@ -1,1 +1,3 @@
 //! Shared parts of the command line tools.
+
+pub mod meta;

@@ -1,0 +1,191 @@
+//! `drbdmeta`: creates, shows, repairs and removes metadata while no node uses it (metadata,
+//! sections 8 to 11).
+//!
+//! | Module | Its question |
+//! |---|---|
+//! | `args` | What was asked for? |
+//! | `lock` | Is the minor in use? |
+//! | `device` | How is the device read and written? |
+//! | `store` | Which metadata is on it? |
+//! | `lkbd` | Where was it before the device was resized? |
+//! | `create`, `existing` | What will `create-md` write, and over what? |
+//! | `apply` | What does the activity log say? |
+//! | `dump`, `gi` | How does metadata look as text? |
+
+mod apply;
+mod args;
+mod console;
+mod create;
+mod device;
+mod dump;
+mod existing;
+mod failure;
+mod gi;
+mod lkbd;
+mod lock;
+mod store;
+
+use args::Args;
+use console::Console;
+use device::Page;
+use drbd_meta::flags::{LocalFlags, PeerFlags};
+use drbd_meta::superblock::Format;
+use failure::{BAD, FAILED, Failure, INCONSISTENT, OK, USAGE};
+use std::process::ExitCode;
+use store::Store;
+
+/// Runs `drbdmeta` with the arguments after the program's name.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    let arguments: Vec<String> = arguments.into_iter().collect();
+    let code = match execute(&arguments) {
+        Ok(code) => code,
+        Err(failure) => {
+            let text = failure.to_string();
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            if matches!(failure, Failure::Usage(_)) {
+                print!("{}", args::usage());
+            }
+            failure.code()
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn execute(arguments: &[String]) -> Result<u8, Failure> {
+    let args = args::parse(arguments)?;
+    let mut console = Console::new(args.force, args.quiet, args.verbose);
+    let takes = usize::from(args.command.argument && !needs_no_argument(&args));
+    if args.rest.len() > takes {
+        console.err("Ignoring additional arguments");
+    }
+    if args.command.name == "create-md" {
+        args::max_peers(&args)?;
+    }
+    if takes == 1 && args.rest.is_empty() {
+        return Err(Failure::new(BAD, "Required Argument missing"));
+    }
+    let minor = lock::minor(&args.device)?;
+    let _locks = minor.map(lock::lock).transpose()?;
+    let attached = minor.is_some_and(lock::is_attached);
+    if attached && args.command.modifies {
+        return Err(Failure::new(
+            USAGE,
+            format!("Device '{}' is configured!", args.device),
+        ));
+    }
+    let store = Store::open(&args, minor, &mut console)?;
+    let result = dispatch(&args, store, &mut console);
+    if let (true, Some(minor)) = (attached, minor) {
+        console.err(&format!(
+            "# Output might be stale, since minor {minor} is attached"
+        ));
+    }
+    result
+}
+
+/// v08 metadata has one peer; `create-md` needs no number of them.
+fn needs_no_argument(args: &Args) -> bool {
+    args.command.name == "create-md" && args.format == Format::V08
+}
+
+fn dispatch(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, Failure> {
+    match args.command.name {
+        "get-gi" => gi::get(args, store, console),
+        "show-gi" => gi::show(args, store, console),
+        "set-gi" => gi::set(args, store, console),
+        "dump-md" => dump::dump(args, store, console),
+        "apply-al" => apply::apply(store, console),
+        "create-md" => create::create(args, store, console),
+        "wipe-md" => wipe(store, console),
+        "outdate" => {
+            let (mut superblock, geometry) = store.take()?;
+            if !superblock.flags.contains(LocalFlags::CONSISTENT) {
+                return Err(Failure::new(INCONSISTENT, "Device is inconsistent."));
+            }
+            superblock.flags.remove(LocalFlags::WAS_UP_TO_DATE);
+            store.save(&superblock, &geometry, console)?;
+            Ok(OK)
+        }
+        "invalidate" => {
+            let (mut superblock, geometry) = store.take()?;
+            superblock
+                .flags
+                .remove(LocalFlags::CONSISTENT | LocalFlags::WAS_UP_TO_DATE);
+            match args.format {
+                Format::V08 => superblock.flags.insert(LocalFlags::FULL_SYNC),
+                Format::V09 => {
+                    for peer in &mut superblock.peers {
+                        peer.flags.insert(PeerFlags::FULL_SYNC);
+                    }
+                }
+            }
+            store.save(&superblock, &geometry, console)?;
+            Ok(OK)
+        }
+        "dstate" => {
+            let (superblock, _) = store.take()?;
+            let has = |flag| superblock.flags.contains(flag);
+            console.out(if !has(LocalFlags::CONSISTENT) {
+                "Inconsistent"
+            } else if !has(LocalFlags::WAS_UP_TO_DATE) {
+                "Outdated"
+            } else if has(LocalFlags::PEER_OUT_DATED) {
+                "UpToDate"
+            } else {
+                "Consistent"
+            });
+            Ok(OK)
+        }
+        "read-dev-uuid" => {
+            let (superblock, _) = store.take()?;
+            console.out(&format!("{:016X}", superblock.device_uuid));
+            Ok(OK)
+        }
+        "write-dev-uuid" => {
+            let (mut superblock, geometry) = store.take()?;
+            let text = args.rest.first().map(String::as_str).unwrap_or_default();
+            superblock.device_uuid = leading_hex(text)?;
+            store.save(&superblock, &geometry, console)?;
+            Ok(OK)
+        }
+        other => Err(Failure::new(
+            failure::UNSUPPORTED,
+            format!("{other} is not implemented"),
+        )),
+    }
+}
+
+fn wipe(mut store: Store, console: &mut Console) -> Result<u8, Failure> {
+    if store.found.is_none() {
+        console.err("There appears to be no drbd meta data to wipe out?");
+        return Ok(OK);
+    }
+    if !console.confirmed("Do you really want to wipe out the DRBD meta data?") {
+        console.out("Operation cancelled.");
+        return Err(Failure::Silent(FAILED));
+    }
+    console.out("Wiping meta data...");
+    let offset = store.md_offset;
+    store.device.write("superblock", offset, &[Page::ZERO])?;
+    store.device.sync()?;
+    console.out("DRBD meta data block successfully wiped out.");
+    store.forget(console);
+    Ok(OK)
+}
+
+/// The hexadecimal number that a text begins with; what follows does not count.
+fn leading_hex(text: &str) -> Result<u64, Failure> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let end = digits
+        .find(|c: char| !c.is_ascii_hexdigit())
+        .unwrap_or(digits.len());
+    let digits = digits.get(..end).unwrap_or_default();
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    u64::from_str_radix(digits, 16)
+        .map_err(|_| Failure::new(BAD, format!("'{text}' has more than 16 hexadecimal digits")))
+}

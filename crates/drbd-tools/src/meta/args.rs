@@ -1,0 +1,509 @@
+//! The command line, parsed the way getopt does it: options anywhere, abbreviations, `--opt=value`
+//! (metadata, sections 8 and 8.1).
+
+use super::failure::{BAD, FAILED, Failure, USAGE};
+use drbd_meta::geometry::{BitmapBlockSize, MdIndex};
+use drbd_meta::limits::{MAX_CREATE_AL_BLOCKS, MIN_AL_BLOCKS};
+use drbd_meta::superblock::Format;
+use std::path::PathBuf;
+
+/// How `create-md` prepares the bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum InitBitmap {
+    /// Let the device write zeros; if it cannot, write them.
+    Automatic,
+    /// Let the device write zeros or fail.
+    ZeroOut,
+    /// Write zeros.
+    Write,
+    /// Leave the area as it is.
+    Skip,
+    /// Write ones.
+    SetAll,
+}
+
+/// One command of the table.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    /// What the usage text shows after the name; `None` hides the command.
+    usage: Option<&'static str>,
+    /// Whether it takes an argument of its own.
+    pub(super) argument: bool,
+    /// Whether it is refused on an attached device.
+    pub(super) modifies: bool,
+    /// Whether v09 needs `--node-id` for it.
+    node_id: bool,
+}
+
+const fn command(
+    name: &'static str,
+    usage: Option<&'static str>,
+    argument: bool,
+    modifies: bool,
+    node_id: bool,
+) -> Command {
+    Command {
+        name,
+        usage,
+        argument,
+        modifies,
+        node_id,
+    }
+}
+
+/// The commands, in the order of the usage text.
+const COMMANDS: &[Command] = &[
+    command("get-gi", Some("--node-id {val} "), false, false, true),
+    command("show-gi", Some("--node-id {val} "), false, false, true),
+    command("dump-md", Some(""), false, false, false),
+    command("apply-al", Some(""), false, true, false),
+    command("wipe-md", Some(""), false, true, false),
+    command("outdate", Some(""), false, true, false),
+    command("invalidate", Some(""), false, true, false),
+    command("dstate", Some(""), false, false, false),
+    command(
+        "create-md",
+        Some(
+            "[--peer-max-bio-size {val}] [--al-stripes {val}] [--al-stripe-size-kB {val}] \
+             {max_peers}",
+        ),
+        true,
+        true,
+        false,
+    ),
+    command("set-gi", None, true, true, true),
+    command("read-dev-uuid", None, false, false, false),
+    command("write-dev-uuid", None, true, true, false),
+];
+
+/// Commands of the reference tool that are not there yet.
+const MISSING: &[&str] = &[
+    "restore-md",
+    "verify-dump",
+    "check-resize",
+    "forget-peer",
+    "repair-md",
+    "dump-superblock",
+    "hexdump-superblock",
+];
+
+/// The parsed command line.
+#[derive(Debug)]
+pub(super) struct Args {
+    pub(super) force: bool,
+    pub(super) quiet: bool,
+    pub(super) verbose: u32,
+    pub(super) ignore_sanity_checks: bool,
+    pub(super) dry_run: bool,
+    pub(super) node_id: Option<u8>,
+    pub(super) peer_max_bio_size: Option<u32>,
+    pub(super) al_stripes: Option<u32>,
+    pub(super) al_stripe_size_4k: Option<u32>,
+    pub(super) init_bitmap: InitBitmap,
+    pub(super) effective_size: Option<u64>,
+    pub(super) diskful_peers: u32,
+    pub(super) bitmap_block_size: Option<BitmapBlockSize>,
+    pub(super) var_lib: PathBuf,
+    pub(super) device: String,
+    pub(super) format: Format,
+    pub(super) meta_dev: String,
+    pub(super) index: MdIndex,
+    pub(super) command: &'static Command,
+    /// The command's arguments.
+    pub(super) rest: Vec<String>,
+    /// The whole command line, for the head of a dump.
+    pub(super) line: String,
+}
+
+/// The option table: long name, short name, whether it has a value.
+const OPTIONS: &[(&str, char, bool)] = &[
+    ("force", 'f', false),
+    ("quiet", 'q', false),
+    ("verbose", 'v', false),
+    ("ignore-sanity-checks", '\0', false),
+    ("dry-run", '\0', false),
+    ("tentative", '\0', false),
+    ("node-id", 'i', true),
+    ("peer-max-bio-size", 'p', true),
+    ("al-stripes", 's', true),
+    ("al-stripe-size-kB", 'z', true),
+    ("initialize-bitmap", 'b', true),
+    ("effective-size", 'Z', true),
+    ("diskful-peers", 'D', true),
+    ("bitmap-block-size", 'B', true),
+    ("var-lib-drbd", '\0', true),
+];
+
+/// The usage text.
+pub(super) fn usage() -> String {
+    let mut text = String::from(
+        "\nUSAGE: drbdmeta [--force] DEVICE FORMAT [FORMAT ARGS...] COMMAND [CMD ARGS...]\n\n\
+         FORMATS:\n  v06 minor\n  v07 device index\n  v08 device index\n  v09 device index\n\n\
+         COMMANDS:\n",
+    );
+    for (name, usage) in COMMANDS.iter().filter_map(|c| Some((c.name, c.usage?))) {
+        text.push_str(&format!("  {name} {usage}\n"));
+    }
+    text
+}
+
+/// Parses the arguments after the program's name.
+pub(super) fn parse(arguments: &[String]) -> Result<Args, Failure> {
+    let mut given = Vec::new();
+    let mut positional = Vec::new();
+    split(arguments, &mut given, &mut positional)?;
+    let mut args = defaults(arguments);
+    for (name, value) in given {
+        set_option(&mut args, name, &value)?;
+    }
+    if positional.len() < 3 {
+        return Err(Failure::Usage(String::new()));
+    }
+    let mut positional = positional.into_iter();
+    let mut next = || positional.next().unwrap_or_default();
+    args.device = next();
+    let format = next();
+    args.format = match format.as_str() {
+        "v08" => Format::V08,
+        "v09" => Format::V09,
+        "v06" | "v07" => {
+            let text = format!("The format {format} is not supported; v08 and v09 are.");
+            return Err(Failure::new(super::failure::UNSUPPORTED, text));
+        }
+        _ => return Err(Failure::new(USAGE, format!("Unknown format '{format}'."))),
+    };
+    args.meta_dev = next();
+    let index = next();
+    if index.is_empty() {
+        return Err(Failure::new(USAGE, "Too few arguments for format"));
+    }
+    args.index = parse_index(&index)
+        .ok_or_else(|| Failure::new(USAGE, format!("'{index}' is not a valid index number.")))?;
+    let name = next();
+    args.command = match COMMANDS.iter().find(|c| c.name == name) {
+        Some(command) => command,
+        None if name.is_empty() => return Err(Failure::new(USAGE, "command missing")),
+        None if MISSING.contains(&name.as_str()) => {
+            let text = format!("The command {name} is not implemented yet.");
+            return Err(Failure::new(super::failure::UNSUPPORTED, text));
+        }
+        None => return Err(Failure::new(USAGE, format!("Unknown command '{name}'."))),
+    };
+    args.rest = positional.collect();
+    check_options(&args)?;
+    Ok(args)
+}
+
+fn defaults(arguments: &[String]) -> Args {
+    let mut line = String::from("drbdmeta");
+    for argument in arguments {
+        line.push(' ');
+        line.push_str(argument);
+    }
+    Args {
+        force: false,
+        quiet: false,
+        verbose: 0,
+        ignore_sanity_checks: false,
+        dry_run: false,
+        node_id: None,
+        peer_max_bio_size: None,
+        al_stripes: None,
+        al_stripe_size_4k: None,
+        init_bitmap: InitBitmap::Automatic,
+        effective_size: None,
+        diskful_peers: 0,
+        bitmap_block_size: None,
+        var_lib: PathBuf::from("/var/lib/drbd"),
+        device: String::new(),
+        format: Format::V09,
+        meta_dev: String::new(),
+        index: MdIndex::Internal,
+        command: COMMANDS.first().unwrap_or(&NO_COMMAND),
+        rest: Vec::new(),
+        line,
+    }
+}
+
+/// Never used: the table is not empty.
+static NO_COMMAND: Command = command("", None, false, false, false);
+
+/// Separates options from the other arguments.
+fn split(
+    arguments: &[String],
+    given: &mut Vec<(&'static str, String)>,
+    positional: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let bad = |text: String| Failure::Usage(format!("drbdmeta: {text}"));
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--" {
+            positional.extend(arguments.cloned());
+            break;
+        }
+        if let Some(long) = argument.strip_prefix("--") {
+            let (name, value) = match long.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (long, None),
+            };
+            let exact = OPTIONS.iter().find(|(option, ..)| *option == name);
+            let mut similar = OPTIONS
+                .iter()
+                .filter(|(option, ..)| option.starts_with(name));
+            let (option, _, has_value) = match (exact, similar.next(), similar.next()) {
+                (Some(option), ..) | (None, Some(option), None) => option,
+                (None, None, _) => {
+                    return Err(bad(format!("unrecognized option '--{name}'")));
+                }
+                _ => return Err(bad(format!("option '--{name}' is ambiguous"))),
+            };
+            let value = match (has_value, value) {
+                (true, Some(value)) => value,
+                (true, None) => arguments
+                    .next()
+                    .cloned()
+                    .ok_or_else(|| bad(format!("option '--{option}' requires an argument")))?,
+                (false, None) => String::new(),
+                (false, Some(_)) => {
+                    return Err(bad(format!(
+                        "option '--{option}' doesn't allow an argument"
+                    )));
+                }
+            };
+            given.push((option, value));
+        } else if let Some(cluster) = argument.strip_prefix('-').filter(|c| !c.is_empty()) {
+            let mut letters = cluster.chars();
+            while let Some(letter) = letters.next() {
+                let found = OPTIONS.iter().find(|(_, short, _)| *short == letter);
+                let Some((option, _, has_value)) = found.filter(|_| letter != '\0') else {
+                    return Err(bad(format!("invalid option -- '{letter}'")));
+                };
+                let mut value = String::new();
+                if *has_value {
+                    value = letters.by_ref().collect();
+                    if value.is_empty() {
+                        value = arguments.next().cloned().ok_or_else(|| {
+                            bad(format!("option requires an argument -- '{letter}'"))
+                        })?;
+                    }
+                }
+                given.push((option, value));
+            }
+        } else {
+            positional.push(argument.clone());
+        }
+    }
+    Ok(())
+}
+
+fn set_option(args: &mut Args, name: &str, value: &str) -> Result<(), Failure> {
+    let too_large = || Failure::new(USAGE, format!("{value}: out of range"));
+    let small = |number: u64| u32::try_from(number).map_err(|_| too_large());
+    match name {
+        "force" => args.force = true,
+        "quiet" => args.quiet = true,
+        "verbose" => args.verbose = args.verbose.saturating_add(1),
+        "ignore-sanity-checks" => args.ignore_sanity_checks = true,
+        "dry-run" | "tentative" => args.dry_run = true,
+        "node-id" => {
+            let id = parse_size(value, 1)?;
+            let id = u8::try_from(id).ok().filter(|id| *id < 32);
+            args.node_id =
+                Some(id.ok_or_else(|| Failure::new(BAD, "node-id out of range (0...31)"))?);
+        }
+        "peer-max-bio-size" => {
+            let size = small(parse_size(value, 1)?)?;
+            if size > 1 << 20 {
+                return Err(Failure::new(BAD, "peer-max-bio-size out of range (0...1M)"));
+            }
+            args.peer_max_bio_size = Some(size);
+        }
+        "al-stripes" => args.al_stripes = Some(small(parse_size(value, 1)?)?),
+        "al-stripe-size-kB" => {
+            args.al_stripe_size_4k = Some(small(parse_size(value, 1024)?)? / 4);
+        }
+        "initialize-bitmap" => {
+            args.init_bitmap = match value {
+                "automatic" => InitBitmap::Automatic,
+                "zeroout" => InitBitmap::ZeroOut,
+                "pwrite" => InitBitmap::Write,
+                "skip" => InitBitmap::Skip,
+                "set-all" => InitBitmap::SetAll,
+                _ => {
+                    return Err(Failure::new(
+                        BAD,
+                        format!(
+                            "Invalid value '{value}' for --initialize-bitmap: use automatic, \
+                             zeroout, pwrite, skip or set-all"
+                        ),
+                    ));
+                }
+            }
+        }
+        "effective-size" => args.effective_size = Some(parse_size(value, 512)?),
+        "diskful-peers" => args.diskful_peers = parse_nodes(value)?,
+        "bitmap-block-size" => {
+            let size = small(parse_size(value, 1)?)?;
+            let size = BitmapBlockSize::new(size);
+            args.bitmap_block_size = Some(size.map_err(|e| Failure::new(BAD, e.to_string()))?);
+        }
+        "var-lib-drbd" => args.var_lib = PathBuf::from(value),
+        _ => return Err(Failure::Usage(String::new())),
+    }
+    Ok(())
+}
+
+/// Which options go with which command and format.
+fn check_options(args: &Args) -> Result<(), Failure> {
+    let bad = |text: String| Err(Failure::new(BAD, text));
+    let name = args.command.name;
+    let blocks = args
+        .al_stripes
+        .unwrap_or(1)
+        .checked_mul(args.al_stripe_size_4k.unwrap_or(MIN_AL_BLOCKS));
+    if blocks.is_some_and(|blocks| blocks < MIN_AL_BLOCKS) {
+        return bad("invalid (too small) al-stripe* settings".into());
+    }
+    if blocks.is_none_or(|blocks| blocks > MAX_CREATE_AL_BLOCKS) {
+        return bad("invalid (too large) al-stripe* settings".into());
+    }
+    let striped = args.al_stripes.is_some() || args.al_stripe_size_4k.is_some();
+    let creates = name == "create-md";
+    if striped && !creates {
+        return bad(
+            "The --al-stripe* options are only allowed with create-md and restore-md".into(),
+        );
+    }
+    for (option, given) in [
+        ("peer-max-bio-size", args.peer_max_bio_size.is_some()),
+        ("effective-size", args.effective_size.is_some()),
+        ("diskful-peers", args.diskful_peers != 0),
+        ("bitmap-block-size", args.bitmap_block_size.is_some()),
+    ] {
+        if given && !creates {
+            return bad(format!(
+                "The --{option} option is only allowed with create-md"
+            ));
+        }
+    }
+    if args
+        .bitmap_block_size
+        .is_some_and(|size| size != BitmapBlockSize::DEFAULT)
+    {
+        if args.format != Format::V09 {
+            return bad(format!(
+                "bitmap-block-size not supported with '{}'",
+                args.format
+            ));
+        }
+        if matches!(args.index, MdIndex::Indexed(_)) {
+            return bad("bitmap-block-size not supported with a numeric index".into());
+        }
+    }
+    if args.diskful_peers != 0 && args.format != Format::V09 {
+        return bad(format!(
+            "--diskful-peers is not supported with '{}'",
+            args.format
+        ));
+    }
+    match (args.command.node_id, args.node_id) {
+        (true, None) if args.format == Format::V09 => {
+            bad(format!("The {name} command requires the --node-id option"))
+        }
+        (false, Some(_)) => bad(format!(
+            "The {name} command does not accept the --node-id option"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn parse_index(text: &str) -> Option<MdIndex> {
+    match text {
+        "internal" | "flex-internal" => Some(MdIndex::Internal),
+        "flex-external" => Some(MdIndex::FlexExternal),
+        _ => u8::try_from(parse_c_number(text)?)
+            .ok()
+            .map(MdIndex::Indexed),
+    }
+}
+
+/// A number in C notation.
+fn parse_c_number(text: &str) -> Option<u64> {
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return digits
+            .chars()
+            .all(|c| c.is_ascii_hexdigit())
+            .then(|| u64::from_str_radix(digits, 16).ok())?;
+    }
+    if !text.chars().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    match text.strip_prefix('0').filter(|digits| !digits.is_empty()) {
+        Some(octal) => u64::from_str_radix(octal, 8).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A size in units of `unit` bytes, rounded up; a number without suffix counts units.
+fn parse_size(text: &str, unit: u64) -> Result<u64, Failure> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, suffix) = text.split_at_checked(digits).unwrap_or((text, ""));
+    let out_of_range = || Failure::new(USAGE, format!("{text}: out of range"));
+    if number.is_empty() {
+        return Err(Failure::new(USAGE, format!("{text} is not a valid number")));
+    }
+    let number: u64 = number.parse().map_err(|_| out_of_range())?;
+    let factor: u64 = match suffix {
+        "" => return Ok(number),
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        "s" | "S" => 512,
+        _ => return Err(Failure::new(USAGE, format!("{text} is not a valid unit"))),
+    };
+    let bytes = number.checked_mul(factor).ok_or_else(out_of_range)?;
+    Ok(bytes.div_ceil(unit.max(1)))
+}
+
+/// A mask `0x...` of nodes, or their ids separated by commas.
+fn parse_nodes(text: &str) -> Result<u32, Failure> {
+    let bad = || {
+        Failure::new(
+            BAD,
+            format!("'{text}' is neither a node mask (0x...) nor a list of node ids"),
+        )
+    };
+    if let Some(mask) = text.strip_prefix("0x") {
+        return u32::from_str_radix(mask, 16).map_err(|_| bad());
+    }
+    text.split(',').try_fold(0u32, |mask, id| {
+        let id: u32 = id.parse().map_err(|_| bad())?;
+        Ok(mask | 1u32.checked_shl(id).ok_or_else(bad)?)
+    })
+}
+
+/// The number of peers, `create-md`'s argument.
+pub(super) fn max_peers(args: &Args) -> Result<u8, Failure> {
+    if args.format == Format::V08 {
+        return Ok(1);
+    }
+    let Some(text) = args.rest.first() else {
+        let text =
+            "USAGE: drbdmeta MINOR v09 ... create-md MAX_PEERS\n\n  MAX_PEERS argument missing";
+        return Err(Failure::new(USAGE, text));
+    };
+    let peers = parse_size(text, 1)?;
+    u8::try_from(peers)
+        .ok()
+        .filter(|peers| (1..=31).contains(peers))
+        .ok_or_else(|| Failure::new(USAGE, "MAX_PEERS argument not in allowed range 1 .. 31."))
+}
+
+/// The generic failure.
+pub(super) fn no_valid_metadata() -> Failure {
+    Failure::new(FAILED, "No valid meta data found")
+}
+
+#[cfg(test)]
+mod tests;
