@@ -308,11 +308,12 @@ impl StateWord {
             .with(Self::PEER_ISP, paused)
     }
 
-    /// Disk numbers of DRBD 8 to those of DRBD 9 (wire protocol, section 11.3).
+    /// Disk numbers of DRBD 8 to those of DRBD 9 (wire protocol, section 11.3). 9 does not exist in
+    /// DRBD 8; it comes from DRBD 9 nodes, which do not translate it in requests, and means UpToDate.
     pub(crate) const fn disks_from_legacy(self) -> StateWord {
         const fn up(v: u8) -> u8 {
             match v {
-                2..=14 => v.saturating_add(1),
+                2..=8 => v.saturating_add(1),
                 _ => v,
             }
         }
