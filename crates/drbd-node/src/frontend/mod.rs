@@ -18,6 +18,7 @@
 //! auto-promote looks at. Open when the application opens, close when it closes. When a session is dropped or a guest
 //! ends, its requests are still carried out, and the opener goes away after the last of them.
 
+pub mod file_volume;
 pub mod nbd;
 
 use std::io;

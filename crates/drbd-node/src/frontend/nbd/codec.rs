@@ -28,6 +28,8 @@ pub const STRUCTURED_REPLY_LEN: usize = 20;
 pub const MAX_STRING: usize = 4096;
 /// Largest payload of one read or write in bytes; what clients assume of a server that says nothing.
 pub const MAX_PAYLOAD: u32 = 32 << 20;
+/// Largest read in bytes that is answered: its data is held until all of it is there.
+pub const MAX_READ: u32 = 8 << 20;
 
 /// Flags of the greeting and of the client's answer.
 pub mod hs {
@@ -362,8 +364,7 @@ impl Request {
         if self.offset & mask != 0 || u64::from(self.len) & mask != 0 || self.len == 0 {
             return Err(Errno::Invalid);
         }
-        let moves_data = matches!(self.command, Command::Read | Command::Write { .. });
-        if moves_data && self.len > export.max_block {
+        if self.command == Command::Read && self.len > MAX_READ {
             return Err(Errno::Invalid);
         }
         Ok(())
