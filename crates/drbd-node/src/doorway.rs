@@ -9,17 +9,7 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BufId(pub u64);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sector(pub u64);
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct VolumeNr(u16);
-
-impl VolumeNr {
-    pub const fn get(self) -> Option<u16> {
-        if self.0 == 0xffff { None } else { Some(self.0) }
-    }
-}
+pub use drbd_proto::{Sector, VolumeNr};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Limits {

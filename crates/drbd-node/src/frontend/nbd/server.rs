@@ -45,7 +45,7 @@ fn export_name(volume: &Volume) -> String {
 }
 
 fn number(volume: &Volume) -> u16 {
-    volume.volume.get().unwrap_or(u16::MAX)
+    volume.volume.to_wire()
 }
 
 impl Directory {
