@@ -319,10 +319,14 @@ impl StateWord {
         }
         self.with_disk(up(self.disk())).with_pdsk(up(self.pdsk()))
     }
-    /// Disk numbers of DRBD 9 to those of DRBD 8: Detaching becomes Failed.
+    /// Disk numbers of DRBD 9 to those of DRBD 8: Detaching becomes Failed. Numbers that are no state
+    /// stay what they are, here and in the other direction.
     pub(crate) const fn disks_to_legacy(self) -> StateWord {
         const fn down(v: u8) -> u8 {
-            if v > 2 { v.saturating_sub(1) } else { v }
+            match v {
+                3..=9 => v.saturating_sub(1),
+                _ => v,
+            }
         }
         self.with_disk(down(self.disk()))
             .with_pdsk(down(self.pdsk()))
