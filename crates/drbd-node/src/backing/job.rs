@@ -1,0 +1,510 @@
+//! Disk operations of the engine as sequences of ring operations.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, mpsc};
+
+use drbd_engine::{DiskError, MetaBlock, OpId};
+
+use super::{Device, Piece, ioctl};
+use crate::pool::{Buf, BufMut, Pool, Purpose};
+use crate::ring::{Memory, Op, Part};
+
+/// Memory for metadata: apart from the pool of the payload, because payload waits for metadata.
+const META_POOL: usize = 8 << 20;
+/// Longest run of metadata blocks written by one operation, in bytes.
+const META_RUN: usize = 256 << 10;
+/// Buffer of zeroes for devices that cannot zero by themselves, in bytes.
+const ZEROES: usize = 256 << 10;
+
+/// A ring operation to start for a job.
+#[derive(Debug)]
+pub struct Job {
+    /// Goes into the token: the job and what the operation is for it.
+    pub job: u32,
+    /// The operation.
+    pub op: Op,
+}
+
+/// An operation of the engine that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The operation.
+    pub op: OpId,
+    /// What it produced.
+    pub result: Result<Output, DiskError>,
+}
+
+/// What a disk operation produced.
+#[derive(Debug)]
+pub enum Output {
+    /// Nothing but success.
+    Nothing,
+    /// Data.
+    Data(Buf),
+    /// Metadata.
+    Bytes(Vec<u8>),
+}
+
+#[derive(Debug)]
+struct State {
+    op: OpId,
+    device: Arc<Device>,
+    in_flight: u32,
+    error: Option<DiskError>,
+    rest: Rest,
+}
+
+/// What remains to be done when the operations under way have ended.
+#[derive(Debug)]
+enum Rest {
+    Nothing,
+    /// The read itself is under way.
+    Read { meta: bool, filled: Option<BufMut> },
+    /// A flush is under way, then this write.
+    Write { offset: u64, part: Part, fua: bool },
+    Pieces { pieces: VecDeque<Piece>, zero: Zero },
+    MetaWrite { blocks: VecDeque<MetaBlock>, barrier: bool, single: bool, final_flush: bool },
+}
+
+/// How zeroing is tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Zero {
+    Punch,
+    Range,
+    Write,
+}
+
+/// All disk operations under way in one reactor.
+pub struct Disks {
+    jobs: Vec<Option<State>>,
+    free: Vec<u32>,
+    meta_pool: Pool,
+    zeroes: Option<Buf>,
+    helper: Helper,
+    start: Vec<Job>,
+    finished: Vec<Finished>,
+    /// Jobs that wait for metadata memory.
+    stalled: VecDeque<u32>,
+}
+
+/// The thread for calls that block.
+struct Helper {
+    report: Arc<dyn Fn(u32, io::Result<()>) + Send + Sync>,
+    sender: Option<mpsc::Sender<(u32, Arc<Device>, u64, u64)>>,
+}
+
+impl Helper {
+    fn discard(&mut self, job: u32, device: Arc<Device>, offset: u64, len: u64) {
+        let report = self.report.clone();
+        let sender = self.sender.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel::<(u32, Arc<Device>, u64, u64)>();
+            let thread = std::thread::Builder::new().name("drbd-discard".into()).spawn(move || {
+                for (job, device, offset, len) in receiver {
+                    report(job, ioctl::discard(device.fd.as_fd(), offset, len));
+                }
+            });
+            if let Err(e) = thread {
+                tracing::error!("no thread for discards: {e}");
+            }
+            sender
+        });
+        if sender.send((job, device, offset, len)).is_err() {
+            (self.report)(job, Err(io::Error::from(io::ErrorKind::OutOfMemory)));
+        }
+    }
+}
+
+/// The engine's view of an error.
+pub(crate) fn disk_error(error: &io::Error) -> DiskError {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => DiskError::NoSpace,
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY) => DiskError::NotSupported,
+        _ => DiskError::Io,
+    }
+}
+
+impl Disks {
+    /// `report` is called from a helper thread and must bring its arguments to
+    /// [`helper_done`](Self::helper_done).
+    pub fn new(report: Arc<dyn Fn(u32, io::Result<()>) + Send + Sync>) -> Disks {
+        Disks {
+            jobs: Vec::new(),
+            free: Vec::new(),
+            meta_pool: Pool::new(META_POOL),
+            zeroes: None,
+            helper: Helper { report, sender: None },
+            start: Vec::new(),
+            finished: Vec::new(),
+            stalled: VecDeque::new(),
+        }
+    }
+
+    /// Ring operations to start now.
+    pub fn to_start(&mut self) -> Vec<Job> {
+        std::mem::take(&mut self.start)
+    }
+
+    /// The next operation of the engine that has ended.
+    pub fn next_finished(&mut self) -> Option<Finished> {
+        self.finished.pop()
+    }
+
+    /// Operations of the engine under way.
+    pub fn busy(&self) -> usize {
+        self.jobs.len() - self.free.len()
+    }
+
+    /// Reads data.
+    pub fn read(&mut self, op: OpId, device: &Arc<Device>, offset: u64, buf: BufMut) {
+        let job = self.add(op, device, Rest::Read { meta: false, filled: None });
+        self.push(job, Op::Read { fd: device.fd.clone(), offset, part: Part::all(Memory::Fill(buf)) });
+    }
+
+    /// Writes data.
+    pub fn write(&mut self, op: OpId, device: &Arc<Device>, offset: u64, buf: Buf, preflush: bool, fua: bool) {
+        let part = Part::all(Memory::Shared(buf));
+        if preflush && device.take_dirty() {
+            let job = self.add(op, device, Rest::Write { offset, part, fua });
+            self.push(job, Op::Flush { fd: device.fd.clone() });
+        } else {
+            let job = self.add(op, device, Rest::Nothing);
+            self.push(job, Op::Write { fd: device.fd.clone(), offset, part, durable: fua });
+        }
+    }
+
+    /// Flushes the cache of a device.
+    pub fn flush(&mut self, op: OpId, device: &Arc<Device>) {
+        let job = self.add(op, device, Rest::Nothing);
+        device.take_dirty();
+        self.push(job, Op::Flush { fd: device.fd.clone() });
+    }
+
+    /// Carries out the pieces of a discard, one after the other.
+    pub fn discard(&mut self, op: OpId, device: &Arc<Device>, pieces: Vec<Piece>) {
+        let job = self.add(op, device, Rest::Pieces { pieces: pieces.into(), zero: Zero::Punch });
+        self.advance(job);
+    }
+
+    /// Reads `len` bytes of metadata.
+    pub fn meta_read(&mut self, op: OpId, device: &Arc<Device>, offset: u64, len: u32) {
+        match self.meta_pool.alloc(len as usize, Purpose::Internal) {
+            Some(buf) => {
+                let job = self.add(op, device, Rest::Read { meta: true, filled: None });
+                self.push(job, Op::Read { fd: device.fd.clone(), offset, part: Part::all(Memory::Fill(buf)) });
+            }
+            // Longer than a buffer, or the system is out of memory.
+            None => self.finished.push(Finished { op, result: Err(DiskError::Io) }),
+        }
+    }
+
+    /// Writes blocks of metadata.
+    pub fn meta_write(&mut self, op: OpId, device: &Arc<Device>, blocks: Vec<MetaBlock>, barrier: bool) {
+        let mut blocks = blocks;
+        blocks.sort_by_key(|b| b.offset);
+        let single = run_length(blocks.iter()) == blocks.len();
+        let rest = Rest::MetaWrite { blocks: blocks.into(), barrier, single, final_flush: barrier && !single };
+        let job = self.add(op, device, rest);
+        if barrier && device.take_dirty() {
+            self.push(job, Op::Flush { fd: device.fd.clone() });
+        } else {
+            self.advance(job);
+        }
+    }
+
+    /// A ring operation of a job has ended.
+    pub fn complete(&mut self, job: u32, result: io::Result<u32>, op: Op) {
+        let Some(Some(state)) = self.jobs.get_mut(job as usize) else { return };
+        state.in_flight -= 1;
+        match (result, op) {
+            (Ok(moved), Op::Read { fd, offset, mut part }) => {
+                let moved = moved as usize;
+                if moved >= part.len {
+                    if let (Rest::Read { filled, .. }, Memory::Fill(buf)) = (&mut state.rest, part.memory) {
+                        *filled = Some(buf);
+                    }
+                } else if moved == 0 {
+                    // The end of the device lies before the end of the request.
+                    state.error = Some(DiskError::Io);
+                } else {
+                    part.at += moved;
+                    part.len -= moved;
+                    let offset = offset + moved as u64;
+                    self.push(job, Op::Read { fd, offset, part });
+                    return;
+                }
+            }
+            (Ok(moved), Op::Write { fd, offset, mut part, durable }) => {
+                let moved = moved as usize;
+                if !durable {
+                    state.device.wrote();
+                }
+                if moved == 0 && part.len > 0 {
+                    state.error = Some(DiskError::NoSpace);
+                } else if moved < part.len {
+                    part.at += moved;
+                    part.len -= moved;
+                    self.push(job, Op::Write { fd, offset: offset + moved as u64, part, durable });
+                    return;
+                }
+            }
+            (Ok(_), Op::Fallocate { .. }) => {
+                state.device.wrote();
+                if let Rest::Pieces { pieces, zero } = &mut state.rest {
+                    pieces.pop_front();
+                    *zero = Zero::Punch;
+                }
+            }
+            (Ok(_), _) => {}
+            (Err(e), op) => {
+                let unsupported = matches!(
+                    e.raw_os_error(),
+                    Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV)
+                );
+                match (&mut state.rest, &op) {
+                    (Rest::Pieces { zero, .. }, Op::Fallocate { .. }) if unsupported => {
+                        *zero = match zero {
+                            Zero::Punch => Zero::Range,
+                            _ => Zero::Write,
+                        };
+                    }
+                    _ if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                        self.push(job, op);
+                        return;
+                    }
+                    _ => {
+                        let path = state.device.path.display();
+                        tracing::error!("{path}: {} failed: {e}", what(&op));
+                        // A failed flush leaves the cache in an unknown state.
+                        state.device.wrote();
+                        state.error = Some(disk_error(&e));
+                    }
+                }
+            }
+        }
+        self.advance(job);
+    }
+
+    /// A call in the helper thread has ended.
+    pub fn helper_done(&mut self, job: u32, result: io::Result<()>) {
+        let Some(Some(state)) = self.jobs.get_mut(job as usize) else { return };
+        state.in_flight -= 1;
+        if let Rest::Pieces { pieces, .. } = &mut state.rest
+            && let Some(piece) = pieces.pop_front()
+        {
+            match result {
+                Ok(()) => state.device.wrote(),
+                // What cannot be discarded is zeroed: a discard has no other visible effect to offer.
+                Err(e) if disk_error(&e) == DiskError::NotSupported => {
+                    if let Piece::Discard { offset, len } = piece {
+                        pieces.push_front(Piece::Zero { offset, len, unmap: true });
+                    }
+                }
+                Err(e) => {
+                    tracing::error!("{}: discard failed: {e}", state.device.path.display());
+                    state.error = Some(disk_error(&e));
+                }
+            }
+        }
+        self.advance(job);
+    }
+
+    fn add(&mut self, op: OpId, device: &Arc<Device>, rest: Rest) -> u32 {
+        let state = State { op, device: device.clone(), in_flight: 0, error: None, rest };
+        match self.free.pop() {
+            Some(job) => {
+                if let Some(slot) = self.jobs.get_mut(job as usize) {
+                    *slot = Some(state);
+                }
+                job
+            }
+            None => {
+                self.jobs.push(Some(state));
+                self.jobs.len() as u32 - 1
+            }
+        }
+    }
+
+    fn push(&mut self, job: u32, op: Op) {
+        if let Some(Some(state)) = self.jobs.get_mut(job as usize) {
+            state.in_flight += 1;
+        }
+        self.start.push(Job { job, op });
+    }
+
+    /// Starts what comes next, or ends the job.
+    fn advance(&mut self, job: u32) {
+        let Some(Some(state)) = self.jobs.get_mut(job as usize) else { return };
+        if state.in_flight > 0 {
+            return;
+        }
+        let device = state.device.clone();
+        if state.error.is_none() {
+            match &mut state.rest {
+                Rest::Nothing | Rest::Read { .. } => {}
+                Rest::Write { .. } => {
+                    if let Rest::Write { offset, part, fua } = std::mem::replace(&mut state.rest, Rest::Nothing) {
+                        self.push(job, Op::Write { fd: device.fd.clone(), offset, part, durable: fua });
+                        return;
+                    }
+                }
+                Rest::Pieces { .. } => {
+                    if self.next_piece(job, &device) {
+                        return;
+                    }
+                }
+                Rest::MetaWrite { .. } => {
+                    if self.next_blocks(job, &device) {
+                        return;
+                    }
+                }
+            }
+        }
+        self.finish(job);
+    }
+
+    fn finish(&mut self, job: u32) {
+        let Some(state) = self.jobs.get_mut(job as usize).and_then(Option::take) else { return };
+        self.free.push(job);
+        let result = match (state.error, state.rest) {
+            (Some(error), _) => Err(error),
+            (None, Rest::Read { meta: false, filled: Some(buf) }) => Ok(Output::Data(buf.freeze())),
+            (None, Rest::Read { meta: true, filled: Some(buf) }) => Ok(Output::Bytes(buf.to_vec())),
+            (None, Rest::Read { filled: None, .. }) => Err(DiskError::Io),
+            (None, _) => Ok(Output::Nothing),
+        };
+        self.finished.push(Finished { op: state.op, result });
+        if let Some(stalled) = self.stalled.pop_front() {
+            self.advance(stalled);
+        }
+    }
+
+    /// The next piece of a discard; `false`: there is none.
+    fn next_piece(&mut self, job: u32, device: &Arc<Device>) -> bool {
+        let Some(Some(State { rest: Rest::Pieces { pieces, zero }, in_flight, .. })) = self.jobs.get_mut(job as usize)
+        else {
+            return false;
+        };
+        let fd = device.fd.clone();
+        let op = match pieces.front_mut() {
+            None => return false,
+            Some(Piece::Discard { offset, len }) if device.is_block => {
+                *in_flight += 1;
+                self.helper.discard(job, device.clone(), *offset, *len);
+                return true;
+            }
+            Some(Piece::Discard { offset, len }) => {
+                if *zero == Zero::Punch {
+                    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                    Op::Fallocate { fd, mode, offset: *offset, len: *len }
+                } else {
+                    // A file system without holes: nothing to give back, and nothing has to change.
+                    pieces.pop_front();
+                    *zero = Zero::Punch;
+                    return self.next_piece(job, device);
+                }
+            }
+            Some(Piece::Zero { offset, len, unmap }) => {
+                if *zero == Zero::Punch && !*unmap {
+                    *zero = Zero::Range;
+                }
+                match zero {
+                    Zero::Punch => {
+                        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                        Op::Fallocate { fd, mode, offset: *offset, len: *len }
+                    }
+                    Zero::Range => {
+                        let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+                        Op::Fallocate { fd, mode, offset: *offset, len: *len }
+                    }
+                    Zero::Write => {
+                        let Some(zeroes) = zeroes(&mut self.zeroes, &self.meta_pool) else {
+                            self.stalled.push_back(job);
+                            return true;
+                        };
+                        let now = (*len).min(ZEROES as u64);
+                        let at = *offset;
+                        *offset += now;
+                        *len -= now;
+                        if *len == 0 {
+                            pieces.pop_front();
+                            *zero = Zero::Punch;
+                        }
+                        let part = Part { memory: Memory::Shared(zeroes), at: 0, len: now as usize };
+                        Op::Write { fd, offset: at, part, durable: false }
+                    }
+                }
+            }
+        };
+        self.push(job, op);
+        true
+    }
+
+    /// The next metadata blocks; `false`: there are none.
+    fn next_blocks(&mut self, job: u32, device: &Arc<Device>) -> bool {
+        let mut started = false;
+        loop {
+            let Some(Some(State { rest: Rest::MetaWrite { blocks, barrier, single, final_flush }, .. })) =
+                self.jobs.get_mut(job as usize)
+            else {
+                return started;
+            };
+            let Some(first) = blocks.front() else {
+                if !started && std::mem::take(final_flush) {
+                    device.take_dirty();
+                    self.push(job, Op::Flush { fd: device.fd.clone() });
+                    return true;
+                }
+                return started;
+            };
+            let offset = first.offset;
+            let run = run_length(blocks.iter());
+            let Some(mut buf) = self.meta_pool.alloc(run * 4096, Purpose::Internal) else {
+                if !started {
+                    self.stalled.push_back(job);
+                }
+                return true;
+            };
+            for (to, block) in buf.chunks_exact_mut(4096).zip(blocks.drain(..run)) {
+                to.copy_from_slice(&*block.data);
+            }
+            let durable = *barrier && *single;
+            let part = Part::all(Memory::Shared(buf.freeze()));
+            self.push(job, Op::Write { fd: device.fd.clone(), offset, part, durable });
+            started = true;
+        }
+    }
+}
+
+/// How many blocks from the first on lie one behind the other.
+fn run_length<'a>(blocks: impl Iterator<Item = &'a MetaBlock>) -> usize {
+    let mut next = None;
+    blocks
+        .take(META_RUN / 4096)
+        .take_while(|block| {
+            let fits = next.is_none_or(|n| n == block.offset);
+            next = block.offset.checked_add(4096);
+            fits
+        })
+        .count()
+}
+
+fn zeroes(cached: &mut Option<Buf>, pool: &Pool) -> Option<Buf> {
+    if cached.is_none() {
+        let mut buf = pool.alloc(ZEROES, Purpose::Internal)?;
+        buf.fill(0);
+        *cached = Some(buf.freeze());
+    }
+    cached.clone()
+}
+
+fn what(op: &Op) -> &'static str {
+    match op {
+        Op::Read { .. } => "read",
+        Op::Write { .. } => "write",
+        Op::Flush { .. } => "flush",
+        Op::Fallocate { .. } => "zeroing",
+        _ => "operation",
+    }
+}

@@ -1,0 +1,6 @@
+//! Transports: how two nodes' packets travel.
+
+pub mod connect;
+
+/// Which of the two streams of a connection (wire protocol, section 3.1).
+pub use drbd_engine::event::Stream as StreamKind;
