@@ -4,4 +4,21 @@ extern crate alloc;
 
 pub mod activity_log;
 pub mod bitmap;
+pub mod command;
+pub mod effect;
+pub mod event;
+pub mod id;
 pub mod interval;
+pub mod options;
+pub mod status;
+pub mod time;
+
+pub use command::{Backing, Command, MetaPlace, Reply, RetCode};
+pub use effect::{
+    ConnectOptions, DiscardKind, Effect, IoError, Limits, LogLevel, LogLine, MetaBlock, OpenError,
+    Path,
+};
+pub use event::{DiskError, Event, IoRequest, LostReason, OpOutput, OpResult};
+pub use id::{BufId, CmdId, IoId, OpId, OpenId};
+pub use status::ResourceStatus;
+pub use time::Instant;

@@ -4,6 +4,8 @@
 use alloc::string::String;
 use core::time::Duration;
 
+pub use drbd_proto::packet::{AfterSb as SbPolicy, WireProtocol};
+
 /// Options of a resource (configuration, section 6.1).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ResourceOptions {
@@ -168,37 +170,6 @@ impl Default for NetOptions {
             fencing: Fencing::DontCare,
         }
     }
-}
-
-/// `protocol`: when a write counts as done (wire protocol, section 6.3; the discriminants are on the wire).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WireProtocol {
-    /// Handed to the local transport.
-    A = 1,
-    /// Received by the peer.
-    B = 2,
-    /// Written by the peer.
-    C = 3,
-}
-
-/// A policy after split brain or for a conflict of roles (state machine, section 8.7; the discriminants are
-/// on the wire).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)] // The names of the options' values.
-pub enum SbPolicy {
-    Disconnect = 0,
-    DiscardYoungerPrimary = 1,
-    DiscardOlderPrimary = 2,
-    DiscardZeroChanges = 3,
-    DiscardLeastChanges = 4,
-    DiscardLocal = 5,
-    DiscardRemote = 6,
-    Consensus = 7,
-    DiscardSecondary = 8,
-    CallPriLost = 9,
-    Violently = 10,
-    RetryConnect = 11,
-    AutoDiscard = 12,
 }
 
 /// `fencing` (state machine, section 12).

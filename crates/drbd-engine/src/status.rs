@@ -132,7 +132,7 @@ pub struct SyncInfo {
 
 /// Everything visible of one resource.
 #[derive(Clone, PartialEq, Debug)]
-#[allow(missing_docs)] // The objects of CLI section 14.
+#[allow(missing_docs, clippy::type_complexity)] // The objects of CLI section 14.
 pub struct ResourceStatus {
     pub name: String,
     pub node_id: NodeId,

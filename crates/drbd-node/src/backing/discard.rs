@@ -25,7 +25,11 @@ pub enum Piece {
 
 /// The steps for a range, in order.
 pub fn plan(device: &Device, offset: u64, len: u64, trim: bool, zero: bool) -> Vec<Piece> {
-    let everything = Piece::Zero { offset, len, unmap: trim };
+    let everything = Piece::Zero {
+        offset,
+        len,
+        unmap: trim,
+    };
     if zero || !trim || len == 0 {
         return vec![everything];
     }
@@ -34,7 +38,9 @@ pub fn plan(device: &Device, offset: u64, len: u64, trim: bool, zero: bool) -> V
     if device.discard_granularity == 0 || max == 0 || len < granularity {
         return vec![everything];
     }
-    let Some(end) = offset.checked_add(len) else { return vec![everything] };
+    let Some(end) = offset.checked_add(len) else {
+        return vec![everything];
+    };
     let grid = u64::from(device.discard_alignment) % granularity;
     let mut pieces = Vec::new();
     let mut at = offset;
@@ -44,7 +50,11 @@ pub fn plan(device: &Device, offset: u64, len: u64, trim: bool, zero: bool) -> V
             return vec![everything];
         }
         let head = granularity - beyond;
-        pieces.push(Piece::Zero { offset: at, len: head, unmap: true });
+        pieces.push(Piece::Zero {
+            offset: at,
+            len: head,
+            unmap: true,
+        });
         at += head;
     }
     while end - at >= granularity {
@@ -53,7 +63,11 @@ pub fn plan(device: &Device, offset: u64, len: u64, trim: bool, zero: bool) -> V
         at += len;
     }
     if at < end {
-        pieces.push(Piece::Zero { offset: at, len: end - at, unmap: true });
+        pieces.push(Piece::Zero {
+            offset: at,
+            len: end - at,
+            unmap: true,
+        });
     }
     pieces
 }

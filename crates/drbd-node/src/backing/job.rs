@@ -61,11 +61,26 @@ struct State {
 enum Rest {
     Nothing,
     /// The read itself is under way.
-    Read { meta: bool, filled: Option<BufMut> },
+    Read {
+        meta: bool,
+        filled: Option<BufMut>,
+    },
     /// A flush is under way, then this write.
-    Write { offset: u64, part: Part, fua: bool },
-    Pieces { pieces: VecDeque<Piece>, zero: Zero },
-    MetaWrite { blocks: VecDeque<MetaBlock>, barrier: bool, single: bool, final_flush: bool },
+    Write {
+        offset: u64,
+        part: Part,
+        fua: bool,
+    },
+    Pieces {
+        pieces: VecDeque<Piece>,
+        zero: Zero,
+    },
+    MetaWrite {
+        blocks: VecDeque<MetaBlock>,
+        barrier: bool,
+        single: bool,
+        final_flush: bool,
+    },
 }
 
 /// How zeroing is tried.
@@ -89,22 +104,27 @@ pub struct Disks {
     stalled: VecDeque<u32>,
 }
 
+/// A job's discard: device, first byte, length.
+type Call = (u32, Arc<Device>, u64, u64);
+
 /// The thread for calls that block.
 struct Helper {
     report: Arc<dyn Fn(u32, io::Result<()>) + Send + Sync>,
-    sender: Option<mpsc::Sender<(u32, Arc<Device>, u64, u64)>>,
+    sender: Option<mpsc::Sender<Call>>,
 }
 
 impl Helper {
     fn discard(&mut self, job: u32, device: Arc<Device>, offset: u64, len: u64) {
         let report = self.report.clone();
         let sender = self.sender.get_or_insert_with(|| {
-            let (sender, receiver) = mpsc::channel::<(u32, Arc<Device>, u64, u64)>();
-            let thread = std::thread::Builder::new().name("drbd-discard".into()).spawn(move || {
-                for (job, device, offset, len) in receiver {
-                    report(job, ioctl::discard(device.fd.as_fd(), offset, len));
-                }
-            });
+            let (sender, receiver) = mpsc::channel::<Call>();
+            let thread = std::thread::Builder::new()
+                .name("drbd-discard".into())
+                .spawn(move || {
+                    for (job, device, offset, len) in receiver {
+                        report(job, ioctl::discard(device.fd.as_fd(), offset, len));
+                    }
+                });
             if let Err(e) = thread {
                 tracing::error!("no thread for discards: {e}");
             }
@@ -134,7 +154,10 @@ impl Disks {
             free: Vec::new(),
             meta_pool: Pool::new(META_POOL),
             zeroes: None,
-            helper: Helper { report, sender: None },
+            helper: Helper {
+                report,
+                sender: None,
+            },
             start: Vec::new(),
             finished: Vec::new(),
             stalled: VecDeque::new(),
@@ -158,19 +181,54 @@ impl Disks {
 
     /// Reads data.
     pub fn read(&mut self, op: OpId, device: &Arc<Device>, offset: u64, buf: BufMut) {
-        let job = self.add(op, device, Rest::Read { meta: false, filled: None });
-        self.push(job, Op::Read { fd: device.fd.clone(), offset, part: Part::all(Memory::Fill(buf)) });
+        let job = self.add(
+            op,
+            device,
+            Rest::Read {
+                meta: false,
+                filled: None,
+            },
+        );
+        self.push(
+            job,
+            Op::Read {
+                fd: device.fd.clone(),
+                offset,
+                part: Part::all(Memory::Fill(buf)),
+            },
+        );
     }
 
     /// Writes data.
-    pub fn write(&mut self, op: OpId, device: &Arc<Device>, offset: u64, buf: Buf, preflush: bool, fua: bool) {
+    pub fn write(
+        &mut self,
+        op: OpId,
+        device: &Arc<Device>,
+        offset: u64,
+        buf: Buf,
+        preflush: bool,
+        fua: bool,
+    ) {
         let part = Part::all(Memory::Shared(buf));
         if preflush && device.take_dirty() {
             let job = self.add(op, device, Rest::Write { offset, part, fua });
-            self.push(job, Op::Flush { fd: device.fd.clone() });
+            self.push(
+                job,
+                Op::Flush {
+                    fd: device.fd.clone(),
+                },
+            );
         } else {
             let job = self.add(op, device, Rest::Nothing);
-            self.push(job, Op::Write { fd: device.fd.clone(), offset, part, durable: fua });
+            self.push(
+                job,
+                Op::Write {
+                    fd: device.fd.clone(),
+                    offset,
+                    part,
+                    durable: fua,
+                },
+            );
         }
     }
 
@@ -178,12 +236,24 @@ impl Disks {
     pub fn flush(&mut self, op: OpId, device: &Arc<Device>) {
         let job = self.add(op, device, Rest::Nothing);
         device.take_dirty();
-        self.push(job, Op::Flush { fd: device.fd.clone() });
+        self.push(
+            job,
+            Op::Flush {
+                fd: device.fd.clone(),
+            },
+        );
     }
 
     /// Carries out the pieces of a discard, one after the other.
     pub fn discard(&mut self, op: OpId, device: &Arc<Device>, pieces: Vec<Piece>) {
-        let job = self.add(op, device, Rest::Pieces { pieces: pieces.into(), zero: Zero::Punch });
+        let job = self.add(
+            op,
+            device,
+            Rest::Pieces {
+                pieces: pieces.into(),
+                zero: Zero::Punch,
+            },
+        );
         self.advance(job);
     }
 
@@ -191,23 +261,56 @@ impl Disks {
     pub fn meta_read(&mut self, op: OpId, device: &Arc<Device>, offset: u64, len: u32) {
         match self.meta_pool.alloc(len as usize, Purpose::Internal) {
             Some(buf) => {
-                let job = self.add(op, device, Rest::Read { meta: true, filled: None });
-                self.push(job, Op::Read { fd: device.fd.clone(), offset, part: Part::all(Memory::Fill(buf)) });
+                let job = self.add(
+                    op,
+                    device,
+                    Rest::Read {
+                        meta: true,
+                        filled: None,
+                    },
+                );
+                self.push(
+                    job,
+                    Op::Read {
+                        fd: device.fd.clone(),
+                        offset,
+                        part: Part::all(Memory::Fill(buf)),
+                    },
+                );
             }
             // Longer than a buffer, or the system is out of memory.
-            None => self.finished.push(Finished { op, result: Err(DiskError::Io) }),
+            None => self.finished.push(Finished {
+                op,
+                result: Err(DiskError::Io),
+            }),
         }
     }
 
     /// Writes blocks of metadata.
-    pub fn meta_write(&mut self, op: OpId, device: &Arc<Device>, blocks: Vec<MetaBlock>, barrier: bool) {
+    pub fn meta_write(
+        &mut self,
+        op: OpId,
+        device: &Arc<Device>,
+        blocks: Vec<MetaBlock>,
+        barrier: bool,
+    ) {
         let mut blocks = blocks;
         blocks.sort_by_key(|b| b.offset);
         let single = run_length(blocks.iter()) == blocks.len();
-        let rest = Rest::MetaWrite { blocks: blocks.into(), barrier, single, final_flush: barrier && !single };
+        let rest = Rest::MetaWrite {
+            blocks: blocks.into(),
+            barrier,
+            single,
+            final_flush: barrier && !single,
+        };
         let job = self.add(op, device, rest);
         if barrier && device.take_dirty() {
-            self.push(job, Op::Flush { fd: device.fd.clone() });
+            self.push(
+                job,
+                Op::Flush {
+                    fd: device.fd.clone(),
+                },
+            );
         } else {
             self.advance(job);
         }
@@ -215,13 +318,24 @@ impl Disks {
 
     /// A ring operation of a job has ended.
     pub fn complete(&mut self, job: u32, result: io::Result<u32>, op: Op) {
-        let Some(Some(state)) = self.jobs.get_mut(job as usize) else { return };
+        let Some(Some(state)) = self.jobs.get_mut(job as usize) else {
+            return;
+        };
         state.in_flight -= 1;
         match (result, op) {
-            (Ok(moved), Op::Read { fd, offset, mut part }) => {
+            (
+                Ok(moved),
+                Op::Read {
+                    fd,
+                    offset,
+                    mut part,
+                },
+            ) => {
                 let moved = moved as usize;
                 if moved >= part.len {
-                    if let (Rest::Read { filled, .. }, Memory::Fill(buf)) = (&mut state.rest, part.memory) {
+                    if let (Rest::Read { filled, .. }, Memory::Fill(buf)) =
+                        (&mut state.rest, part.memory)
+                    {
                         *filled = Some(buf);
                     }
                 } else if moved == 0 {
@@ -235,7 +349,15 @@ impl Disks {
                     return;
                 }
             }
-            (Ok(moved), Op::Write { fd, offset, mut part, durable }) => {
+            (
+                Ok(moved),
+                Op::Write {
+                    fd,
+                    offset,
+                    mut part,
+                    durable,
+                },
+            ) => {
                 let moved = moved as usize;
                 if !durable {
                     state.device.wrote();
@@ -245,7 +367,15 @@ impl Disks {
                 } else if moved < part.len {
                     part.at += moved;
                     part.len -= moved;
-                    self.push(job, Op::Write { fd, offset: offset + moved as u64, part, durable });
+                    self.push(
+                        job,
+                        Op::Write {
+                            fd,
+                            offset: offset + moved as u64,
+                            part,
+                            durable,
+                        },
+                    );
                     return;
                 }
             }
@@ -288,7 +418,9 @@ impl Disks {
 
     /// A call in the helper thread has ended.
     pub fn helper_done(&mut self, job: u32, result: io::Result<()>) {
-        let Some(Some(state)) = self.jobs.get_mut(job as usize) else { return };
+        let Some(Some(state)) = self.jobs.get_mut(job as usize) else {
+            return;
+        };
         state.in_flight -= 1;
         if let Rest::Pieces { pieces, .. } = &mut state.rest
             && let Some(piece) = pieces.pop_front()
@@ -298,7 +430,11 @@ impl Disks {
                 // What cannot be discarded is zeroed: a discard has no other visible effect to offer.
                 Err(e) if disk_error(&e) == DiskError::NotSupported => {
                     if let Piece::Discard { offset, len } = piece {
-                        pieces.push_front(Piece::Zero { offset, len, unmap: true });
+                        pieces.push_front(Piece::Zero {
+                            offset,
+                            len,
+                            unmap: true,
+                        });
                     }
                 }
                 Err(e) => {
@@ -311,7 +447,13 @@ impl Disks {
     }
 
     fn add(&mut self, op: OpId, device: &Arc<Device>, rest: Rest) -> u32 {
-        let state = State { op, device: device.clone(), in_flight: 0, error: None, rest };
+        let state = State {
+            op,
+            device: device.clone(),
+            in_flight: 0,
+            error: None,
+            rest,
+        };
         match self.free.pop() {
             Some(job) => {
                 if let Some(slot) = self.jobs.get_mut(job as usize) {
@@ -335,7 +477,9 @@ impl Disks {
 
     /// Starts what comes next, or ends the job.
     fn advance(&mut self, job: u32) {
-        let Some(Some(state)) = self.jobs.get_mut(job as usize) else { return };
+        let Some(Some(state)) = self.jobs.get_mut(job as usize) else {
+            return;
+        };
         if state.in_flight > 0 {
             return;
         }
@@ -344,8 +488,18 @@ impl Disks {
             match &mut state.rest {
                 Rest::Nothing | Rest::Read { .. } => {}
                 Rest::Write { .. } => {
-                    if let Rest::Write { offset, part, fua } = std::mem::replace(&mut state.rest, Rest::Nothing) {
-                        self.push(job, Op::Write { fd: device.fd.clone(), offset, part, durable: fua });
+                    if let Rest::Write { offset, part, fua } =
+                        std::mem::replace(&mut state.rest, Rest::Nothing)
+                    {
+                        self.push(
+                            job,
+                            Op::Write {
+                                fd: device.fd.clone(),
+                                offset,
+                                part,
+                                durable: fua,
+                            },
+                        );
                         return;
                     }
                 }
@@ -365,16 +519,33 @@ impl Disks {
     }
 
     fn finish(&mut self, job: u32) {
-        let Some(state) = self.jobs.get_mut(job as usize).and_then(Option::take) else { return };
+        let Some(state) = self.jobs.get_mut(job as usize).and_then(Option::take) else {
+            return;
+        };
         self.free.push(job);
         let result = match (state.error, state.rest) {
             (Some(error), _) => Err(error),
-            (None, Rest::Read { meta: false, filled: Some(buf) }) => Ok(Output::Data(buf.freeze())),
-            (None, Rest::Read { meta: true, filled: Some(buf) }) => Ok(Output::Bytes(buf.to_vec())),
+            (
+                None,
+                Rest::Read {
+                    meta: false,
+                    filled: Some(buf),
+                },
+            ) => Ok(Output::Data(buf.freeze())),
+            (
+                None,
+                Rest::Read {
+                    meta: true,
+                    filled: Some(buf),
+                },
+            ) => Ok(Output::Bytes(buf.to_vec())),
             (None, Rest::Read { filled: None, .. }) => Err(DiskError::Io),
             (None, _) => Ok(Output::Nothing),
         };
-        self.finished.push(Finished { op: state.op, result });
+        self.finished.push(Finished {
+            op: state.op,
+            result,
+        });
         if let Some(stalled) = self.stalled.pop_front() {
             self.advance(stalled);
         }
@@ -382,7 +553,11 @@ impl Disks {
 
     /// The next piece of a discard; `false`: there is none.
     fn next_piece(&mut self, job: u32, device: &Arc<Device>) -> bool {
-        let Some(Some(State { rest: Rest::Pieces { pieces, zero }, in_flight, .. })) = self.jobs.get_mut(job as usize)
+        let Some(Some(State {
+            rest: Rest::Pieces { pieces, zero },
+            in_flight,
+            ..
+        })) = self.jobs.get_mut(job as usize)
         else {
             return false;
         };
@@ -397,7 +572,12 @@ impl Disks {
             Some(Piece::Discard { offset, len }) => {
                 if *zero == Zero::Punch {
                     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                    Op::Fallocate { fd, mode, offset: *offset, len: *len }
+                    Op::Fallocate {
+                        fd,
+                        mode,
+                        offset: *offset,
+                        len: *len,
+                    }
                 } else {
                     // A file system without holes: nothing to give back, and nothing has to change.
                     pieces.pop_front();
@@ -412,11 +592,21 @@ impl Disks {
                 match zero {
                     Zero::Punch => {
                         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                        Op::Fallocate { fd, mode, offset: *offset, len: *len }
+                        Op::Fallocate {
+                            fd,
+                            mode,
+                            offset: *offset,
+                            len: *len,
+                        }
                     }
                     Zero::Range => {
                         let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-                        Op::Fallocate { fd, mode, offset: *offset, len: *len }
+                        Op::Fallocate {
+                            fd,
+                            mode,
+                            offset: *offset,
+                            len: *len,
+                        }
                     }
                     Zero::Write => {
                         let Some(zeroes) = zeroes(&mut self.zeroes, &self.meta_pool) else {
@@ -431,8 +621,17 @@ impl Disks {
                             pieces.pop_front();
                             *zero = Zero::Punch;
                         }
-                        let part = Part { memory: Memory::Shared(zeroes), at: 0, len: now as usize };
-                        Op::Write { fd, offset: at, part, durable: false }
+                        let part = Part {
+                            memory: Memory::Shared(zeroes),
+                            at: 0,
+                            len: now as usize,
+                        };
+                        Op::Write {
+                            fd,
+                            offset: at,
+                            part,
+                            durable: false,
+                        }
                     }
                 }
             }
@@ -445,15 +644,28 @@ impl Disks {
     fn next_blocks(&mut self, job: u32, device: &Arc<Device>) -> bool {
         let mut started = false;
         loop {
-            let Some(Some(State { rest: Rest::MetaWrite { blocks, barrier, single, final_flush }, .. })) =
-                self.jobs.get_mut(job as usize)
+            let Some(Some(State {
+                rest:
+                    Rest::MetaWrite {
+                        blocks,
+                        barrier,
+                        single,
+                        final_flush,
+                    },
+                ..
+            })) = self.jobs.get_mut(job as usize)
             else {
                 return started;
             };
             let Some(first) = blocks.front() else {
                 if !started && std::mem::take(final_flush) {
                     device.take_dirty();
-                    self.push(job, Op::Flush { fd: device.fd.clone() });
+                    self.push(
+                        job,
+                        Op::Flush {
+                            fd: device.fd.clone(),
+                        },
+                    );
                     return true;
                 }
                 return started;
@@ -471,7 +683,15 @@ impl Disks {
             }
             let durable = *barrier && *single;
             let part = Part::all(Memory::Shared(buf.freeze()));
-            self.push(job, Op::Write { fd: device.fd.clone(), offset, part, durable });
+            self.push(
+                job,
+                Op::Write {
+                    fd: device.fd.clone(),
+                    offset,
+                    part,
+                    durable,
+                },
+            );
             started = true;
         }
     }

@@ -101,7 +101,10 @@ impl Device {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(path: &Path) -> Result<Device, OpenError> {
-        let failed = |error: io::Error| OpenError::Open { path: path.to_owned(), error };
+        let failed = |error: io::Error| OpenError::Open {
+            path: path.to_owned(),
+            error,
+        };
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         let is_block = kind.is_block_device();
         if !is_block && !kind.is_file() {
@@ -109,11 +112,18 @@ impl Device {
         }
         let exclusive = if is_block { libc::O_EXCL } else { 0 };
         let open = |direct: i32| {
-            OpenOptions::new().read(true).write(true).custom_flags(direct | exclusive | libc::O_CLOEXEC).open(path)
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(direct | exclusive | libc::O_CLOEXEC)
+                .open(path)
         };
         let file = match open(libc::O_DIRECT) {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                tracing::warn!("{}: no direct I/O on this file system, the page cache is used", path.display());
+                tracing::warn!(
+                    "{}: no direct I/O on this file system, the page cache is used",
+                    path.display()
+                );
                 open(0)
             }
             other => other,
@@ -150,7 +160,9 @@ impl Device {
             device.read_queue_limits(metadata.rdev());
         } else {
             device.logical_block = direct_alignment(&device.fd).unwrap_or(512).clamp(512, 4096);
-            device.physical_block = u32::try_from(metadata.blksize()).unwrap_or(4096).clamp(512, 4096);
+            device.physical_block = u32::try_from(metadata.blksize())
+                .unwrap_or(4096)
+                .clamp(512, 4096);
             device.discard_granularity = device.physical_block;
         }
         Ok(device)
@@ -162,9 +174,13 @@ impl Device {
         let base = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
         let number = |name: &str| {
             // A partition has its disk's queue one level up.
-            let text = [base.join("queue").join(name), base.join("../queue").join(name), base.join(name)]
-                .iter()
-                .find_map(|path| std::fs::read_to_string(path).ok())?;
+            let text = [
+                base.join("queue").join(name),
+                base.join("../queue").join(name),
+                base.join(name),
+            ]
+            .iter()
+            .find_map(|path| std::fs::read_to_string(path).ok())?;
             text.trim().parse::<u64>().ok()
         };
         let limit = |value: Option<u64>| u32::try_from(value.unwrap_or(0)).unwrap_or(u32::MAX);
@@ -174,8 +190,13 @@ impl Device {
         if self.max_discard == 0 || self.discard_granularity == 0 {
             (self.max_discard, self.discard_granularity) = (0, 0);
         }
-        let cache = [base.join("queue/write_cache"), base.join("../queue/write_cache")];
-        let cache = cache.iter().find_map(|path| std::fs::read_to_string(path).ok());
+        let cache = [
+            base.join("queue/write_cache"),
+            base.join("../queue/write_cache"),
+        ];
+        let cache = cache
+            .iter()
+            .find_map(|path| std::fs::read_to_string(path).ok());
         self.volatile_cache = cache.is_none_or(|text| text.trim() != "write through");
     }
 
@@ -199,7 +220,11 @@ impl Backing {
         let data = Arc::new(Device::open(disk).map_err(|e| (false, e))?);
         let same = disk == meta_disk
             || matches!((disk.canonicalize(), meta_disk.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        let meta = if same { data.clone() } else { Arc::new(Device::open(meta_disk).map_err(|e| (true, e))?) };
+        let meta = if same {
+            data.clone()
+        } else {
+            Arc::new(Device::open(meta_disk).map_err(|e| (true, e))?)
+        };
         Ok(Backing { data, meta })
     }
 }
@@ -209,5 +234,6 @@ fn direct_alignment(fd: impl AsFd) -> Option<u32> {
     const STATX_DIOALIGN: u32 = 0x2000;
     let flags = StatxFlags::from_bits_retain(STATX_DIOALIGN);
     let stat = statx(fd, "", AtFlags::EMPTY_PATH, flags).ok()?;
-    (stat.stx_mask & STATX_DIOALIGN != 0 && stat.stx_dio_offset_align > 0).then_some(stat.stx_dio_offset_align)
+    (stat.stx_mask & STATX_DIOALIGN != 0 && stat.stx_dio_offset_align > 0)
+        .then_some(stat.stx_dio_offset_align)
 }

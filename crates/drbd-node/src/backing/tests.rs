@@ -24,7 +24,12 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let disks = Disks::new(Arc::new(|_, _| panic!("no helper for files")));
-        Bench { ring: Ring::new(64).unwrap(), disks, pool: Pool::new(8 << 20), next: 0 }
+        Bench {
+            ring: Ring::new(64).unwrap(),
+            disks,
+            pool: Pool::new(8 << 20),
+            next: 0,
+        }
     }
 
     fn run(&mut self, f: impl FnOnce(&mut Disks, OpId)) -> Result<Output, DiskError> {
@@ -56,7 +61,12 @@ impl Bench {
         buf.freeze()
     }
 
-    fn read(&mut self, device: &Arc<Device>, offset: u64, len: usize) -> Result<Vec<u8>, DiskError> {
+    fn read(
+        &mut self,
+        device: &Arc<Device>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, DiskError> {
         let buf = self.pool.alloc(len, Purpose::Internal).unwrap();
         match self.run(|d, op| d.read(op, device, offset, buf))? {
             Output::Data(buf) => Ok(buf.to_vec()),
@@ -82,10 +92,22 @@ fn data_is_written_flushed_and_read() {
     tag(b.run(|d, op| d.write(op, &device, 8192, buf, true, true))).unwrap();
     tag(b.run(|d, op| d.flush(op, &device))).unwrap();
     let got = b.read(&device, 0, 16384).unwrap();
-    for (n, expected) in [(0, 0), (4095, 0), (4096, 3), (8191, 3), (8192, 4), (12287, 4), (12288, 0)] {
+    for (n, expected) in [
+        (0, 0),
+        (4095, 0),
+        (4096, 3),
+        (8191, 3),
+        (8192, 4),
+        (12287, 4),
+        (12288, 0),
+    ] {
         assert_eq!(got[n], expected, "byte {n}");
     }
-    assert_eq!(b.read(&device, (1 << 20) - 4096, 8192), Err(DiskError::Io), "beyond the end");
+    assert_eq!(
+        b.read(&device, (1 << 20) - 4096, 8192),
+        Err(DiskError::Io),
+        "beyond the end"
+    );
     assert_eq!(b.pool.in_use(), 0);
 }
 
@@ -94,21 +116,39 @@ fn metadata_in_runs_and_pieces() {
     let file = file(4 << 20);
     let device = Arc::new(Device::open(file.path()).unwrap());
     let mut b = Bench::new();
-    let block = |n: u64| MetaBlock { offset: n * 4096, data: Box::new([n as u8; 4096]) };
+    let block = |n: u64| MetaBlock {
+        offset: n * 4096,
+        data: Box::new([n as u8; 4096]),
+    };
     for barrier in [false, true] {
         let blocks = [9, 3, 4, 5, 700].map(block).to_vec();
         tag(b.run(|d, op| d.meta_write(op, &device, blocks, barrier))).unwrap();
         tag(b.run(|d, op| d.meta_write(op, &device, vec![block(1)], barrier))).unwrap();
-        tag(b.run(|d, op| d.meta_write(op, &device, (100..400).map(block).collect(), barrier))).unwrap();
+        tag(b.run(|d, op| d.meta_write(op, &device, (100..400).map(block).collect(), barrier)))
+            .unwrap();
         tag(b.run(|d, op| d.meta_write(op, &device, Vec::new(), barrier))).unwrap();
     }
-    let Output::Bytes(bytes) = b.run(|d, op| d.meta_read(op, &device, 0, 1 << 20)).unwrap() else { panic!() };
+    let Output::Bytes(bytes) = b.run(|d, op| d.meta_read(op, &device, 0, 1 << 20)).unwrap() else {
+        panic!()
+    };
     for n in 0..256u64 {
-        let expected = if [1, 3, 4, 5, 9].contains(&n) || n >= 100 { n as u8 } else { 0 };
-        assert!(bytes[n as usize * 4096..][..4096].iter().all(|x| *x == expected), "block {n}");
+        let expected = if [1, 3, 4, 5, 9].contains(&n) || n >= 100 {
+            n as u8
+        } else {
+            0
+        };
+        assert!(
+            bytes[n as usize * 4096..][..4096]
+                .iter()
+                .all(|x| *x == expected),
+            "block {n}"
+        );
     }
     assert_eq!(b.read(&device, 700 * 4096, 512).unwrap()[0], 700u64 as u8);
-    assert!(b.run(|d, op| d.meta_read(op, &device, 0, 2 << 20)).is_err(), "longer than allowed");
+    assert!(
+        b.run(|d, op| d.meta_read(op, &device, 0, 2 << 20)).is_err(),
+        "longer than allowed"
+    );
 }
 
 #[test]
@@ -123,7 +163,10 @@ fn discards_and_zeroes() {
         tag(b.run(|d, op| d.discard(op, &device, pieces))).unwrap();
         let got = b.read(&device, 0, 1 << 20).unwrap();
         assert!(got[..512].iter().all(|x| *x == 0xee));
-        assert!(got[512..(512 << 10) + 512].iter().all(|x| *x == 0), "trim {trim}, zero {zero}");
+        assert!(
+            got[512..(512 << 10) + 512].iter().all(|x| *x == 0),
+            "trim {trim}, zero {zero}"
+        );
         assert!(got[(512 << 10) + 512..].iter().all(|x| *x == 0xee));
     }
 }
@@ -147,16 +190,32 @@ fn discard_plans() {
             })
             .collect()
     };
-    assert_eq!(sectors(&device, 100, 1100), [(false, 100, 128), (true, 128, 1024), (false, 1024, 1100)]);
+    assert_eq!(
+        sectors(&device, 100, 1100),
+        [(false, 100, 128), (true, 128, 1024), (false, 1024, 1100)]
+    );
     assert_eq!(sectors(&device, 100, 300), [(false, 100, 300)]);
     device.max_discard = 200 << 10;
-    assert_eq!(sectors(&device, 128, 1024), [(true, 128, 512), (true, 512, 896), (true, 896, 1024)]);
+    assert_eq!(
+        sectors(&device, 128, 1024),
+        [(true, 128, 512), (true, 512, 896), (true, 896, 1024)]
+    );
     device.discard_alignment = 8 * 512;
     device.max_discard = 1 << 20;
-    assert_eq!(sectors(&device, 100, 1100), [(false, 100, 136), (true, 136, 1032), (false, 1032, 1100)]);
+    assert_eq!(
+        sectors(&device, 100, 1100),
+        [(false, 100, 136), (true, 136, 1032), (false, 1032, 1100)]
+    );
     device.discard_granularity = 0;
     assert_eq!(sectors(&device, 128, 1024), [(false, 128, 1024)]);
-    assert_eq!(plan(&device, 0, 4096, false, true), [Piece::Zero { offset: 0, len: 4096, unmap: false }]);
+    assert_eq!(
+        plan(&device, 0, 4096, false, true),
+        [Piece::Zero {
+            offset: 0,
+            len: 4096,
+            unmap: false
+        }]
+    );
 }
 
 #[test]
@@ -164,9 +223,18 @@ fn a_device_is_claimed_once() {
     let file = file(1 << 20);
     let first = Backing::open(file.path(), file.path()).unwrap();
     assert!(Arc::ptr_eq(&first.data, &first.meta), "internal metadata");
-    assert!(matches!(Device::open(file.path()), Err(OpenError::Claimed(_))));
+    assert!(matches!(
+        Device::open(file.path()),
+        Err(OpenError::Claimed(_))
+    ));
     drop(first);
     assert!(Device::open(file.path()).is_ok());
-    assert!(matches!(Device::open(Path::new("/dev/null")), Err(OpenError::Kind(_))));
-    assert!(matches!(Device::open(Path::new("/nonexistent")), Err(OpenError::Open { .. })));
+    assert!(matches!(
+        Device::open(Path::new("/dev/null")),
+        Err(OpenError::Kind(_))
+    ));
+    assert!(matches!(
+        Device::open(Path::new("/nonexistent")),
+        Err(OpenError::Open { .. })
+    ));
 }

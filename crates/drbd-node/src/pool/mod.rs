@@ -196,7 +196,14 @@ impl Pool {
 
     /// Calls `wake` once, at the next release of a buffer. Ask before the last attempt to allocate, not after it.
     pub fn wake_on_release(&self, wake: Arc<dyn Wake>) {
-        self.shared.lists().waiting.push(wake);
+        let mut lists = self.shared.lists();
+        if !lists
+            .waiting
+            .iter()
+            .any(|waiting| Arc::ptr_eq(waiting, &wake))
+        {
+            lists.waiting.push(wake);
+        }
     }
 
     /// Bytes of memory that are in use by somebody.

@@ -111,7 +111,12 @@ pub struct Connector<S> {
 impl<S: Socket> Connector<S> {
     /// A loop over paths, of which there is at least one; starts at `start`. `opens_with` has the stream to open first
     /// for each path.
-    pub fn new(opens_with: Vec<StreamKind>, timing: Timing, seed: u64, start: Instant) -> Connector<S> {
+    pub fn new(
+        opens_with: Vec<StreamKind>,
+        timing: Timing,
+        seed: u64,
+        start: Instant,
+    ) -> Connector<S> {
         Connector {
             opens_with,
             timing,
@@ -168,7 +173,10 @@ impl<S: Socket> Connector<S> {
             Phase::Connecting(_) => {
                 // Crossing sockets are left to the ordinary order of steps.
                 let crossing = match self.incoming.front() {
-                    Some(Incoming { first: Some((stream, _)), .. }) => self.slot(*stream).is_some(),
+                    Some(Incoming {
+                        first: Some((stream, _)),
+                        ..
+                    }) => self.slot(*stream).is_some(),
                     _ => true,
                 };
                 if !crossing {
@@ -197,13 +205,23 @@ impl<S: Socket> Connector<S> {
             }
             Phase::Checking { then_wait, .. } => {
                 self.drop_dead();
-                if let (Some(data), Some(control)) = (self.data.take(), self.control.take()) {
-                    let path = self.first_path.unwrap_or(self.path);
-                    let resolve_conflicts = self.resolve_conflicts;
-                    self.phase = Phase::Ended;
-                    self.incoming.clear();
-                    self.actions.push_back(Action::Established(Pair { data, control, path, resolve_conflicts }));
-                } else if then_wait {
+                match (self.data.take(), self.control.take()) {
+                    (Some(data), Some(control)) => {
+                        let path = self.first_path.unwrap_or(self.path);
+                        let resolve_conflicts = self.resolve_conflicts;
+                        self.phase = Phase::Ended;
+                        self.incoming.clear();
+                        self.actions.push_back(Action::Established(Pair {
+                            data,
+                            control,
+                            path,
+                            resolve_conflicts,
+                        }));
+                        return;
+                    }
+                    rest => (self.data, self.control) = rest,
+                }
+                if then_wait {
                     self.wait(now);
                 } else {
                     self.attempt(now);
@@ -250,7 +268,11 @@ impl<S: Socket> Connector<S> {
         let stream = match (&self.data, &self.control) {
             (None, Some(_)) => StreamKind::Data,
             (Some(_), None) => StreamKind::Control,
-            _ => self.opens_with.get(self.path).copied().unwrap_or(StreamKind::Data),
+            _ => self
+                .opens_with
+                .get(self.path)
+                .copied()
+                .unwrap_or(StreamKind::Data),
         };
         if stream == StreamKind::Control {
             self.resolve_conflicts = false;
@@ -285,7 +307,10 @@ impl<S: Socket> Connector<S> {
     /// Step 4 (`then_wait`) and the check of step 7.
     fn check_or(&mut self, now: Instant, then_wait: bool) {
         if self.data.is_some() && self.control.is_some() {
-            self.phase = Phase::Checking { until: now + self.timing.sock_check, then_wait };
+            self.phase = Phase::Checking {
+                until: now + self.timing.sock_check,
+                then_wait,
+            };
         } else if then_wait {
             self.wait(now);
         } else {
@@ -316,8 +341,12 @@ impl<S: Socket> Connector<S> {
 
     /// Step 6 for one socket; `true`: back to step 5.
     fn take_one(&mut self) -> bool {
-        let Some(incoming) = self.incoming.pop_front() else { return true };
-        let Some((stream, socket)) = incoming.first else { return self.coin() };
+        let Some(incoming) = self.incoming.pop_front() else {
+            return true;
+        };
+        let Some((stream, socket)) = incoming.first else {
+            return self.coin();
+        };
         self.use_path(incoming.path);
         self.drop_dead();
         if stream == StreamKind::Control {

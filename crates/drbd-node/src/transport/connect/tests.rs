@@ -39,7 +39,10 @@ impl Drop for Fake {
     }
 }
 
-const TIMING: Timing = Timing { connect_int: Duration::from_secs(10), sock_check: Duration::from_millis(500) };
+const TIMING: Timing = Timing {
+    connect_int: Duration::from_secs(10),
+    sock_check: Duration::from_millis(500),
+};
 
 fn at(ms: u64) -> Instant {
     Instant::from_nanos(ms * 1_000_000)
@@ -87,7 +90,12 @@ impl Node {
 }
 
 /// Runs two nodes until both are established; gives the time in milliseconds.
-fn run(nodes: &[RefCell<Node>; 2], works: impl Fn(usize, usize) -> bool, delay: u64, limit: u64) -> Option<u64> {
+fn run(
+    nodes: &[RefCell<Node>; 2],
+    works: impl Fn(usize, usize) -> bool,
+    delay: u64,
+    limit: u64,
+) -> Option<u64> {
     let mut id = 0;
     for now in 0..limit {
         for (n, node) in nodes.iter().enumerate() {
@@ -102,17 +110,38 @@ fn run(nodes: &[RefCell<Node>; 2], works: impl Fn(usize, usize) -> bool, delay: 
                     me.attempt = Some((u64::MAX, path));
                 } else if other.listens {
                     id += 1;
-                    let link = Rc::new(Link { id, first: Cell::new(None), closed: Cell::new(false) });
-                    other.arriving.push((now + delay, path, Fake { link: link.clone(), opener: false }));
-                    me.connector.handle_connected(at(now), Ok(Fake { link, opener: true }));
+                    let link = Rc::new(Link {
+                        id,
+                        first: Cell::new(None),
+                        closed: Cell::new(false),
+                    });
+                    other.arriving.push((
+                        now + delay,
+                        path,
+                        Fake {
+                            link: link.clone(),
+                            opener: false,
+                        },
+                    ));
+                    me.connector
+                        .handle_connected(at(now), Ok(Fake { link, opener: true }));
                 } else {
-                    me.connector.handle_connected(at(now), Err(Failure::Transient));
+                    me.connector
+                        .handle_connected(at(now), Err(Failure::Transient));
                 }
             }
-            let ready: Vec<_> = me.arriving.extract_if(.., |(when, ..)| *when <= now).collect();
+            let ready: Vec<_> = me
+                .arriving
+                .extract_if(.., |(when, ..)| *when <= now)
+                .collect();
             for (_, path, socket) in ready {
-                let first = socket.link.first.get().filter(|_| !socket.link.closed.get());
-                me.connector.handle_accepted(at(now), path, first.map(|stream| (stream, socket)));
+                let first = socket
+                    .link
+                    .first
+                    .get()
+                    .filter(|_| !socket.link.closed.get());
+                me.connector
+                    .handle_accepted(at(now), path, first.map(|stream| (stream, socket)));
             }
             me.connector.handle_timeout(at(now));
             me.actions(now, delay);
@@ -123,7 +152,11 @@ fn run(nodes: &[RefCell<Node>; 2], works: impl Fn(usize, usize) -> bool, delay: 
         // One side ended alone and the other side's sockets are gone: a reconnect, as a lost connection is.
         for node in nodes {
             let mut node = node.borrow_mut();
-            if node.pair.as_ref().is_some_and(|p| !p.data.is_alive() || !p.control.is_alive()) {
+            if node
+                .pair
+                .as_ref()
+                .is_some_and(|p| !p.data.is_alive() || !p.control.is_alive())
+            {
                 node.pair = None;
                 let opens_with = node.connector.opens_with.clone();
                 let seed = node.connector.random;
@@ -135,12 +168,23 @@ fn run(nodes: &[RefCell<Node>; 2], works: impl Fn(usize, usize) -> bool, delay: 
 }
 
 fn check(nodes: &[RefCell<Node>; 2]) {
-    let [a, b] = nodes.each_ref().map(|n| n.borrow_mut().pair.take().unwrap());
-    assert_eq!(a.data.link.id, b.data.link.id, "both ends of the same data stream");
-    assert_eq!(a.control.link.id, b.control.link.id, "both ends of the same control stream");
+    let [a, b] = nodes
+        .each_ref()
+        .map(|n| n.borrow_mut().pair.take().unwrap());
+    assert_eq!(
+        a.data.link.id, b.data.link.id,
+        "both ends of the same data stream"
+    );
+    assert_eq!(
+        a.control.link.id, b.control.link.id,
+        "both ends of the same control stream"
+    );
     assert_ne!(a.data.link.id, a.control.link.id);
     assert_eq!(a.path, b.path);
-    assert_ne!(a.resolve_conflicts, b.resolve_conflicts, "exactly one resolves conflicts");
+    assert_ne!(
+        a.resolve_conflicts, b.resolve_conflicts,
+        "exactly one resolves conflicts"
+    );
     assert_eq!(a.resolve_conflicts, !a.control.opener);
 }
 
@@ -150,14 +194,20 @@ use StreamKind::{Control, Data};
 fn simultaneous_start_takes_one_round() {
     let nodes = [Node::new(&[Data], 1, 0), Node::new(&[Control], 2, 0)];
     let took = run(&nodes, |_, _| true, 5, 60_000).unwrap();
-    assert!(took < 600, "no wait besides the check of the sockets: {took} ms");
+    assert!(
+        took < 600,
+        "no wait besides the check of the sockets: {took} ms"
+    );
     check(&nodes);
 }
 
 #[test]
 fn a_node_that_comes_later() {
     for opens in [[Data, Control], [Control, Data]] {
-        let nodes = [Node::new(&[opens[0]], 1, 0), Node::new(&[opens[1]], 2, 3000)];
+        let nodes = [
+            Node::new(&[opens[0]], 1, 0),
+            Node::new(&[opens[1]], 2, 3000),
+        ];
         let took = run(&nodes, |_, _| true, 5, 60_000).unwrap();
         assert!(took < 3700, "{took} ms");
         check(&nodes);
@@ -175,7 +225,10 @@ fn one_way_networks() {
 #[test]
 fn collisions_converge() {
     for seed in 1..200 {
-        let nodes = [Node::new(&[Data], seed, 0), Node::new(&[Data], seed * 7919, seed % 7)];
+        let nodes = [
+            Node::new(&[Data], seed, 0),
+            Node::new(&[Data], seed * 7919, seed % 7),
+        ];
         let took = run(&nodes, |_, _| true, 3 + seed % 5, 300_000);
         assert!(took.is_some(), "seed {seed} does not converge");
         check(&nodes);
@@ -184,7 +237,10 @@ fn collisions_converge() {
 
 #[test]
 fn a_dead_path_is_passed_over() {
-    let nodes = [Node::new(&[Data, Data], 1, 0), Node::new(&[Control, Control], 2, 0)];
+    let nodes = [
+        Node::new(&[Data, Data], 1, 0),
+        Node::new(&[Control, Control], 2, 0),
+    ];
     assert!(run(&nodes, |_, path| path == 1, 5, 120_000).is_some());
     assert_eq!(nodes[0].borrow().attempts[..2], [0, 1]);
     check(&nodes);
@@ -195,7 +251,11 @@ fn a_dead_path_is_passed_over() {
 fn sockets_that_die_during_the_check_are_not_used() {
     let mut c = Connector::new(vec![Data], TIMING, 1, at(0));
     let socket = |id, opener| {
-        let link = Rc::new(Link { id, first: Cell::new(None), closed: Cell::new(false) });
+        let link = Rc::new(Link {
+            id,
+            first: Cell::new(None),
+            closed: Cell::new(false),
+        });
         (link.clone(), Fake { link, opener })
     };
     c.handle_timeout(at(0));
@@ -208,12 +268,18 @@ fn sockets_that_die_during_the_check_are_not_used() {
     assert_eq!(c.deadline(), Some(at(502)));
     data.closed.set(true);
     c.handle_timeout(at(502));
-    assert!(matches!(c.next_action(), Some(Action::Connect(0))), "the missing one is opened again");
+    assert!(
+        matches!(c.next_action(), Some(Action::Connect(0))),
+        "the missing one is opened again"
+    );
     let (data, fake) = socket(3, true);
     c.handle_connected(at(503), Ok(fake));
     assert_eq!(data.first.get(), Some(Data));
     c.handle_timeout(at(1003));
-    let Some(Action::Established(pair)) = c.next_action() else { panic!("not established") };
+    let action = c.next_action();
+    let Some(Action::Established(pair)) = action else {
+        panic!("not established: {action:?} {c:?}")
+    };
     assert!(pair.resolve_conflicts && !control.closed.get());
 }
 

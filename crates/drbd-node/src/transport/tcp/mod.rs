@@ -1,0 +1,779 @@
+//! The TCP transport (wire protocol, sections 3, 5 and 21).
+//!
+//! [`Tcp`] holds everything of one resource that has to do with TCP: listeners, attempts to connect, and the streams of
+//! established connections. It runs on the reactor's ring and is driven like the engine: operations that ended go in
+//! ([`Tcp::complete`]), time goes in ([`Tcp::handle_timeouts`]), events come out one at a time
+//! ([`Tcp::next_event`]), because what the engine does with one packet may change how the next is to be decoded.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use drbd_engine::{ConnectOptions, Event, Instant, LostReason, OpId, Path};
+use drbd_proto::{Ctx, DigestAlg, NodeId, Packet, Stream, VolumeNr, first_packet};
+
+use super::connect::{Action, Connector, Failure, Pair, Timing};
+use crate::mailbox::Wake;
+use crate::pool::{Buf, Pool};
+use crate::ring::{Fd, Memory, Op, OpKey, Part};
+
+mod receiver;
+mod sender;
+mod socket;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use socket::TcpSocket;
+use streams::Streams;
+
+/// How long a closing connection may take to deliver what is queued.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Pause between attempts to listen.
+const LISTEN_AGAIN: Duration = Duration::from_millis(200);
+
+/// Names an operation of the transport.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Token {
+    /// Listener, attempt, accepted socket or connection; never used twice.
+    id: u64,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// A listener has something to accept.
+    Accept,
+    /// An attempt to connect has ended.
+    Dial,
+    /// The first packet of an accepted socket.
+    First,
+    Receive(Stream),
+    Send(Stream),
+}
+
+/// Where operations go.
+pub trait Submit {
+    /// Starts an operation.
+    fn push(&mut self, token: Token, op: Op) -> OpKey;
+    /// Asks to end an operation early.
+    fn cancel(&mut self, key: OpKey);
+}
+
+/// What the transport works with.
+pub struct Context<'a> {
+    /// The ring.
+    pub ring: &'a mut dyn Submit,
+    /// Now.
+    pub now: Instant,
+    /// Where payload goes.
+    pub pool: &'a Pool,
+    /// Woken when a buffer is released after the pool was exhausted.
+    pub wake: &'a Arc<dyn Wake>,
+}
+
+/// A peer to which streams exist or are to exist.
+struct Link {
+    paths: Vec<Path>,
+    options: ConnectOptions,
+    state: LinkState,
+}
+
+#[allow(clippy::large_enum_variant)] // There are few of them.
+enum LinkState {
+    Connecting {
+        connector: Connector<TcpSocket>,
+        attempt: Option<Attempt>,
+        told: bool,
+    },
+    Established(u64),
+}
+
+/// An outgoing attempt under way.
+struct Attempt {
+    id: u64,
+    fd: Fd,
+    key: OpKey,
+}
+
+struct Listener {
+    id: u64,
+    fd: Fd,
+    key: OpKey,
+}
+
+/// An accepted socket whose first packet is awaited.
+struct Arrival {
+    id: u64,
+    peer: NodeId,
+    path: usize,
+    socket: TcpSocket,
+    key: OpKey,
+    deadline: Instant,
+}
+
+/// All TCP of one resource.
+pub struct Tcp {
+    resource: Arc<str>,
+    links: BTreeMap<NodeId, Link>,
+    listeners: BTreeMap<SocketAddr, Listener>,
+    arrivals: Vec<Arrival>,
+    /// Established connections and those that are being closed.
+    streams: BTreeMap<u64, Streams>,
+    events: VecDeque<Event>,
+    next_id: u64,
+    random: u64,
+    /// Emptied vectors of parts, for reuse.
+    spare: Vec<Vec<Part>>,
+    /// When the next attempt to listen is due, after one has failed, and what was said about it.
+    listen_again: Option<Instant>,
+    listen_failed: BTreeSet<SocketAddr>,
+}
+
+impl Tcp {
+    /// Nothing yet, for a resource whose name goes into log lines. The seed must differ between nodes.
+    pub fn new(resource: Arc<str>, seed: u64) -> Tcp {
+        Tcp {
+            resource,
+            links: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            arrivals: Vec::new(),
+            streams: BTreeMap::new(),
+            events: VecDeque::new(),
+            next_id: 1,
+            random: seed | 1,
+            spare: Vec::new(),
+            listen_again: None,
+            listen_failed: BTreeSet::new(),
+        }
+    }
+
+    /// Connects to a peer, and accepts from it, until that has worked.
+    pub fn connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: NodeId,
+        paths: Vec<Path>,
+        options: ConnectOptions,
+    ) {
+        self.forget(cx, peer);
+        let opens_with = paths
+            .iter()
+            .map(|p| first_packet::first_to_open(&p.local, &p.remote))
+            .collect::<Vec<_>>();
+        if opens_with.is_empty() {
+            tracing::error!("drbd {}: no path to peer {}", self.resource, peer.get());
+            return;
+        }
+        let check = if options.sock_check.is_zero() {
+            options.ping_timeout
+        } else {
+            options.sock_check
+        };
+        let timing = Timing {
+            connect_int: options.connect_int,
+            sock_check: check,
+        };
+        let seed = self.random();
+        let connector = Connector::new(opens_with, timing, seed, cx.now + options.delay);
+        let state = LinkState::Connecting {
+            connector,
+            attempt: None,
+            told: false,
+        };
+        self.links.insert(
+            peer,
+            Link {
+                paths,
+                options,
+                state,
+            },
+        );
+        self.update_listeners(cx);
+    }
+
+    /// Sends what is queued and closes the streams to a peer, or stops connecting. No event about this
+    /// peer follows.
+    pub fn close(&mut self, cx: &mut Context<'_>, peer: NodeId) {
+        self.forget(cx, peer);
+        self.update_listeners(cx);
+    }
+
+    /// As `close`, but the listeners stay.
+    fn forget(&mut self, cx: &mut Context<'_>, peer: NodeId) {
+        let Some(link) = self.links.remove(&peer) else {
+            return;
+        };
+        self.arrivals.retain(|arrival| {
+            if arrival.peer == peer {
+                cx.ring.cancel(arrival.key);
+            }
+            arrival.peer != peer
+        });
+        self.events.retain(|event| !about(event, peer));
+        match link.state {
+            LinkState::Connecting { attempt, .. } => {
+                if let Some(attempt) = attempt {
+                    cx.ring.cancel(attempt.key);
+                }
+            }
+            LinkState::Established(id) => {
+                if let Some(streams) = self.streams.get_mut(&id) {
+                    streams.close(cx, cx.now + LINGER, &mut self.spare);
+                    if streams.is_finished() {
+                        self.drop_streams(cx, id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Changes how packets look from the next byte on.
+    pub fn framing(&mut self, peer: NodeId, context: Ctx, integrity: Option<DigestAlg>) {
+        if let Some(streams) = self.established(peer) {
+            streams.context = context;
+            streams.integrity = integrity;
+        }
+    }
+
+    /// Queues a packet. Without streams to the peer it is dropped.
+    #[allow(clippy::too_many_arguments)] // The fields of the effect.
+    pub fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: NodeId,
+        stream: Stream,
+        volume: VolumeNr,
+        packet: Packet,
+        payload: Option<Buf>,
+        notify: Option<OpId>,
+    ) {
+        let resource = self.resource.clone();
+        let Some(LinkState::Established(id)) = self.links.get(&peer).map(|l| &l.state) else {
+            return;
+        };
+        let id = *id;
+        let Some(streams) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if let Err(e) = streams.send(stream, volume, packet, payload, notify) {
+            tracing::error!("drbd {resource} peer {}: {e}", peer.get());
+            self.lose(cx, id, LostReason::Protocol);
+        }
+    }
+
+    /// Starts what has to be started: sends for everything queued, receives where nothing is under way. To be called
+    /// once per wake-up, when everything is decided.
+    pub fn flush(&mut self, cx: &mut Context<'_>) {
+        for streams in self.streams.values_mut() {
+            streams.flush(cx, &mut self.spare);
+        }
+    }
+
+    /// The earliest time at which [`handle_timeouts`](Self::handle_timeouts) has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let connecting = self.links.values().filter_map(|link| match &link.state {
+            LinkState::Connecting { connector, .. } => connector.deadline(),
+            LinkState::Established(_) => None,
+        });
+        let arrivals = self.arrivals.iter().map(|a| a.deadline);
+        let streams = self.streams.values().filter_map(Streams::deadline);
+        connecting
+            .chain(arrivals)
+            .chain(streams)
+            .chain(self.listen_again)
+            .min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeouts(&mut self, cx: &mut Context<'_>) {
+        if self.deadline().is_none_or(|deadline| cx.now < deadline) {
+            return;
+        }
+        if self.listen_again.is_some_and(|at| at <= cx.now) {
+            self.update_listeners(cx);
+            if self.listen_again.is_some_and(|at| at <= cx.now) {
+                self.listen_again = None;
+            }
+        }
+        while let Some(n) = self.arrivals.iter().position(|a| a.deadline <= cx.now) {
+            let arrival = self.arrivals.swap_remove(n);
+            cx.ring.cancel(arrival.key);
+            self.arrived(cx, arrival.peer, arrival.path, None);
+        }
+        let peers: Vec<NodeId> = self.links.keys().copied().collect();
+        for peer in peers {
+            if let Some(LinkState::Connecting { connector, .. }) =
+                self.links.get_mut(&peer).map(|l| &mut l.state)
+            {
+                connector.handle_timeout(cx.now);
+                self.act(cx, peer);
+            }
+        }
+        let due: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.deadline().is_some_and(|at| at <= cx.now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            match self.streams.get(&id).map(|s| s.timed_out(cx.now)) {
+                Some(Some(reason)) => {
+                    if reason == LostReason::SendTimeout {
+                        self.log_lost(id, "sending makes no progress");
+                    }
+                    self.lose(cx, id, reason);
+                }
+                _ => self.drop_streams(cx, id),
+            }
+        }
+    }
+
+    /// An operation has ended.
+    pub fn complete(
+        &mut self,
+        cx: &mut Context<'_>,
+        token: Token,
+        result: io::Result<u32>,
+        op: Op,
+    ) {
+        match token.kind {
+            Kind::Accept => self.accept(cx, token.id),
+            Kind::Dial => self.dialed(cx, token.id, result),
+            Kind::First => self.first(cx, token.id, result, op),
+            Kind::Receive(stream) => {
+                let Some(streams) = self.streams.get_mut(&token.id) else {
+                    return;
+                };
+                if let Err(error) = streams.received(cx.now, stream, result, op, &mut self.spare) {
+                    self.log_lost(token.id, &format!("{stream} stream: {error}"));
+                    self.lose(cx, token.id, LostReason::Network);
+                }
+            }
+            Kind::Send(stream) => {
+                let Some(streams) = self.streams.get_mut(&token.id) else {
+                    return;
+                };
+                match streams.sent(cx.now, stream, result, op, &mut self.spare) {
+                    Ok(()) if streams.is_closing() => {
+                        streams.flush(cx, &mut self.spare);
+                        if streams.is_finished() {
+                            self.drop_streams(cx, token.id);
+                        }
+                    }
+                    Ok(()) => {}
+                    Err(error) => {
+                        self.log_lost(token.id, &format!("{stream} stream: {error}"));
+                        self.lose(cx, token.id, LostReason::Network);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next thing the engine has to hear. The engine's effects must be carried out before the next call.
+    pub fn next_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            let (id, found) = self
+                .streams
+                .iter_mut()
+                .find_map(|(id, s)| Some((*id, s.next(cx)?)))?;
+            match found {
+                streams::Found::Event(event) => return Some(event),
+                streams::Found::Finished => self.drop_streams(cx, id),
+                streams::Found::Lost(reason, text) => {
+                    if let Some(text) = text {
+                        self.log_lost(id, &text);
+                    }
+                    self.lose(cx, id, reason);
+                }
+            }
+        }
+    }
+
+    /// Closes everything; for the end of the resource.
+    pub fn close_all(&mut self, cx: &mut Context<'_>) {
+        let peers: Vec<NodeId> = self.links.keys().copied().collect();
+        for peer in peers {
+            self.close(cx, peer);
+        }
+    }
+
+    /// Whether connections are still being closed.
+    pub fn is_closing(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn established(&mut self, peer: NodeId) -> Option<&mut Streams> {
+        match self.links.get(&peer)?.state {
+            LinkState::Established(id) => self.streams.get_mut(&id),
+            LinkState::Connecting { .. } => None,
+        }
+    }
+
+    fn log_lost(&self, id: u64, text: &str) {
+        if let Some(streams) = self.streams.get(&id).filter(|s| !s.is_closing()) {
+            tracing::warn!(
+                "drbd {} peer {}: connection lost: {text}",
+                self.resource,
+                streams.peer.get()
+            );
+        }
+    }
+
+    /// Ends a connection that broke, and tells the engine.
+    fn lose(&mut self, cx: &mut Context<'_>, id: u64, reason: LostReason) {
+        let Some(streams) = self.streams.get(&id) else {
+            return;
+        };
+        let (peer, closing) = (streams.peer, streams.is_closing());
+        self.drop_streams(cx, id);
+        if !closing {
+            self.links.remove(&peer);
+            self.events.push_back(Event::Lost { peer, reason });
+        }
+    }
+
+    fn drop_streams(&mut self, cx: &mut Context<'_>, id: u64) {
+        if let Some(streams) = self.streams.remove(&id) {
+            streams.cancel(cx);
+        }
+    }
+
+    /// Opens the listeners that are wanted, and closes the others.
+    fn update_listeners(&mut self, cx: &mut Context<'_>) {
+        let wanted: BTreeMap<SocketAddr, ConnectOptions> = self
+            .links
+            .values()
+            .filter(|link| matches!(link.state, LinkState::Connecting { .. }))
+            .flat_map(|link| link.paths.iter().map(|path| (path.local, link.options)))
+            .collect();
+        self.listeners.retain(|local, listener| {
+            let keep = wanted.contains_key(local);
+            if !keep {
+                cx.ring.cancel(listener.key);
+            }
+            keep
+        });
+        for (local, options) in wanted {
+            if self.listeners.contains_key(&local) {
+                continue;
+            }
+            let id = self.new_id();
+            match socket::listen(&local, &options) {
+                Ok(fd) => {
+                    let fd: Fd = Arc::new(fd);
+                    let key = cx.ring.push(
+                        Token {
+                            id,
+                            kind: Kind::Accept,
+                        },
+                        poll(&fd, libc::POLLIN),
+                    );
+                    self.listeners.insert(local, Listener { id, fd, key });
+                    self.listen_failed.remove(&local);
+                }
+                Err(e) => {
+                    // A listener of ours for the same address may be on its way out.
+                    let serious =
+                        e.kind() != io::ErrorKind::AddrInUse || self.listen_again.is_some();
+                    if serious && self.listen_failed.insert(local) {
+                        tracing::error!("drbd {}: cannot listen on {local}: {e}", self.resource);
+                    }
+                    self.listen_again = Some(cx.now + LISTEN_AGAIN);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, cx: &mut Context<'_>, id: u64) {
+        let Some((local, fd)) = self
+            .listeners
+            .iter()
+            .find(|(_, l)| l.id == id)
+            .map(|(local, l)| (*local, l.fd.clone()))
+        else {
+            return;
+        };
+        while let Some((socket, remote)) = socket::accept(&fd) {
+            let found = self.links.iter().find_map(|(peer, link)| {
+                let LinkState::Connecting { .. } = link.state else {
+                    return None;
+                };
+                let path = link
+                    .paths
+                    .iter()
+                    .position(|p| p.local == local && same_host(&p.remote, &remote))?;
+                Some((*peer, path, link.options.ping_timeout))
+            });
+            let Some((peer, path, ping_timeout)) = found else {
+                tracing::debug!(
+                    "drbd {}: closed a connection from {remote}: no such peer",
+                    self.resource
+                );
+                continue;
+            };
+            let id = self.new_id();
+            let part = Part::all(Memory::Bytes(vec![0; first_packet::LEN]));
+            let receive = Op::Receive {
+                fd: socket.fd.clone(),
+                parts: vec![part],
+            };
+            let key = cx.ring.push(
+                Token {
+                    id,
+                    kind: Kind::First,
+                },
+                receive,
+            );
+            let deadline = cx.now + ping_timeout * 4;
+            self.arrivals.push(Arrival {
+                id,
+                peer,
+                path,
+                socket,
+                key,
+                deadline,
+            });
+        }
+        if let Some(listener) = self.listeners.get_mut(&local) {
+            listener.key = cx.ring.push(
+                Token {
+                    id,
+                    kind: Kind::Accept,
+                },
+                poll(&fd, libc::POLLIN),
+            );
+        }
+    }
+
+    fn first(&mut self, cx: &mut Context<'_>, id: u64, result: io::Result<u32>, op: Op) {
+        let Some(n) = self.arrivals.iter().position(|a| a.id == id) else {
+            return;
+        };
+        let Op::Receive { fd, mut parts } = op else {
+            return;
+        };
+        if let (Ok(count), [part]) = (&result, parts.as_mut_slice())
+            && *count > 0
+            && (*count as usize) < part.len
+        {
+            part.at += *count as usize;
+            part.len -= *count as usize;
+            if let Some(arrival) = self.arrivals.get_mut(n) {
+                arrival.key = cx.ring.push(
+                    Token {
+                        id,
+                        kind: Kind::First,
+                    },
+                    Op::Receive { fd, parts },
+                );
+            }
+            return;
+        }
+        let arrival = self.arrivals.swap_remove(n);
+        let bytes = match (&result, parts.first().map(|p| &p.memory)) {
+            (Ok(count), Some(Memory::Bytes(bytes))) if *count > 0 => bytes.first_chunk().copied(),
+            _ => None,
+        };
+        let stream = bytes.and_then(|bytes| match first_packet::decode(&bytes) {
+            Ok(stream) => Some(stream),
+            Err(e) => {
+                tracing::warn!(
+                    "drbd {} peer {}: first packet: {e}",
+                    self.resource,
+                    arrival.peer.get()
+                );
+                None
+            }
+        });
+        self.arrived(
+            cx,
+            arrival.peer,
+            arrival.path,
+            stream.map(|stream| (stream, arrival.socket)),
+        );
+    }
+
+    fn arrived(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: NodeId,
+        path: usize,
+        first: Option<(Stream, TcpSocket)>,
+    ) {
+        if let Some(LinkState::Connecting { connector, .. }) =
+            self.links.get_mut(&peer).map(|l| &mut l.state)
+        {
+            connector.handle_accepted(cx.now, path, first);
+            self.act(cx, peer);
+        }
+    }
+
+    fn dialed(&mut self, cx: &mut Context<'_>, id: u64, result: io::Result<u32>) {
+        let found = self
+            .links
+            .iter_mut()
+            .find_map(|(peer, link)| match &mut link.state {
+                LinkState::Connecting {
+                    connector,
+                    attempt,
+                    told,
+                } => attempt
+                    .take_if(|a| a.id == id)
+                    .map(|a| (*peer, a.fd, connector, told)),
+                LinkState::Established(_) => None,
+            });
+        let Some((peer, fd, connector, told)) = found else {
+            return;
+        };
+        let result = result.and_then(|_| socket::connected(fd));
+        let result = result.map_err(|e| log_failure(&self.resource, peer, &e, told));
+        connector.handle_connected(cx.now, result);
+        self.act(cx, peer);
+    }
+
+    /// Does what the connect loop wants.
+    fn act(&mut self, cx: &mut Context<'_>, peer: NodeId) {
+        loop {
+            let id = self.new_id();
+            let Some(link) = self.links.get_mut(&peer) else {
+                return;
+            };
+            let LinkState::Connecting {
+                connector,
+                attempt,
+                told,
+            } = &mut link.state
+            else {
+                return;
+            };
+            match connector.next_action() {
+                None => return,
+                Some(Action::CancelConnect) => {
+                    if let Some(attempt) = attempt.take() {
+                        cx.ring.cancel(attempt.key);
+                    }
+                }
+                Some(Action::Connect(path)) => {
+                    if let Some(attempt) = attempt.take() {
+                        cx.ring.cancel(attempt.key);
+                    }
+                    let Some(path) = link.paths.get(path) else {
+                        continue;
+                    };
+                    match socket::dial(&path.local, &path.remote, &link.options) {
+                        Ok(fd) => {
+                            let key = cx.ring.push(
+                                Token {
+                                    id,
+                                    kind: Kind::Dial,
+                                },
+                                poll(&fd, libc::POLLOUT),
+                            );
+                            *attempt = Some(Attempt { id, fd, key });
+                        }
+                        Err(e) => {
+                            let failure = log_failure(&self.resource, peer, &e, told);
+                            connector.handle_connected(cx.now, Err(failure));
+                        }
+                    }
+                }
+                Some(Action::Established(pair)) => {
+                    self.establish(cx, peer, pair);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn establish(&mut self, cx: &mut Context<'_>, peer: NodeId, pair: Pair<TcpSocket>) {
+        let id = self.new_id();
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        link.state = LinkState::Established(id);
+        socket::tune(&pair.data, Stream::Data);
+        socket::tune(&pair.control, Stream::Control);
+        self.streams.insert(
+            id,
+            Streams::new(id, peer, &link.options, pair.data.fd, pair.control.fd),
+        );
+        self.arrivals.retain(|arrival| {
+            if arrival.peer == peer {
+                cx.ring.cancel(arrival.key);
+            }
+            arrival.peer != peer
+        });
+        let mut challenge = Box::new([0; 64]);
+        if let Err(e) =
+            rustix::rand::getrandom(&mut challenge[..], rustix::rand::GetRandomFlags::empty())
+        {
+            tracing::error!("drbd {}: no random numbers: {e}", self.resource);
+        }
+        let (path, resolve_conflicts) = (pair.path, pair.resolve_conflicts);
+        self.events.push_back(Event::Established {
+            peer,
+            path,
+            resolve_conflicts,
+            challenge,
+        });
+        self.update_listeners(cx);
+    }
+}
+
+fn poll(fd: &Fd, events: libc::c_short) -> Op {
+    Op::Poll {
+        fd: fd.clone(),
+        events: events as u32,
+    }
+}
+
+/// The peer's address without the port; link-local ones with the scope.
+fn same_host(path: &SocketAddr, remote: &SocketAddr) -> bool {
+    match (path, remote) {
+        (SocketAddr::V6(a), SocketAddr::V6(b)) if a.ip().is_unicast_link_local() => {
+            a.ip() == b.ip() && a.scope_id() == b.scope_id()
+        }
+        _ => IpAddr::to_canonical(&path.ip()) == IpAddr::to_canonical(&remote.ip()),
+    }
+}
+
+/// Lasting failures are worth a line, once; a peer that is down is not.
+fn log_failure(resource: &str, peer: NodeId, error: &io::Error, told: &mut bool) -> Failure {
+    let failure = socket::classify(error);
+    if failure == Failure::Lasting && !std::mem::replace(told, true) {
+        tracing::warn!(
+            "drbd {resource} peer {}: cannot connect: {error}",
+            peer.get()
+        );
+    }
+    failure
+}
+
+fn about(event: &Event, whom: NodeId) -> bool {
+    match event {
+        Event::Established { peer, .. } | Event::Lost { peer, .. } | Event::Packet { peer, .. } => {
+            *peer == whom
+        }
+        _ => false,
+    }
+}
