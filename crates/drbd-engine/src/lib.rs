@@ -5,6 +5,7 @@ extern crate alloc;
 pub mod activity_log;
 pub mod bitmap;
 pub mod command;
+pub mod decision;
 pub mod effect;
 pub mod event;
 pub mod id;
@@ -12,6 +13,7 @@ pub mod interval;
 pub mod options;
 pub mod status;
 pub mod time;
+pub mod uuid;
 
 pub use command::{Backing, Command, MetaPlace, Reply, RetCode};
 pub use effect::{

@@ -525,3 +525,16 @@ fn filled<T: Clone>(n: usize, value: T) -> Result<Vec<T>, TryReserveError> {
     vec.resize(n, value);
     Ok(vec)
 }
+
+impl core::fmt::Debug for ActivityLog {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ActivityLog")
+            .field("slots", &self.slots.len())
+            .field("referenced", &self.referenced)
+            .field("pending", &self.changes.len())
+            .field("starving", &self.starving)
+            .field("running", &self.running)
+            .field("tr_number", &self.tr_number)
+            .finish_non_exhaustive()
+    }
+}

@@ -417,3 +417,12 @@ impl Bitmap {
 fn zero_page() -> Box<[u8; PAGE_BYTES]> {
     Box::new([0; PAGE_BYTES])
 }
+
+impl core::fmt::Debug for Bitmap {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Bitmap")
+            .field("bits", &self.bits)
+            .field("weights", &&self.weights[..usize::from(self.slots)])
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,110 @@
+//! Corrections of the comparison by the states of the disks and by left-over bits (state machine,
+//! sections 8.5 and 8.6).
+
+use drbd_proto::{DiskState, NodeId, Uuid, UuidFlags};
+
+use super::{Decision, Facts, Rule, Strategy, Strategy::*};
+
+/// If the identifiers do not tell, the node with the better disk is the source (section 8.5).
+pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
+    let (own, peer) = (f.me.disk, f.other.disk);
+    let one_inconsistent = (own == DiskState::Inconsistent) != (peer == DiskState::Inconsistent);
+    let weak_rule = matches!(d.rule, Rule::Reconnected | Rule::LostQuorum | Rule::BothOff);
+    let decide = if f.pv >= 119 {
+        let usable = own.min(peer) >= DiskState::Inconsistent && peer != DiskState::Unknown;
+        own != peer
+            && usable
+            && ((weak_rule && d.strategy.is_if_both_failed())
+                || (d.strategy == NoSync && one_inconsistent))
+    } else {
+        (d.rule == Rule::BothOff || d.strategy == NoSync) && one_inconsistent
+    };
+    if !decide {
+        return;
+    }
+    // Below 119 only Inconsistent counts; the other side's disk may be anything.
+    let source = if f.pv >= 119 {
+        own > peer
+    } else {
+        peer == DiskState::Inconsistent
+    };
+    d.strategy = if source {
+        source_form(f)
+    } else {
+        target_form(f)
+    };
+}
+
+/// The blocks to send to a peer that is itself the target of another node: it has that node's current
+/// UUID, but its own bitmap UUID says where it really stands.
+fn source_form(f: &Facts<'_>) -> Strategy {
+    let q = f.q();
+    let exact = q == f.theirs.current && q == f.resolved;
+    if !f.peer_has(UuidFlags::SYNC_TARGET) || exact || q.is_none() {
+        return SourceUseBitmap;
+    }
+    match node_with(q, f.peer, |n| (n != f.mine.me()).then(|| f.mine.bitmap(n))) {
+        None => SourceSetBitmap,
+        Some(n) if n == f.peer => SourceUseBitmap,
+        Some(n) => SourceCopyOtherBitmap(n),
+    }
+}
+
+/// The mirror image of [`source_form`].
+fn target_form(f: &Facts<'_>) -> Strategy {
+    let flags = f.sent.map_or(f.flags, |sent| sent.flags);
+    let b = f.b();
+    let exact = b == f.resolved && b == f.theirs.current;
+    if !flags.contains(UuidFlags::SYNC_TARGET) || exact || b.is_none() {
+        return TargetUseBitmap;
+    }
+    let me = f.mine.me();
+    match node_with(b, me, |n| {
+        if n == f.peer {
+            None
+        } else {
+            f.theirs.bitmap(n)
+        }
+    }) {
+        None => TargetSetBitmap,
+        Some(n) if n == me => TargetUseBitmap,
+        Some(_) => TargetClearBitmap,
+    }
+}
+
+/// The node whose bitmap UUID is this one, `first` if it is among them.
+fn node_with(uuid: Uuid, first: NodeId, bitmap: impl Fn(NodeId) -> Option<Uuid>) -> Option<NodeId> {
+    core::iter::once(first)
+        .chain(NodeId::all())
+        .find(|&n| bitmap(n).is_some_and(|u| !u.is_none() && u.same(uuid)))
+}
+
+/// Equal identifiers, but bits of writes that a lost Primary has made (section 8.6).
+pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
+    let Some(lost) = f.reconcile else { return };
+    let spoilt = UuidFlags::CRASHED_PRIMARY.union(UuidFlags::PRIMARY_LOST_QUORUM);
+    let up_to_date = f.me.disk == DiskState::UpToDate && f.other.disk == DiskState::UpToDate;
+    if d.strategy != NoSync
+        || !up_to_date
+        || f.sent.is_none()
+        || f.flags.intersects(spoilt)
+        || f.theirs.flags.intersects(spoilt)
+    {
+        return;
+    }
+    let (source, rule) = match (f.bits != 0, f.theirs.dirty_bits != 0, lost.offset) {
+        (false, false, _) => return,
+        (true, false, offset) if offset.is_some() || lost.named => (true, Rule::ReconcileBitmap),
+        (false, true, offset) if offset.is_some() || lost.named => (false, Rule::ReconcileBitmap),
+        (true, true, Some(0)) => (f.mine.me() < f.peer, Rule::ReconcileDagtag),
+        (true, true, Some(offset)) => (offset > 0, Rule::ReconcileDagtag),
+        _ => return,
+    };
+    d.strategy = if source {
+        SourceUseBitmap
+    } else {
+        TargetUseBitmap
+    };
+    d.rule = rule;
+    d.reconciliation = true;
+}

@@ -1,0 +1,237 @@
+//! Split brain, discard-my-data, and conflicts with the role (state machine, section 8.7; the numbers
+//! of steps are those given there).
+
+use drbd_proto::{DiskState, Role, UuidFlags};
+
+use super::{Decision, Facts, Fixup, Handler, Rule, Strategy, Strategy::*, adjust};
+use crate::options::SbPolicy;
+
+/// On a connect: all steps.
+pub(super) fn connect(f: &Facts<'_>, d: &mut Decision) {
+    // 1
+    if matches!(
+        d.strategy,
+        RetryConnect | UnrelatedData | Contradiction | RequiresProto(_)
+    ) {
+        return;
+    }
+    // 2: the other side would only log it, and not resync.
+    if f.pv < 124 && !f.any_bits() {
+        match d.rule {
+            Rule::SyncSourceMissedFinish => {
+                d.strategy = RetryConnect;
+                return;
+            }
+            Rule::SyncTargetPeerMissedFinish if f.me.role == Role::Primary => {
+                d.strategy = RequiresProto(124);
+                return;
+            }
+            _ => {}
+        }
+    }
+    // 3
+    adjust::by_disk_states(f, d);
+    adjust::reconcile(f, d);
+    solve(f, d, true);
+}
+
+/// On an attach to an established connection (section 8.10): without quorum, discard-my-data,
+/// auto-discard, and the step about missed ends.
+pub(super) fn attach(f: &Facts<'_>, d: &mut Decision) {
+    if d.strategy.is_determined() {
+        solve(f, d, false);
+    }
+}
+
+/// Steps 4 to 12.
+fn solve(f: &Facts<'_>, d: &mut Decision, connect: bool) {
+    // 4: the generations of both belong to a Primary elsewhere.
+    let stable = f.i_have(UuidFlags::STABLE) && f.peer_has(UuidFlags::STABLE);
+    if d.strategy == SplitBrainAutoRecover && !stable {
+        d.strategy = NoSync;
+    }
+    let discard = match (f.i_have(DISCARD), f.peer_has(DISCARD)) {
+        (true, false) if connect => Some(TargetUseBitmap),
+        (false, true) if connect => Some(SourceUseBitmap),
+        _ => None,
+    };
+    if d.strategy.is_split_brain() {
+        split_brain(f, d, connect, discard);
+    }
+    if !d.strategy.is_determined() {
+        return;
+    }
+    // 9
+    if let Some(wanted) = discard.filter(|_| f.pv >= 121) {
+        override_direction(f, d, wanted.is_source());
+    }
+    rr_conflict(f, d, connect);
+    if connect {
+        missed_finish(f, d);
+    }
+}
+
+const DISCARD: UuidFlags = UuidFlags::DISCARD_MY_DATA;
+
+/// Steps 5 to 8.
+fn split_brain(f: &Facts<'_>, d: &mut Decision, connect: bool, discard: Option<Strategy>) {
+    let found = d.strategy;
+    let form = |s: Strategy| {
+        if found == SplitBrainDisconnect {
+            s.full()
+        } else {
+            s
+        }
+    };
+    d.handlers.push(Handler::InitialSplitBrain); // 5
+    // 6
+    let may_recover = found == SplitBrainAutoRecover || f.policies.always_asbp;
+    if let Some(strategy) = may_recover.then(|| by_policy(f, d, connect)).flatten() {
+        d.strategy = form(strategy);
+        return;
+    }
+    // 7, but not if the peer takes this node, which cannot step down, for the loser.
+    let failed_to_give_up = d.handlers.contains(&Handler::PriLostAfterSb);
+    d.strategy = match discard.filter(|_| !failed_to_give_up) {
+        Some(strategy) => form(strategy),
+        None => {
+            d.handlers.push(Handler::SplitBrain); // 8
+            SplitBrainDisconnect
+        }
+    };
+}
+
+/// Step 6: what the policies say, if anything.
+fn by_policy(f: &Facts<'_>, d: &mut Decision, connect: bool) -> Option<Strategy> {
+    if connect && f.policies.quorum && f.pv >= 113 {
+        match (f.me.quorum, f.other.quorum) {
+            (true, false) => return Some(SourceUseBitmap),
+            (false, true) => return Some(TargetUseBitmap),
+            _ => {}
+        }
+    }
+    let me_primary = f.me.role == Role::Primary;
+    let peer_primary = f.other.role == Role::Primary;
+    let [no_primary, one_primary, two_primaries] = f.policies.after_sb;
+    let as_without = no_primary_policy(f, no_primary);
+    match usize::from(me_primary) + usize::from(peer_primary) {
+        0 => as_without,
+        1 => match one_primary {
+            SbPolicy::Consensus => as_without.filter(|s| s.is_source() == me_primary),
+            SbPolicy::DiscardSecondary if me_primary => Some(SourceUseBitmap),
+            SbPolicy::DiscardSecondary => Some(TargetUseBitmap),
+            SbPolicy::CallPriLost => as_without.filter(|s| give_up(f, d, *s)),
+            SbPolicy::Violently => as_without,
+            _ => None,
+        },
+        _ => match two_primaries {
+            SbPolicy::CallPriLost => as_without.filter(|s| give_up(f, d, *s)),
+            SbPolicy::Violently => as_without,
+            _ => None,
+        },
+    }
+}
+
+/// `after-sb-0pri`.
+fn no_primary_policy(f: &Facts<'_>, policy: SbPolicy) -> Option<Strategy> {
+    let side = |source: bool| {
+        Some(if source {
+            SourceUseBitmap
+        } else {
+            TargetUseBitmap
+        })
+    };
+    let (mine, theirs) = (f.bits, f.theirs.dirty_bits);
+    let least_changes = if mine == theirs {
+        !f.resolve_conflicts
+    } else {
+        mine > theirs
+    };
+    // The mark in the UUID says who was Primary when the ways parted.
+    let was_primary = match (f.b().is_primary(), f.q().is_primary()) {
+        (true, false) => Some(true),
+        (false, true) => Some(false),
+        _ => None,
+    };
+    match policy {
+        SbPolicy::DiscardYoungerPrimary => side(was_primary.unwrap_or(least_changes)),
+        SbPolicy::DiscardOlderPrimary => side(was_primary.map_or(least_changes, |was| !was)),
+        SbPolicy::DiscardZeroChanges if mine == 0 || theirs == 0 => side(least_changes),
+        SbPolicy::DiscardLeastChanges => side(least_changes),
+        SbPolicy::DiscardLocal => side(false),
+        SbPolicy::DiscardRemote => side(true),
+        _ => None,
+    }
+}
+
+/// `call-pri-lost-after-sb`: a Primary that lost has to step down first, or there is no solution. It
+/// does so alone: a change agreed on by the cluster is not possible in the middle of the handshake.
+fn give_up(f: &Facts<'_>, d: &mut Decision, strategy: Strategy) -> bool {
+    if !strategy.is_target() || f.me.role != Role::Primary {
+        return true;
+    }
+    d.demote = f.can_demote;
+    if !f.can_demote {
+        d.handlers.push(Handler::PriLostAfterSb);
+    }
+    f.can_demote
+}
+
+/// Step 9: one administrator said discard-my-data, and the direction is the other one.
+fn override_direction(f: &Facts<'_>, d: &mut Decision, i_am_source: bool) {
+    let opposite = if i_am_source {
+        d.strategy.is_target()
+    } else {
+        d.strategy.is_source()
+    };
+    let source_disk = if i_am_source { f.me.disk } else { f.other.disk };
+    if opposite && source_disk > DiskState::Inconsistent {
+        d.strategy = d.strategy.reversed().unwrap_or(d.strategy);
+    }
+}
+
+/// Steps 10 and 11: a Primary would lose its data under the eyes of its users.
+fn rr_conflict(f: &Facts<'_>, d: &mut Decision, connect: bool) {
+    let in_use = |side: &super::Side, demoted: bool| {
+        side.role == Role::Primary && !demoted && side.disk >= DiskState::Consistent
+    };
+    let auto_discard = connect && f.policies.rr_conflict == SbPolicy::AutoDiscard;
+    let by_crash = d.rule == Rule::CrashedPrimary;
+    let target = d.strategy.is_target() && !d.strategy.is_if_both_failed();
+    if !f.any_bits() {
+        // The mirror image of this has to hold for step 11, too, or both would be target.
+        return;
+    }
+    if target && in_use(&f.me, d.demote) {
+        match f.policies.rr_conflict {
+            SbPolicy::Violently => {}
+            SbPolicy::AutoDiscard => {
+                if auto_discard && d.strategy == TargetUseBitmap && by_crash {
+                    d.strategy = SourceUseBitmap;
+                }
+            }
+            SbPolicy::RetryConnect => d.strategy = SyncTargetPrimaryReconnect,
+            SbPolicy::CallPriLost => {
+                d.handlers.push(Handler::PriLost);
+                d.strategy = SyncTargetPrimaryDisconnect;
+            }
+            _ => d.strategy = SyncTargetPrimaryDisconnect,
+        }
+    } else if d.strategy == SourceUseBitmap && by_crash && in_use(&f.other, false) && auto_discard {
+        d.strategy = TargetUseBitmap;
+    }
+}
+
+/// Step 12: a resync that has ended is not worth another one if its result is not UpToDate.
+fn missed_finish(f: &Facts<'_>, d: &mut Decision) {
+    let missed = matches!(
+        d.rule,
+        Rule::SyncSourceMissedFinish | Rule::SyncTargetPeerMissedFinish
+    );
+    if missed && d.strategy.is_source() && f.me.disk != DiskState::UpToDate {
+        d.strategy = NoSync;
+    } else if missed && d.strategy.is_target() && f.other.disk != DiskState::UpToDate {
+        d.strategy = NoSync;
+        d.fixups.push(Fixup::ClearBitmapUuid);
+    }
+}

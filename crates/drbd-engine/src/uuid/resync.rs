@@ -1,0 +1,63 @@
+//! The generation identifiers of a resync's target (state machine, section 7.9).
+
+use drbd_proto::{Dagtag, NodeId, NodeMask, Uuid};
+
+use super::{GenIds, Nodes, PeerFacts, PeerUuids};
+
+impl GenIds {
+    /// A resync from a source begins here. Returns the UUID to keep for
+    /// [`end_resync`](Self::end_resync).
+    pub fn start_resync(
+        &mut self,
+        source: &PeerUuids,
+        dagtag: Dagtag,
+        peers: &[PeerFacts],
+        nodes: &Nodes,
+        random: &mut dyn FnMut() -> Uuid,
+    ) -> Uuid {
+        // So that an initial sync which is interrupted can be continued.
+        let tracked = source.bitmap(self.me).filter(|u| !u.is_none());
+        if let Some(uuid) = tracked.filter(|_| self.current.is_just_created()) {
+            self.set_current(uuid, false);
+        }
+        let start = self.current;
+        self.rotate(NodeMask::EMPTY, dagtag, peers, nodes, random);
+        start
+    }
+
+    /// A stable resync has ended here: the source's generation is ours. `start` is what
+    /// [`start_resync`](Self::start_resync) returned. Returns the peers that are older than this node
+    /// now: those with usable data become Outdated in its view.
+    ///
+    /// The old current UUID does not become an ancestor; the reference's attempt to keep it has no
+    /// effect.
+    #[allow(clippy::too_many_arguments)] // The facts of one resync.
+    pub fn end_resync(
+        &mut self,
+        source: &PeerUuids,
+        start: Uuid,
+        dagtag: Dagtag,
+        primary: bool,
+        peers: &[PeerFacts],
+        nodes: &Nodes,
+    ) -> NodeMask {
+        for uuid in source.history() {
+            self.push(*uuid);
+        }
+        let mut tracked = NodeMask::EMPTY;
+        for node in NodeId::all() {
+            if let Some(uuid) = source.bitmap(node).filter(|u| !u.is_none()) {
+                self.push(uuid);
+                tracked.insert(node);
+            }
+        }
+        let equal = peers
+            .iter()
+            .filter(|p| p.has_data() && p.current.same(source.current))
+            .fold(NodeMask::EMPTY, |mask, p| mask.with(p.node));
+        let newer = self.set_slots(start, tracked.minus(equal), dagtag, nodes);
+        self.set_slots(Uuid::NONE, NodeMask(!tracked.0 | equal.0), dagtag, nodes);
+        self.set_current(source.current, primary);
+        newer
+    }
+}
