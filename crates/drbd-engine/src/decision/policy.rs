@@ -121,12 +121,12 @@ fn by_policy(f: &Facts<'_>, d: &mut Decision, connect: bool) -> Option<Strategy>
             SbPolicy::DiscardSecondary if me_primary => Some(SourceUseBitmap),
             SbPolicy::DiscardSecondary => Some(TargetUseBitmap),
             SbPolicy::CallPriLost => as_without.filter(|s| give_up(f, d, *s)),
-            SbPolicy::Violently => as_without,
+            SbPolicy::ViolentlyAs0p => as_without,
             _ => None,
         },
         _ => match two_primaries {
             SbPolicy::CallPriLost => as_without.filter(|s| give_up(f, d, *s)),
-            SbPolicy::Violently => as_without,
+            SbPolicy::ViolentlyAs0p => as_without,
             _ => None,
         },
     }
@@ -154,8 +154,8 @@ fn no_primary_policy(f: &Facts<'_>, policy: SbPolicy) -> Option<Strategy> {
         _ => None,
     };
     match policy {
-        SbPolicy::DiscardYoungerPrimary => side(was_primary.unwrap_or(least_changes)),
-        SbPolicy::DiscardOlderPrimary => side(was_primary.map_or(least_changes, |was| !was)),
+        SbPolicy::DiscardYounger => side(was_primary.unwrap_or(least_changes)),
+        SbPolicy::DiscardOlder => side(was_primary.map_or(least_changes, |was| !was)),
         SbPolicy::DiscardZeroChanges if mine == 0 || theirs == 0 => side(least_changes),
         SbPolicy::DiscardLeastChanges => side(least_changes),
         SbPolicy::DiscardLocal => side(false),
@@ -204,7 +204,7 @@ fn rr_conflict(f: &Facts<'_>, d: &mut Decision, connect: bool) {
     }
     if target && in_use(&f.me, d.demote) {
         match f.policies.rr_conflict {
-            SbPolicy::Violently => {}
+            SbPolicy::ViolentlyAs0p => {}
             SbPolicy::AutoDiscard => {
                 if auto_discard && d.strategy == TargetUseBitmap && by_crash {
                     d.strategy = SourceUseBitmap;

@@ -593,7 +593,7 @@ fn split_brain_without_primary() {
     assert_eq!(solve((3, 1), DiscardLeastChanges), a_wins);
     assert_eq!(solve((2, 2), DiscardLeastChanges), a_wins);
     assert_eq!(
-        solve((1, 2), DiscardYoungerPrimary),
+        solve((1, 2), DiscardYounger),
         b_wins,
         "no marks: least changes"
     );
@@ -609,8 +609,8 @@ fn split_brain_without_primary() {
         let (da, db) = both(&a, &b, asb(policy, Disconnect, Disconnect));
         (da.strategy, db.strategy)
     };
-    assert_eq!(marked(DiscardYoungerPrimary), a_wins);
-    assert_eq!(marked(DiscardOlderPrimary), b_wins);
+    assert_eq!(marked(DiscardYounger), a_wins);
+    assert_eq!(marked(DiscardOlder), b_wins);
 
     let (da, _) = both(&a, &b, asb(Disconnect, Disconnect, Disconnect));
     assert_eq!(
@@ -648,7 +648,7 @@ fn split_brain_with_primaries() {
     );
     assert!(d.handlers.contains(&Handler::PriLostAfterSb) && !d.demote);
     assert_eq!(
-        run1(&a, Violently),
+        run1(&a, ViolentlyAs0p),
         (SyncTargetPrimaryDisconnect, SourceUseBitmap)
     );
     a.can_demote = true;
@@ -675,11 +675,11 @@ fn split_brain_with_primaries() {
     assert_eq!(run2(Disconnect, Disconnect), nobody);
     assert_eq!(run2(DiscardSecondary, Disconnect), nobody);
     assert_eq!(
-        run2(Violently, Violently),
+        run2(ViolentlyAs0p, ViolentlyAs0p),
         (SourceUseBitmap, TargetUseBitmap)
     );
     assert_eq!(
-        run2(Violently, RetryConnect),
+        run2(ViolentlyAs0p, RetryConnect),
         (SourceUseBitmap, SyncTargetPrimaryReconnect)
     );
 }
@@ -784,7 +784,7 @@ fn role_conflicts() {
         (lost.outcome, lost.handlers),
         (Outcome::Disconnect, vec![Handler::PriLost])
     );
-    for rr in [Violently, AutoDiscard] {
+    for rr in [ViolentlyAs0p, AutoDiscard] {
         assert_eq!(run_rr(rr).outcome, Outcome::Repl(ReplState::WFBitMapT));
     }
     let clean = Half {
@@ -1026,16 +1026,16 @@ proptest! {
         pv in 118u32..=124,
         protocol in prop::sample::select(vec![WireProtocol::A, WireProtocol::C]),
         after_sb in prop::sample::select(vec![
-            SbPolicy::Disconnect, SbPolicy::DiscardYoungerPrimary, SbPolicy::DiscardOlderPrimary,
+            SbPolicy::Disconnect, SbPolicy::DiscardYounger, SbPolicy::DiscardOlder,
             SbPolicy::DiscardZeroChanges, SbPolicy::DiscardLeastChanges,
         ]),
         with_primaries in prop::sample::select(vec![
             SbPolicy::Disconnect, SbPolicy::Consensus, SbPolicy::DiscardSecondary,
-            SbPolicy::CallPriLost, SbPolicy::Violently,
+            SbPolicy::CallPriLost, SbPolicy::ViolentlyAs0p,
         ]),
         rr_conflict in prop::sample::select(vec![
             SbPolicy::Disconnect, SbPolicy::RetryConnect, SbPolicy::CallPriLost,
-            SbPolicy::Violently, SbPolicy::AutoDiscard,
+            SbPolicy::ViolentlyAs0p, SbPolicy::AutoDiscard,
         ]),
         always_asbp in any::<bool>(),
         quorum in any::<bool>(),
