@@ -102,7 +102,7 @@ pub struct Common {
 }
 
 /// `resource NAME { }`
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Resource {
     /// Name.
     pub name: Text,

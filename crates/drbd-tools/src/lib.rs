@@ -1,3 +1,4 @@
 //! Shared parts of the command line tools.
 
+pub mod adm;
 pub mod meta;

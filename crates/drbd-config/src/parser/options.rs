@@ -115,7 +115,10 @@ impl Parser {
             _ => return Err(unexpected(&token, "an option value | ;", &[])),
         }
         t.expect(Kind::Semicolon)?;
-        if let Err(error) = def.parse(&token.text) {
+        // What runs was accepted; defaults shown there may lie outside of the range for files.
+        if let Err(error) = def.parse(&token.text)
+            && !self.running
+        {
             let mut message = format!(
                 "Parse error: while parsing value ('{}')\nfor {}. Value is {error}.",
                 cut(&token.text),

@@ -1,0 +1,316 @@
+//! `drbdadm`: works on the configuration file and calls `drbdsetup` and `drbdmeta` ("Command line
+//! tools", sections 2 to 7).
+
+mod adjust;
+mod calls;
+mod cli;
+mod commands;
+mod handlers;
+mod helper;
+mod load;
+mod run;
+mod running;
+mod schedule;
+mod select;
+mod shell;
+mod up;
+mod usage;
+mod volumes;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use drbd_config::expand::{self, check_addresses, resync_after};
+use drbd_config::model::Resource;
+use drbd_config::{Config, Diagnostic, Environment, dump};
+
+use cli::Invocation;
+use commands::{Command, Scope};
+use helper::Helpers;
+use select::Target;
+
+/// Version of the reference tools whose interface this program has.
+pub const VERSION: [u8; 3] = [9, 34, 0];
+/// Version of the driver whose behaviour the node has.
+pub const DRIVER_VERSION: [u32; 3] = [9, 3, 0];
+
+/// Everything one run works with.
+struct Adm {
+    config: Config,
+    environment: Environment,
+    invocation: Invocation,
+    command: Command,
+    helpers: Helpers,
+}
+
+/// Runs the program and returns its exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_else(|| "drbdadm".into());
+    let mut words = Vec::new();
+    for arg in args {
+        match arg.into_string() {
+            Ok(word) => words.push(word),
+            Err(word) => {
+                eprintln!("drbdadm: argument is not valid UTF-8: {}", word.display());
+                return 1;
+            }
+        }
+    }
+    let code = match Invocation::parse(words) {
+        Ok(invocation) => start(Path::new(&program), invocation),
+        Err(usage) => {
+            eprintln!("{}", usage.message);
+            usage.exit.into()
+        }
+    };
+    let _ = std::io::stdout().flush();
+    u8::try_from(code).unwrap_or(20)
+}
+
+fn start(program: &Path, invocation: Invocation) -> i32 {
+    if invocation.version {
+        usage::version();
+        return 0;
+    }
+    let Some(command) = invocation.command else {
+        usage::general();
+        if !invocation.help {
+            println!("\nNo command specified");
+        }
+        return 1;
+    };
+    if invocation.help {
+        usage::command(&command);
+        return 0;
+    }
+    if command.name == "hidden-commands" {
+        usage::hidden();
+        return 0;
+    }
+    if !invocation.to_test.is_empty() && !matches!(command.name, "dump" | "sh-nop") {
+        eprintln!(
+            "The --config-to-test (-t) option is only allowed with the dump and sh-nop commands"
+        );
+        return 1;
+    }
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let environment = load::environment(terminal);
+    let loaded = match load::load(&invocation, &command, &environment) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let mut helpers = Helpers::new(program, invocation.setup.clone(), invocation.meta.clone());
+    helpers.dry_run = invocation.dry_run;
+    helpers.verbose = invocation.verbose;
+    helpers.varname = invocation.varname.clone();
+    helpers.limits(&loaded.global);
+    Adm {
+        config: loaded,
+        environment,
+        invocation,
+        command,
+        helpers,
+    }
+    .execute()
+}
+
+/// Prints findings; the exit code of the first error.
+fn report(found: &[Diagnostic], config: &Config) -> Option<i32> {
+    for finding in found {
+        eprint!("{}", finding.render(&config.sources));
+    }
+    found
+        .iter()
+        .find(|d| d.severity == drbd_config::Severity::Error)
+        .map(|d| i32::from(d.exit))
+}
+
+impl Adm {
+    fn resource(&self, index: usize) -> Option<&Resource> {
+        self.config.resources.get(index)
+    }
+
+    /// Prints what is wrong with the configuration and says whether to go on.
+    fn report(&self, found: &[Diagnostic]) -> Result<(), i32> {
+        match report(found, &self.config) {
+            Some(code) => Err(code),
+            None => Ok(()),
+        }
+    }
+
+    fn execute(&mut self) -> i32 {
+        match self.try_execute() {
+            Ok(code) | Err(code) => code,
+        }
+    }
+
+    fn try_execute(&mut self) -> Result<i32, i32> {
+        let dumps = matches!(self.command.name, "dump" | "dump-xml");
+        let inherit = !dumps || self.invocation.dry_run || self.invocation.verbose > 0;
+        let found = expand::expand(&mut self.config, &self.environment, inherit);
+        self.report(&found)?;
+        if self.command.name == "sh-nop" {
+            return Ok(0);
+        }
+        if dumps {
+            return self.dump();
+        }
+        if self.command.scope == Scope::Nothing {
+            if !self.invocation.selectors.is_empty() {
+                eprintln!("This command will ignore resource names!");
+            }
+            return Ok(self.without_selectors());
+        }
+        if self.command.scope == Scope::Optional && self.invocation.selectors.is_empty() {
+            return Ok(self.status(None));
+        }
+        let (targets, mut worst) = self.targets()?;
+        self.prepare(&targets)?;
+        match self.run(&targets) {
+            0 => {}
+            code => worst = worst.max(code),
+        }
+        Ok(worst)
+    }
+
+    /// The selected objects, and the exit code for those that do not exist.
+    fn targets(&self) -> Result<(Vec<Target>, i32), i32> {
+        let selectors = &self.invocation.selectors;
+        if selectors.is_empty() {
+            usage::command(&self.command);
+            println!("\nNo resource names specified");
+            return Err(1);
+        }
+        if self.config.resources.is_empty() {
+            eprintln!("no resources defined!");
+            return Err(1);
+        }
+        let mut targets: Vec<Target> = Vec::new();
+        let mut worst = 0;
+        if selectors.iter().any(|s| s == "all") {
+            targets = select::every(&self.config, self.invocation.stacked);
+            if targets.is_empty() {
+                let host = &self.environment.node_name;
+                if self.invocation.stacked {
+                    eprintln!(
+                        "WARN: nothing stacked for this host ({host}), nothing to do in stacked \
+                         mode!"
+                    );
+                } else {
+                    eprintln!("WARN: no normal resources defined for this host ({host})!?");
+                }
+                return Err(1);
+            }
+        } else {
+            for selector in selectors {
+                let target = select::one(&self.config, selector, &self.environment.node_name)
+                    .and_then(|mut target| {
+                        select::fit(&self.config, &self.command, &mut target)?;
+                        Ok(target)
+                    });
+                match target {
+                    Ok(target) => {
+                        let again = target.connection.is_some()
+                            && targets.iter().any(|t| {
+                                t.resource == target.resource
+                                    && t.connection == target.connection
+                                    && t.volume == target.volume
+                            });
+                        if again {
+                            eprintln!(
+                                "USAGE_BUG: {selector} would enable an already enabled connection"
+                            );
+                            worst = worst.max(1);
+                        } else {
+                            targets.push(target);
+                        }
+                    }
+                    Err(bad) => {
+                        eprintln!("{}", bad.message);
+                        worst = worst.max(bad.exit);
+                        if bad.exit >= 20 {
+                            return Err(bad.exit);
+                        }
+                    }
+                }
+            }
+        }
+        if self.command.volume_needed {
+            for target in &mut targets {
+                if let Err(bad) = select::fit(&self.config, &self.command, target) {
+                    eprintln!("{}", bad.message);
+                    return Err(bad.exit);
+                }
+            }
+        }
+        Ok((targets, worst))
+    }
+
+    /// Last checks of the resources that a command works on.
+    fn prepare(&mut self, targets: &[Target]) -> Result<(), i32> {
+        let mut all = Vec::new();
+        let mut seen = vec![false; self.config.resources.len()];
+        for target in targets {
+            if let Some(seen) = seen.get_mut(target.resource)
+                && !std::mem::replace(seen, true)
+            {
+                all.extend(resync_after(
+                    &mut self.config,
+                    target.resource,
+                    &self.environment,
+                ));
+            }
+        }
+        let skip_net =
+            self.command.name.starts_with("adjust") && self.invocation.is_set("skip-net");
+        let quiet_dry_run = self.invocation.dry_run && !self.environment.terminal;
+        if self.command.verify_ips && !skip_net && !quiet_dry_run {
+            for (index, _) in seen.iter().enumerate().filter(|(_, s)| **s) {
+                let resource = self.resource(index);
+                all.extend(
+                    resource.and_then(|r| check_addresses(&self.config, r, &self.environment)),
+                );
+            }
+        }
+        self.report(&all)
+    }
+
+    fn dump(&self) -> Result<i32, i32> {
+        let selectors = &self.invocation.selectors;
+        let all = selectors.is_empty() || selectors.iter().any(|s| s == "all");
+        let verbose = self.invocation.verbose > 0;
+        let check = !self.invocation.dry_run || self.environment.terminal;
+        let local = |resource: &Resource| {
+            let found = check_addresses(&self.config, resource, &self.environment);
+            match found.filter(|_| check) {
+                Some(found) => self.report(&[found]),
+                None => Ok(()),
+            }
+        };
+        if all {
+            self.config.resources.iter().try_for_each(local)?;
+            print(&dump::config(&self.config, &self.environment, verbose));
+            return Ok(0);
+        }
+        let (targets, worst) = self.targets()?;
+        for target in targets {
+            if let Some(resource) = self.resource(target.resource) {
+                local(resource)?;
+                print(&dump::resource(
+                    &self.config,
+                    resource,
+                    &self.environment,
+                    verbose,
+                ));
+            }
+        }
+        Ok(worst)
+    }
+}
+
+/// Writes to standard output; a reader that went away is not an error worth a panic.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,206 @@
+//! Commands in stages across resources ("Command line tools", section 4.1).
+
+use super::helper::{Call, EXIT_EXECUTION, Helpers};
+
+/// When a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Resource,
+    ResourceOptions,
+    DiskDown,
+    DiskUp,
+    Disconnect,
+    NetDown,
+    NetUp,
+    Paths,
+    NetOptions,
+    PeerDeviceOptions,
+    Disk,
+    Connect,
+    Wait,
+}
+
+impl Stage {
+    const ALL: [Stage; 13] = [
+        Stage::Resource,
+        Stage::ResourceOptions,
+        Stage::DiskDown,
+        Stage::DiskUp,
+        Stage::Disconnect,
+        Stage::NetDown,
+        Stage::NetUp,
+        Stage::Paths,
+        Stage::NetOptions,
+        Stage::PeerDeviceOptions,
+        Stage::Disk,
+        Stage::Connect,
+        Stage::Wait,
+    ];
+
+    /// Without these, nothing further of the resource can work.
+    fn is_essential(self) -> bool {
+        matches!(
+            self,
+            Stage::Resource | Stage::DiskDown | Stage::DiskUp | Stage::NetDown | Stage::NetUp
+        )
+    }
+}
+
+/// What to do after a command was successful.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// Remember where the configuration of a resource is.
+    RegisterResource(String),
+    /// Remember where the configuration of a minor is.
+    RegisterMinor(u32),
+}
+
+/// A scheduled command: calls that run until one fails.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) stage: Stage,
+    /// Index of the resource.
+    pub(super) resource: usize,
+    pub(super) name: &'static str,
+    pub(super) calls: Vec<Call>,
+    pub(super) after: After,
+    /// Index of a task that must run before this one.
+    pub(super) needs: Option<usize>,
+    /// Exit code that counts as success.
+    pub(super) tolerate: Option<i32>,
+}
+
+/// The commands of one run of the program.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    tasks: Vec<Task>,
+}
+
+impl Schedule {
+    /// True if nothing is to be done.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Number of commands.
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Lets all commands from an index on wait for another one.
+    pub(super) fn hold_back(&mut self, from: usize, needs: Option<usize>) {
+        if needs.is_some() {
+            self.tasks
+                .iter_mut()
+                .skip(from)
+                .for_each(|t| t.needs = needs);
+        }
+    }
+
+    /// Lets a command wait for the one scheduled just before it.
+    pub(super) fn hold_back_last(&mut self, index: Option<usize>) {
+        if let Some(index) = index
+            && let Some(task) = self.tasks.get_mut(index)
+        {
+            task.needs = index.checked_sub(1);
+        }
+    }
+
+    /// Appends a command and returns its index. Commands without calls are dropped.
+    pub(super) fn add(
+        &mut self,
+        stage: Stage,
+        resource: usize,
+        name: &'static str,
+        calls: Vec<Call>,
+    ) -> Option<usize> {
+        if calls.is_empty() {
+            return None;
+        }
+        self.tasks.push(Task {
+            stage,
+            resource,
+            name,
+            calls,
+            after: After::Nothing,
+            needs: None,
+            tolerate: None,
+        });
+        Some(self.tasks.len() - 1)
+    }
+
+    /// The task of an index.
+    pub(super) fn task(&mut self, index: Option<usize>) -> Option<&mut Task> {
+        self.tasks.get_mut(index?)
+    }
+
+    /// Runs everything. `done` is told about every success that has consequences.
+    pub(super) fn run(
+        mut self,
+        helpers: &Helpers,
+        go_on: bool,
+        mut done: impl FnMut(&After),
+    ) -> i32 {
+        let mut state: Vec<Option<bool>> = vec![None; self.tasks.len()];
+        let mut broken: Vec<usize> = Vec::new();
+        let mut worst = 0;
+        loop {
+            let before = state.iter().filter(|s| s.is_none()).count();
+            for stage in Stage::ALL {
+                let mut failed = false;
+                for (i, task) in self.tasks.iter_mut().enumerate() {
+                    let ready = state.get(i).is_some_and(Option::is_none)
+                        && task.stage == stage
+                        && task
+                            .needs
+                            .is_none_or(|n| state.get(n).is_none_or(Option::is_some));
+                    if !ready {
+                        continue;
+                    }
+                    if broken.contains(&task.resource) {
+                        let resource = task.calls.first().map_or("", |c| &c.resource);
+                        eprintln!(
+                            "drbdadm: {} {resource}: skipped due to earlier error",
+                            task.name
+                        );
+                        if let Some(s) = state.get_mut(i) {
+                            *s = Some(false);
+                        }
+                        continue;
+                    }
+                    let code = task
+                        .calls
+                        .iter()
+                        .map(|call| helpers.run(call))
+                        .find(|code| *code != 0 && Some(*code) != task.tolerate)
+                        .unwrap_or(0);
+                    if let Some(s) = state.get_mut(i) {
+                        *s = Some(code == 0);
+                    }
+                    if code == 0 {
+                        done(&task.after);
+                        continue;
+                    }
+                    failed = true;
+                    if stage.is_essential() {
+                        broken.push(task.resource);
+                    }
+                    if code == EXIT_EXECUTION && !go_on {
+                        return EXIT_EXECUTION;
+                    }
+                }
+                if failed {
+                    worst = 1;
+                    if !go_on {
+                        return 1;
+                    }
+                }
+            }
+            let left = state.iter().filter(|s| s.is_none()).count();
+            if left == 0 || left == before {
+                return worst;
+            }
+        }
+    }
+}
