@@ -19,6 +19,8 @@ use zerocopy::IntoBytes;
 /// What the log says.
 struct Log {
     hot: Vec<u32>,
+    /// Whether there was any record of it.
+    found: bool,
     /// Whether the ring has to be initialised again.
     reinitialise: bool,
 }
@@ -37,12 +39,13 @@ pub(super) fn apply(mut store: Store, console: &Console) -> Result<u8, Failure> 
             console.err("Error ignored, no need to apply the AL");
             Log {
                 hot: Vec::new(),
+                found: false,
                 reinitialise: true,
             }
         }
     };
     let mut applied = false;
-    if needed && log.reinitialise {
+    if needed && log.found {
         if log.hot.is_empty() {
             console.err("Nothing to do.");
         } else {
@@ -106,6 +109,7 @@ fn read_log(
         let hot = replay_pmem(area.as_bytes(), superblock.al_nr_extents).unwrap_or_default();
         return Ok(Log {
             hot,
+            found: true,
             reinitialise: true,
         });
     }
@@ -126,6 +130,7 @@ fn read_log(
         }
         return Ok(Log {
             hot: old.hot,
+            found: old.valid > 0,
             reinitialise: true,
         });
     }
@@ -155,12 +160,12 @@ fn read_log(
             }
             Ok(Log {
                 hot: found.hot,
+                found: found.transactions > 0,
                 reinitialise: found.transactions > 0,
             })
         }
         Err(ReplayError::Read { error, .. }) => Err(Replayed::Failed(error)),
-        Err(ReplayError::NoUsableLog { corrupt }) => {
-            report(corrupt);
+        Err(ReplayError::NoUsableLog { .. }) => {
             let text = "No usable activity log found. Do you need to create-md?";
             Err(Replayed::Unusable(text.into()))
         }

@@ -202,6 +202,7 @@ impl<W: Write> Dump<'_, W> {
             write!(self.out, "   ")?;
             for _ in 0..LINE_WORDS / 2 {
                 let Some(low) = runs.next_word()? else { break };
+                // A final word without a partner to make 64 bits is not shown.
                 let Some(high) = runs.next_word()? else { break };
                 bits_set = bits_set.saturating_add((low.count_ones() + high.count_ones()).into());
                 write!(self.out, " 0x{high:08X}{low:08X};")?;
@@ -292,13 +293,11 @@ impl Iterator for Words<'_> {
     }
 }
 
-/// Groups words into runs of equal ones. A final word without a partner to make 64 bits is dropped.
+/// Groups words into runs of equal ones.
 struct Runs<I> {
     words: I,
     run: Option<(u32, u64)>,
     next: Option<u32>,
-    /// Words handed out so far.
-    taken: u64,
 }
 
 impl<I: Iterator<Item = Result<u32, Failure>>> Runs<I> {
@@ -307,7 +306,6 @@ impl<I: Iterator<Item = Result<u32, Failure>>> Runs<I> {
             words,
             run: None,
             next: None,
-            taken: 0,
         }
     }
 
@@ -332,18 +330,12 @@ impl<I: Iterator<Item = Result<u32, Failure>>> Runs<I> {
             }
         }
         self.run = Some((value, count));
-        // The last word of an odd number of words is not shown.
-        let ends_here = self.next.is_none();
-        if ends_here && self.taken.saturating_add(count) % 2 == 1 && count == 1 {
-            return Ok(None);
-        }
         Ok(Some((value, count)))
     }
 
     fn consume(&mut self, words: u64) {
         if let Some((_, count)) = &mut self.run {
             *count = count.saturating_sub(words);
-            self.taken = self.taken.saturating_add(words);
         }
     }
 

@@ -47,52 +47,45 @@ pub(super) fn check(
         console.out(&format!("{label} {}", sector.saturating_mul(512)));
     }
     console.out(&format!("\nFound {name}"));
-    let refused = |console: &Console| {
+    let usable = geometry.usable_sectors() >> 1;
+    let refused = |console: &Console, overridable: bool| {
+        if overridable && args.ignore_sanity_checks {
+            console.out("\nIgnoring sanity check on user request.\n");
+            return Ok(());
+        }
+        console.out(if overridable {
+            "To go on all the same, overwrite the start of the device with zeros first."
+        } else {
+            "Shrink what is on the device first, or keep the meta data on another device."
+        });
         console.out("Operation refused.\n");
         Err(Failure::Silent(REFUSED))
     };
-    let used = match size {
-        Size::Bytes(bytes) => Some(bytes.div_ceil(1024)),
-        _ => None,
-    };
-    if used.is_some_and(|kib| kib != 0) && !args.index.is_internal() {
-        console.out("\nThis would corrupt existing data.");
-        if args.ignore_sanity_checks {
-            console.out("\nIgnoring sanity check on user request.\n");
-            return Ok(());
+    match size {
+        Size::Bytes(1..) if !args.index.is_internal() => {
+            console.out("\nThis would corrupt existing data.");
+            return refused(console, true);
         }
-        return refused(console);
-    }
-    if size == Size::Refuse {
-        if args.ignore_sanity_checks {
-            console.out("\nIgnoring sanity check on user request.\n");
-            return Ok(());
-        }
-        return refused(console);
-    }
-    match used {
-        Some(kib) => {
-            let usable = geometry.usable_sectors() >> 1;
-            console.out(&format!("{kib:>12} kB data area apparently used"));
+        Size::Refuse => {
             console.out(&format!(
                 "{usable:>12} kB left usable by current configuration"
             ));
-            if kib > usable {
-                console.out(
-                    "\nDevice size would be truncated, which\nwould corrupt data and result in\n\
-                     'access beyond end of device' errors.\nYou need to either\n   \
-                     * use external meta data (recommended)\n   \
-                     * shrink that filesystem first\n   \
-                     * zero out the device (destroy the filesystem)",
-                );
-                return refused(console);
-            }
-            console.out(
-                "\nEven though it looks like this would place the new meta data into\n\
-                 unused space, you still need to confirm, as this is only a guess.",
-            );
+            console.out(TRUNCATED);
+            return refused(console, true);
         }
-        None => console.out("\n ==> This might destroy existing data! <=="),
+        Size::Bytes(bytes) => {
+            let used = bytes.div_ceil(1024);
+            console.out(&format!("{used:>12} kB data area apparently used"));
+            console.out(&format!(
+                "{usable:>12} kB left usable by current configuration"
+            ));
+            if used > usable {
+                console.out(&format!("\n{TRUNCATED}"));
+                return refused(console, false);
+            }
+            console.out("\nThe new meta data seems to fit behind it; that is a guess from the signature alone.");
+        }
+        Size::Unknown => console.out("\n ==> This might destroy existing data! <=="),
     }
     if console.confirmed("Do you want to proceed?") {
         return Ok(());
@@ -100,6 +93,9 @@ pub(super) fn check(
     console.out("Operation canceled.");
     Err(Failure::Silent(FAILED))
 }
+
+const TRUNCATED: &str = "Device size would be truncated, which\nwould corrupt data and result in\n\
+                         'access beyond end of device' errors.";
 
 const LVM: &str = "LVM2 physical volume signature";
 

@@ -124,7 +124,7 @@ fn show_v08(superblock: &Superblock, console: &Console) {
     ));
     console.out(&format!(
         "meta-data: {}",
-        pick(superblock.is_clean(), "clean", "need apply-al")
+        pick(has(LocalFlags::AL_CLEAN), "clean", "need apply-al")
     ));
 }
 

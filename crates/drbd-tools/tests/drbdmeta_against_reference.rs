@@ -1,0 +1,726 @@
+//! Our `drbdmeta` beside the reference tool, if that is installed: generated metadata and commands,
+//! compared by bytes on the disk, standard output, messages and exit codes.
+//!
+//! The cases differ with `DRBDMETA_SEED`, their number with `DRBDMETA_CASES`. Known defects of the
+//! reference (metadata, section 12) are masked: what `masked_*` leave out is ours on purpose.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
+
+use drbd_meta::activity_log::{AlHeader, AlLayout, AlUpdate, FREE, encode_initialised};
+use drbd_meta::flags::{LocalFlags, PeerFlags};
+use drbd_meta::geometry::{AlStriping, BitmapBlockSize, Geometry, MdIndex, Placement};
+use drbd_meta::superblock::{Format, Magic, Superblock};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const OURS: &str = env!("CARGO_BIN_EXE_drbdmeta");
+/// Where the reference remembers the device of DEVICE `-`; in the way of the next case.
+const REFERENCE_LKBD: &str = "/var/lib/drbd/drbd-minor--1.lkbd";
+
+fn reference() -> Option<PathBuf> {
+    let found = ["/usr/sbin/drbdmeta", "/sbin/drbdmeta"].map(PathBuf::from);
+    let found = found.into_iter().find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!(
+            "\n*** NOT TESTED: the reference drbdmeta is not installed (package drbd-utils) ***\n"
+        );
+    }
+    found
+}
+
+fn reference_version() -> String {
+    let output = Command::new("drbdadm").arg("--version").output();
+    let text = output
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("DRBDADM_VERSION="));
+    version.unwrap_or("unknown").to_owned()
+}
+
+/// xorshift64*: the same cases for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// In `0..n`.
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 11) % n
+    }
+
+    fn small(&mut self, n: u32) -> u32 {
+        u32::try_from(self.below(n.into())).unwrap()
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        let n = u64::try_from(of.len()).unwrap();
+        of[usize::try_from(self.below(n)).unwrap()]
+    }
+}
+
+fn usize_of(value: u64) -> usize {
+    usize::try_from(value).unwrap()
+}
+
+struct Case {
+    format: Format,
+    geometry: Geometry,
+}
+
+impl Case {
+    fn random(random: &mut Random) -> Self {
+        loop {
+            let format = random.pick(&[Format::V09, Format::V09, Format::V09, Format::V08]);
+            let slots = match format {
+                Format::V08 => 1,
+                Format::V09 => u8::try_from(random.below(31) + 1).unwrap(),
+            };
+            let index = match random.below(8) {
+                0 => MdIndex::FlexExternal,
+                1 => MdIndex::Indexed(u8::try_from(random.below(2)).unwrap()),
+                _ => MdIndex::Internal,
+            };
+            let device_size = match index {
+                MdIndex::Indexed(_) => 256 << 20,
+                MdIndex::FlexExternal => (1 << 20) + random.below(32 << 11) * 512,
+                _ => (1 << 20) + random.below(300 << 11) * 512,
+            };
+            let striping = if random.chance(30) {
+                AlStriping::new(random.small(5) + 1, random.small(20) + 8).unwrap()
+            } else {
+                AlStriping::DEFAULT
+            };
+            let placement = Placement { index, device_size };
+            let geometry = Geometry::new(placement, slots, BitmapBlockSize::DEFAULT, striping);
+            if let Ok(geometry) = geometry {
+                return Self { format, geometry };
+            }
+        }
+    }
+
+    fn index_argument(&self) -> String {
+        match self.geometry.placement().index {
+            MdIndex::Indexed(i) => i.to_string(),
+            MdIndex::FlexExternal => "flex-external".to_owned(),
+            _ => "internal".to_owned(),
+        }
+    }
+
+    fn create_arguments(&self) -> Vec<String> {
+        let striping = self.geometry.striping();
+        let mut arguments = vec!["create-md".to_owned()];
+        if self.format == Format::V09 {
+            arguments.push(self.geometry.slots().to_string());
+        }
+        if striping != AlStriping::DEFAULT {
+            arguments.push(format!("--al-stripes={}", striping.stripes()));
+            arguments.push(format!(
+                "--al-stripe-size-kB={}",
+                striping.stripe_size_4k() * 4
+            ));
+        }
+        arguments
+    }
+
+    /// What is compared of a file: all metadata and the data in front of it, as far as commands
+    /// could touch it.
+    fn window(&self) -> (u64, usize) {
+        let start = self.geometry.first_sector() * 512;
+        let end = match self.geometry.placement().index {
+            MdIndex::Indexed(_) => start + (1 << 20),
+            _ => self.geometry.placement().device_size,
+        };
+        let start = start.saturating_sub(8192);
+        (start, usize_of(end - start))
+    }
+}
+
+/// The same device twice.
+struct Pair {
+    directory: tempfile::TempDir,
+    reference: PathBuf,
+    case: Case,
+    log: Vec<String>,
+    /// Whether lines of explanation may differ: of those, only these beginnings are compared.
+    only: Option<&'static [&'static str]>,
+}
+
+const SIDES: [&str; 2] = ["reference", "ours"];
+
+impl Pair {
+    fn new(reference: &Path, case: Case) -> Self {
+        // Direct I/O wants a real file system; the build's directory has one.
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for side in SIDES {
+            fs::create_dir(directory.path().join(side)).unwrap();
+            let file = File::create(directory.path().join(side).join("disk")).unwrap();
+            file.set_len(case.geometry.placement().device_size).unwrap();
+        }
+        Self {
+            directory,
+            reference: reference.to_owned(),
+            case,
+            log: Vec::new(),
+            only: None,
+        }
+    }
+
+    fn disk(&self, side: &str) -> PathBuf {
+        self.directory.path().join(side).join("disk")
+    }
+
+    /// Writes the same to both.
+    fn poke(&self, offset: u64, bytes: &[u8]) {
+        for side in SIDES {
+            let file = OpenOptions::new()
+                .write(true)
+                .open(self.disk(side))
+                .unwrap();
+            file.write_all_at(bytes, offset).unwrap();
+        }
+    }
+
+    fn bytes(&self, side: &str) -> Vec<u8> {
+        let (start, length) = self.case.window();
+        let mut bytes = vec![0; length];
+        File::open(self.disk(side))
+            .unwrap()
+            .read_exact_at(&mut bytes, start)
+            .unwrap();
+        bytes
+    }
+
+    fn run_side(&self, side: &str, arguments: &[String]) -> Output {
+        let program = if side == "ours" {
+            Path::new(OURS)
+        } else {
+            &self.reference
+        };
+        let mut command = Command::new(program);
+        command.arg("--force");
+        if side == "ours" {
+            command.arg("--var-lib-drbd").arg(self.directory.path());
+        } else {
+            let _ = fs::remove_file(REFERENCE_LKBD);
+        }
+        command
+            .args([
+                "-",
+                &self.case.format.to_string(),
+                "disk",
+                &self.case.index_argument(),
+            ])
+            .args(arguments)
+            .current_dir(self.directory.path().join(side))
+            .stdin(std::process::Stdio::null())
+            .env("TZ", "UTC");
+        command.output().unwrap()
+    }
+
+    /// Runs a command on both sides and compares everything.
+    fn run(&mut self, arguments: &[String]) -> i32 {
+        self.log.push(arguments.join(" "));
+        let [theirs, ours] = SIDES.map(|side| self.run_side(side, arguments));
+        let context = || {
+            format!(
+                "{} {:?}\n{:#?}",
+                self.case.format, self.case.geometry, self.log
+            )
+        };
+        let code = |output: &Output| match output.status.code() {
+            // The generic failure is 1 in 9.22 and 255 in 9.34.
+            Some(255) => 1,
+            Some(code) => code,
+            None => panic!("killed: {output:?}\n{}", context()),
+        };
+        let (their_code, our_code) = (code(&theirs), code(&ours));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert_eq!(
+            their_code,
+            our_code,
+            "exit code\n{}\ntheirs: {}\nours: {}",
+            context(),
+            text(&theirs.stderr),
+            text(&ours.stderr)
+        );
+        let v08 = self.case.format == Format::V08;
+        let many = self.case.geometry.slots() > 1;
+        let their_text = masked_output(&text(&theirs.stdout), v08, many);
+        let our_text = masked_output(&text(&ours.stdout), v08, many);
+        let only = |mut lines: Vec<String>| {
+            if let Some(only) = self.only {
+                lines.retain(|line| only.iter().any(|part| line.contains(part)));
+            }
+            lines
+        };
+        let (their_text, our_text) = (only(their_text), only(our_text));
+        if let Some(at) = (0..their_text.len().max(our_text.len()))
+            .find(|at| their_text.get(*at) != our_text.get(*at))
+        {
+            let (theirs, ours) = (their_text.get(at), our_text.get(at));
+            panic!(
+                "output line {at}: theirs {theirs:?}, ours {ours:?}\n{}",
+                context()
+            );
+        }
+        assert_eq!(
+            masked_messages(&text(&theirs.stderr)),
+            masked_messages(&text(&ours.stderr)),
+            "messages (left: theirs)\n{}",
+            context()
+        );
+        let (start, _) = self.case.window();
+        let superblock = usize_of(self.case.geometry.superblock_sector() * 512 - start);
+        let [theirs, ours] = SIDES.map(|side| {
+            let mut bytes = self.bytes(side);
+            if !v08 {
+                // 9.22 does not know the field and clears it.
+                bytes[superblock + 16..superblock + 24].fill(0);
+            }
+            bytes
+        });
+        if theirs != ours {
+            let at = theirs.iter().zip(&ours).position(|(a, b)| a != b).unwrap();
+            let offset = start + u64::try_from(at).unwrap();
+            let line = at & !15;
+            panic!(
+                "byte {offset} (superblock {:+}): theirs {:02x?}, ours {:02x?}\n{}",
+                i64::try_from(at).unwrap() - i64::try_from(superblock).unwrap(),
+                &theirs[line..(line + 16).min(theirs.len())],
+                &ours[line..(line + 16).min(ours.len())],
+                context()
+            );
+        }
+        our_code
+    }
+
+    fn command(&mut self, line: &str) -> i32 {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        self.run(&arguments)
+    }
+}
+
+/// Standard output without what differs on purpose or by chance.
+fn masked_output(text: &str, v08: bool, many_slots: bool) -> Vec<String> {
+    let lines = text.lines().enumerate().filter(|(i, line)| {
+        let varies = line.starts_with("# 20") && *i < 4 || line.contains("> drbdmeta ");
+        // Ours goes to standard error, where it does not hurt scripts.
+        let clipped = line.starts_with("# la-size-sect was too big");
+        // Not known to 9.22.
+        let members = line.starts_with("members ");
+        // The reference counts the last slot only.
+        let bits = many_slots && line.starts_with("# bits-set");
+        // 9.22 prints no flags for v08.
+        let flags = v08 && line.starts_with("    flags 0x");
+        !(varies || clipped || members || bits || flags)
+    });
+    lines.map(|(_, line)| line.to_owned()).collect()
+}
+
+/// Messages without those about plain files and the system calls used.
+fn masked_messages(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| {
+        !(line.contains("BLKSSZGET")
+            || line.contains("BLKZEROOUT")
+            || line.starts_with("initializing bitmap")
+            || line.starts_with("# la-size-sect was too big")
+            || line.contains(": ASSERT(")
+            // Some commands of the reference fail without a word.
+            || *line == "No valid meta data found"
+            || line.contains("O_DIRECT")
+            || line.contains("BLKFLSBUF"))
+    });
+    let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+    // An extent that two slots hold is reported twice by the reference.
+    lines.dedup();
+    lines
+}
+
+/// Plausible metadata of a device with a history.
+fn random_superblock(random: &mut Random, case: &Case) -> Superblock {
+    let mut sb = Superblock::create(case.format, &case.geometry);
+    let usable = case.geometry.usable_sectors();
+    let largest = 600 << 11;
+    sb.effective_size = match random.below(10) {
+        0 => 0,
+        1 if usable < largest => usable + random.below(100),
+        2 => usable.min(largest),
+        _ => random.below(usable.min(largest) + 1),
+    };
+    sb.current_uuid = random.next();
+    sb.device_uuid = random.next();
+    sb.flags = LocalFlags::from_bits(random.small(0x800));
+    if random.chance(40) {
+        sb.flags.insert(LocalFlags::PRIMARY_IND);
+    }
+    // With an old-style log and more extents than its 64 sectors hold, 9.22 crashes.
+    sb.al_nr_extents = random.pick(&[67, 257, 1237]);
+    sb.la_peer_max_bio_size = random.pick(&[0, 4096, 1 << 20]);
+    if case.format == Format::V08 {
+        sb.magic = random.pick(&[Magic::V08, Magic::V08Unclean]);
+        sb.peers[0].bitmap_uuid = random.next();
+        sb.history[0] = random.next();
+        sb.history[1] = random.next();
+        return sb;
+    }
+    sb.members = random.next();
+    sb.node_id = random.pick(&[None, Some(0), Some(7), Some(31)]);
+    for (node, peer) in sb.peers.iter_mut().enumerate() {
+        if random.chance(30) {
+            peer.bitmap_uuid = random.next();
+            peer.bitmap_dagtag = random.below(1 << 40);
+            let known = random.small(32) | if random.chance(20) { 0x40 } else { 0 };
+            peer.flags = PeerFlags::from_bits(known);
+            let slot = u8::try_from(node).unwrap();
+            peer.bitmap_index = (slot < case.geometry.slots()).then_some(slot);
+        }
+    }
+    for uuid in &mut sb.history {
+        *uuid = random.next();
+    }
+    sb
+}
+
+/// An activity log as a crash may leave it, or worse.
+fn random_ring(random: &mut Random, case: &Case) -> Vec<u8> {
+    let layout = AlLayout::from(&case.geometry);
+    let blocks = usize::try_from(layout.blocks()).unwrap();
+    let mut ring: Vec<u8> = (0..blocks).flat_map(|_| encode_initialised()).collect();
+    let slots = random.pick(&[67u16, 257, 1237]).min(layout.max_slots());
+    let mut held = vec![FREE; usize::from(slots)];
+    let mut number = random.pick(&[0, 0, 0, u32::MAX - 3]);
+    let mut start = 0;
+    for _ in 0..random.below(30) {
+        let updates: Vec<AlUpdate> = (0..random.below(5) + 1)
+            .map(|_| AlUpdate {
+                slot: u16::try_from(random.below(slots.into())).unwrap(),
+                extent: if random.chance(3) {
+                    FREE
+                } else {
+                    random.small(90)
+                },
+            })
+            .collect();
+        let mut block = [0; 4096];
+        AlHeader {
+            tr_number: number,
+            context_size: slots,
+            context_start: start,
+        }
+        .encode(
+            &updates,
+            held[usize::from(start)..].iter().copied(),
+            &mut block,
+        )
+        .unwrap();
+        let at = usize::try_from(layout.block_of_position(number)).unwrap() * 4096;
+        ring[at..at + 4096].copy_from_slice(&block);
+        for update in updates {
+            held[usize::from(update.slot)] = update.extent;
+        }
+        start = drbd_meta::activity_log::next_context_start(start, slots);
+        number = number.wrapping_add(1);
+    }
+    for _ in 0..random.pick(&[0, 0, 0, 1, 1, 2]) {
+        let at = usize_of(random.below(u64::try_from(blocks).unwrap())) * 4096;
+        if random.chance(50) {
+            ring[at + usize_of(random.below(4096))] ^= 0x40;
+        } else {
+            ring[at..at + 4096].fill(0x77);
+        }
+    }
+    if random.chance(4) {
+        ring.fill(0x13);
+    }
+    ring
+}
+
+/// A bitmap with runs and noise, of the size of the device.
+fn random_bitmap(random: &mut Random, sb: &Superblock) -> Vec<u8> {
+    let length = sb.bitmap_layout().map_or(0, |layout| layout.area_bytes());
+    let mut bitmap = vec![0u8; usize_of(length)];
+    let mut at = 0;
+    while at < bitmap.len() {
+        let end = (at + usize_of(random.below(600)) * 4).min(bitmap.len());
+        match random.below(3) {
+            0 => bitmap[at..end].fill(random.pick(&[0, 0xff, 0x11])),
+            1 => bitmap[at..end].fill_with(|| random.next().to_le_bytes()[2]),
+            _ => {}
+        }
+        at = end + 4;
+    }
+    bitmap
+}
+
+fn random_gi(random: &mut Random) -> String {
+    let fields = random.below(19);
+    let field = |random: &mut Random, i: u64| match (i, random.below(30)) {
+        (_, 0) => String::new(),
+        (4.., 1) => "2".to_owned(),
+        (0..4, 1..9) => format!("0x{:x}", random.next()),
+        (0..4, _) => format!("{:016X}", random.next()),
+        _ => random.below(2).to_string(),
+    };
+    let fields: Vec<String> = (0..fields).map(|i| field(random, i)).collect();
+    fields.join(":")
+}
+
+fn one_case(reference: &Path, seed: u64) {
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    for _ in 0..8 {
+        random.next();
+    }
+    let case = Case::random(&mut random);
+    let mut pair = Pair::new(reference, case);
+    pair.log.push(format!("seed {seed}"));
+    if random.chance(20) {
+        // Something in the way, that --force overwrites.
+        pair.poke(random.below(30_000), b"precious");
+    }
+    let create = pair.case.create_arguments();
+    if pair.run(&create) != 0 {
+        // External metadata over data, for example.
+        return;
+    }
+    let v09 = pair.case.format == Format::V09;
+    for _ in 0..random.below(3) + 1 {
+        let sb = random_superblock(&mut random, &pair.case);
+        let sector = |sector: u64| sector * 512;
+        pair.poke(sector(pair.case.geometry.superblock_sector()), &sb.encode());
+        let ring = random_ring(&mut random, &pair.case);
+        pair.poke(sector(pair.case.geometry.al_sector()), &ring);
+        let mut clipped = sb.clone();
+        clipped.effective_size = sb.effective_size.min(pair.case.geometry.usable_sectors());
+        let bitmap = random_bitmap(&mut random, &clipped);
+        pair.poke(sector(pair.case.geometry.bitmap_sector()), &bitmap);
+        pair.log
+            .push(format!("size {} flags {:?}", sb.effective_size, sb.flags));
+        for _ in 0..random.below(6) + 2 {
+            let node = if v09 {
+                format!(" --node-id {}", random.below(32))
+            } else {
+                String::new()
+            };
+            let line = match random.below(13) {
+                0 => format!("get-gi{node}"),
+                1 => format!("show-gi{node}"),
+                2 | 3 => "dump-md".to_owned(),
+                4 => "dstate".to_owned(),
+                5 => "outdate".to_owned(),
+                6 => "invalidate".to_owned(),
+                7 => format!("set-gi {}{node}", random_gi(&mut random)),
+                8 => "read-dev-uuid".to_owned(),
+                9 => format!("write-dev-uuid {:x}", random.next() >> random.below(60)),
+                _ => "apply-al".to_owned(),
+            };
+            pair.command(&line);
+        }
+    }
+    pair.command("dump-md");
+    if random.chance(50) {
+        pair.command("wipe-md");
+    }
+    // 9.22 clears only the start of an external bitmap area.
+    if pair.case.geometry.placement().index == MdIndex::Internal && random.chance(50) {
+        pair.run(&create);
+    }
+}
+
+fn number_from(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => default,
+    }
+}
+
+fn internal(device_size: u64, format: Format, slots: u8) -> Case {
+    let placement = Placement {
+        index: MdIndex::Internal,
+        device_size,
+    };
+    let block_size = BitmapBlockSize::DEFAULT;
+    let geometry = Geometry::new(placement, slots, block_size, AlStriping::DEFAULT).unwrap();
+    Case { format, geometry }
+}
+
+/// The reference keeps one file for DEVICE `-`: one test at a time.
+static REFERENCE_IN_USE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn command_lines_and_exit_codes() {
+    let Some(reference) = reference() else { return };
+    let _guard = REFERENCE_IN_USE.lock();
+    for (format, lines) in [
+        (
+            Format::V09,
+            &[
+                ("dump-md", 1),
+                ("get-gi --node-id 0", 1),
+                ("wipe-md", 0),
+                ("outdate", 1),
+                ("invalidate", 1),
+                ("dstate", 1),
+                ("apply-al", 1),
+                ("create-md", 20),
+                ("create-md 0", 20),
+                ("create-md 32", 20),
+                ("create-md 2 3", 0),
+                ("create-md 3 -p 4k", 0),
+                ("show-gi -i 3", 0),
+                ("create-md 3 --peer-max-bio-size=1s", 0),
+                ("show-gi", 10),
+                ("dump-md --node-id 3", 10),
+                ("dump-md extra", 0),
+                ("dump-md -p 4096", 10),
+                ("dump-md --al-stripes 2", 10),
+                ("create-md 3 --al-stripes 0", 10),
+                ("create-md 3 --al-stripe-size-kB 64M", 10),
+                ("create-md 3 --al-stripe-size-kB x", 20),
+                ("get-gi --node-id=32", 10),
+                ("set-gi -i 1", 10),
+                ("set-gi -i 1 5:6:7:8:2", 10),
+                ("set-gi -i 1 5:6:7:8:1:0:1:1:1:1:1:1:1:1:1:1:9:9", 0),
+                ("show-gi --node-id 1", 0),
+                ("dump-md", 0),
+                ("write-dev-uuid 12aG", 0),
+                ("read-dev-uuid", 0),
+                ("outdate", 0),
+                ("invalidate", 0),
+                ("outdate", 5),
+                ("no-such-command", 20),
+                ("wipe-md", 0),
+                ("wipe-md", 0),
+            ][..],
+        ),
+        (
+            Format::V08,
+            &[
+                ("create-md", 0),
+                ("create-md", 0),
+                ("set-gi 1:2:3:4:1:1:1:1:1:1:1", 0),
+                ("get-gi", 0),
+                ("show-gi", 0),
+                ("dump-md", 0),
+                ("dstate", 0),
+                ("outdate", 0),
+                ("dstate", 0),
+                ("invalidate", 0),
+                ("outdate", 5),
+                ("show-gi", 0),
+                ("apply-al", 0),
+            ][..],
+        ),
+    ] {
+        let mut pair = Pair::new(&reference, internal(64 << 20, format, 3));
+        if format == Format::V08 {
+            pair = Pair::new(&reference, internal(64 << 20, format, 1));
+        }
+        for (line, code) in lines {
+            assert_eq!(pair.command(line), *code, "{line}");
+        }
+    }
+}
+
+#[test]
+fn converts_between_v08_and_v09() {
+    let Some(reference) = reference() else { return };
+    let _guard = REFERENCE_IN_USE.lock();
+    let mut pair = Pair::new(&reference, internal(64 << 20, Format::V08, 1));
+    pair.command("create-md");
+    pair.command("set-gi 1110:2220:3330:4440:1:1:1:1:1:1:1");
+    pair.command("write-dev-uuid dededededededede");
+    pair.poke(pair.case.geometry.bitmap_sector() * 512, &[0x5a; 100]);
+    pair.case.format = Format::V09;
+    assert_eq!(pair.command("create-md 1"), 0);
+    pair.command("dump-md");
+    pair.command("set-gi --node-id 0 :aaaaaaaaaaaaaaa0");
+    pair.case.format = Format::V08;
+    assert_eq!(pair.command("create-md"), 0);
+    pair.command("get-gi");
+    pair.command("dump-md");
+}
+
+/// The lines about existing data that scripts may look for.
+const KEY_LINES: &[&str] = &[
+    "_offset ",
+    "Found ",
+    " kB ",
+    "This would corrupt existing data.",
+    "Device size would be truncated, which",
+    "would corrupt data and result in",
+    "'access beyond end of device' errors.",
+    "Ignoring sanity check",
+    "Operation refused.",
+    "initializing activity log",
+    "Writing meta data...",
+    "New drbd meta data block successfully created.",
+];
+
+#[test]
+fn existing_data() {
+    let Some(reference) = reference() else { return };
+    let _guard = REFERENCE_IN_USE.lock();
+    let ext = |kib: u32| {
+        let mut bytes = vec![0u8; 69632];
+        bytes[0x438..0x43a].copy_from_slice(&0xEF53u16.to_le_bytes());
+        bytes[0x404..0x408].copy_from_slice(&(kib / 4).to_le_bytes());
+        bytes[0x418] = 2;
+        bytes
+    };
+    let mut swap = vec![0u8; 69632];
+    swap[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    for (data, line, code) in [
+        (ext(65_000), "create-md 1", 0),
+        (ext(65_536), "create-md 1", 40),
+        (ext(65_536), "create-md 1 --ignore-sanity-checks", 40),
+        (swap.clone(), "create-md 1", 40),
+        (swap, "create-md 1 --ignore-sanity-checks", 0),
+    ] {
+        let mut pair = Pair::new(&reference, internal(64 << 20, Format::V09, 1));
+        pair.poke(0, &data);
+        pair.only = Some(KEY_LINES);
+        assert_eq!(pair.command(line), code, "{line}");
+    }
+    let placement = Placement {
+        index: MdIndex::FlexExternal,
+        device_size: 4 << 20,
+    };
+    let block_size = BitmapBlockSize::DEFAULT;
+    let geometry = Geometry::new(placement, 1, block_size, AlStriping::DEFAULT).unwrap();
+    let mut pair = Pair::new(
+        &reference,
+        Case {
+            format: Format::V09,
+            geometry,
+        },
+    );
+    pair.only = Some(KEY_LINES);
+    pair.poke(0, &ext(1024));
+    assert_eq!(pair.command("create-md 1"), 40);
+}
+
+#[test]
+fn generated_cases() {
+    let Some(reference) = reference() else { return };
+    let _guard = REFERENCE_IN_USE.lock();
+    let first = number_from("DRBDMETA_SEED", 1);
+    let cases = number_from("DRBDMETA_CASES", 60);
+    eprintln!("reference: {} {}", reference.display(), reference_version());
+    for seed in first..first + cases {
+        one_case(&reference, seed);
+    }
+}
