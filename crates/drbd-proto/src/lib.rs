@@ -63,7 +63,7 @@ pub use digest::{Digest, DigestAlg, DigestValue};
 pub use error::{DecodeError, EncodeError};
 pub use flags::{ConnFlags, DdsFlags, DpFlags, Features, TwopcFlags, UuidFlags};
 pub use header::Header;
-pub use packet::{Cmd, Packet};
+pub use packet::{Cmd, Packet, Received};
 pub use state::{ConnState, DiskState, ReplState, Role, State, StateChange, StateWord};
 pub use units::{
     BarrierNr, BlockId, Bytes, Dagtag, NodeId, NodeMask, Sector, Sectors, Uuid, VolumeNr,

@@ -27,7 +27,8 @@ pub use data::{
     Barrier, BarrierAck, BlockAck, BlockRequest, ConfirmStable, Data, DataReply, Discard, WriteSame,
 };
 pub use handshake::{
-    AfterSb, AuthChallenge, AuthResponse, CHALLENGE_LEN, ConnectionFeatures, Protocol, WireProtocol,
+    AfterSb, AuthChallenge, AuthResponse, CHALLENGE_LEN, ConnectionFeatures, Incompatible,
+    Protocol, WireProtocol,
 };
 pub use legacy::{StateChgReply, StateChgReq};
 pub use params::{
@@ -436,7 +437,8 @@ impl Cmd {
     pub const fn is_acceptable(self, ctx: &Ctx) -> bool {
         matches!(self, Cmd::EnableReplication) || self.is_agreed(ctx)
     }
-    /// Packets before the version is agreed have the 8-byte header, whatever is agreed.
+    /// Packets before the version is agreed have the 8-byte header, whatever is agreed. They are decoded
+    /// at any time: refusing them later is for the receiver.
     pub const fn is_always_v80(self) -> bool {
         matches!(
             self,
@@ -465,7 +467,36 @@ impl Fault {
     }
 }
 
+/// A packet taken off a stream by [`Packet::parse`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its header.
+    pub header: Header,
+    /// The packet.
+    pub packet: Packet,
+    /// Bytes used: header and fixed part. [`Packet::payload_len`] bytes of payload follow.
+    pub len: usize,
+}
+
 impl Packet {
+    /// Decode the packet at the start of `buf`; `None` if header and fixed part are not complete yet.
+    /// The same as [`Header::parse`], [`Packet::fixed_len`] and [`Packet::decode`] one after the other.
+    pub fn parse(ctx: &Ctx, stream: Stream, buf: &[u8]) -> Result<Option<Received>, DecodeError> {
+        let Some((header, used)) = Header::parse(ctx.version, stream, buf)? else {
+            return Ok(None);
+        };
+        let fixed = Packet::fixed_len(ctx, stream, &header)?;
+        let Some(body) = buf.get(used..).and_then(|rest| rest.get(..fixed)) else {
+            return Ok(None);
+        };
+        let packet = Packet::decode(ctx, &header, body)?;
+        Ok(Some(Received {
+            header,
+            packet,
+            len: used.saturating_add(fixed),
+        }))
+    }
+
     /// How many bytes after the header make up the packet without its bulk payload: at most
     /// [`crate::MAX_FIXED_LEN`]. Checks that the command is known, belongs to this stream and was
     /// agreed, and that the header's length is legal for it (wire protocol, section 5.2).

@@ -98,6 +98,65 @@ pub struct Run {
     pub set: bool,
 }
 
+/// The runs of a bitmap given as 64-bit words (bit 0 of a word is the first): bits `start..total`, in
+/// alternating runs. `words` begins with the word that holds bit `start`; words that are missing at the
+/// end count as clear.
+pub fn runs_in_words<I>(words: I, start: u64, total: u64) -> WordRuns<I::IntoIter>
+where
+    I: IntoIterator<Item = u64>,
+{
+    let mut words = words.into_iter();
+    let word = words.next().unwrap_or(0);
+    WordRuns {
+        words,
+        word,
+        bit: start,
+        total,
+    }
+}
+
+/// See [`runs_in_words`].
+#[derive(Clone, Debug)]
+pub struct WordRuns<I> {
+    words: I,
+    /// The word that holds `bit`.
+    word: u64,
+    bit: u64,
+    total: u64,
+}
+
+impl<I: Iterator<Item = u64>> Iterator for WordRuns<I> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let start = self.bit;
+        if start >= self.total {
+            return None;
+        }
+        let set = self.word >> (start & 63) & 1 != 0;
+        loop {
+            let at = (self.bit & 63) as u32;
+            // A one for every bit that ends the run, at `at` and above.
+            let ends = if set { !self.word } else { self.word } >> at << at;
+            let end = ends.trailing_zeros();
+            self.bit = self.bit.saturating_add(end.saturating_sub(at).into());
+            if self.bit >= self.total {
+                self.bit = self.total;
+                break;
+            }
+            if end < u64::BITS {
+                break;
+            }
+            self.word = self.words.next().unwrap_or(0);
+        }
+        Some(Run {
+            start,
+            len: self.bit.saturating_sub(start),
+            set,
+        })
+    }
+}
+
 /// Why a compressed bitmap is not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 
 use drbd_proto::auth::{self, HmacAlg};
 use drbd_proto::packet::{AuthChallenge, Cmd, ConnectionFeatures, Packet};
-use drbd_proto::{Ctx, DigestAlg, DigestValue, Features, NodeId, Stream, VolumeNr};
+use drbd_proto::{Ctx, DigestAlg, DigestValue, Features, NodeId, Received, Stream, VolumeNr};
 use serde_json::Value;
-use support::{Framed, take, unhex};
+use support::{take, unhex};
 
 /// One direction of one connection.
 #[derive(Default)]
@@ -46,7 +46,7 @@ fn agree(a: &Side, b: &Side) -> Ctx {
 }
 
 /// Encode again; the result must be the original, apart from bytes the sender leaves undefined.
-fn check_encoding(ctx: &Ctx, framed: &Framed, original: &[u8]) {
+fn check_encoding(ctx: &Ctx, framed: &Received, original: &[u8]) {
     let cmd = framed.packet.cmd();
     let mut out = vec![];
     match framed.packet.encode(ctx, framed.header.volume, &mut out) {

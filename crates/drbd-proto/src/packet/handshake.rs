@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::ctx::{AlgName, Ctx, MAX_ALG_NAME};
+use crate::ctx::{AGREEABLE_LEGACY, AGREEABLE_MODERN, AlgName, Ctx, MAX_ALG_NAME};
 use crate::digest::DigestValue;
 use crate::flags::{ConnFlags, Features};
 use crate::wire::{Body, Fault, Put, Wire, exactly, get, set, within};
@@ -21,6 +21,61 @@ wire_struct! {
         pub sender_node_id: u32 = 12,
         /// The node id the sender believes it talks to; not checked either.
         pub receiver_node_id: u32 = 16,
+    }
+}
+
+/// Two nodes cannot talk. Fatal: the connection goes StandAlone (wire protocol, section 6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Incompatible {
+    /// No protocol version is in both ranges.
+    #[error(
+        "no common protocol version: peer speaks {peer_min}..={peer_max}, this node {min}..={max}"
+    )]
+    NoCommonVersion {
+        /// The peer's lowest.
+        peer_min: u32,
+        /// The peer's highest.
+        peer_max: u32,
+        /// This node's lowest.
+        min: u32,
+        /// This node's highest.
+        max: u32,
+    },
+    /// Of 102..=117, the versions between DRBD 8.4 and 9.0.26.
+    #[error("protocol version {0} is not supported; update DRBD on the peer to 9.0.26 or newer")]
+    Unsupported(u32),
+    /// 121 with RESYNC_DAGTAG: DRBD 9.2.0 to 9.2.2.
+    #[error("the peer runs an early DRBD 9.2 with incompatible discards; update it")]
+    EarlyResyncDagtag,
+}
+
+impl ConnectionFeatures {
+    /// What the two offers come to. Node ids are not looked at.
+    pub fn agree(&self, peers: &ConnectionFeatures) -> Result<Ctx, Incompatible> {
+        let peer_min = peers.protocol_min;
+        let peer_max = if peers.protocol_max == 0 {
+            peer_min
+        } else {
+            peers.protocol_max
+        };
+        let (min, max) = (self.protocol_min, self.protocol_max);
+        if peer_min > max || peer_max < min {
+            return Err(Incompatible::NoCommonVersion {
+                peer_min,
+                peer_max,
+                min,
+                max,
+            });
+        }
+        let agreed = u16::try_from(max.min(peer_max)).unwrap_or(u16::MAX);
+        if !AGREEABLE_LEGACY.contains(&agreed) && !AGREEABLE_MODERN.contains(&agreed) {
+            return Err(Incompatible::Unsupported(agreed.into()));
+        }
+        let ctx = Ctx::new(agreed, self.features & peers.features);
+        if agreed == 121 && ctx.has(Features::RESYNC_DAGTAG) {
+            return Err(Incompatible::EarlyResyncDagtag);
+        }
+        Ok(ctx)
     }
 }
 
@@ -257,5 +312,60 @@ impl Body for Protocol {
         } else {
             PROTOCOL_LEN
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(protocol_min: u32, protocol_max: u32, features: u32) -> ConnectionFeatures {
+        ConnectionFeatures {
+            protocol_min,
+            features: Features(features),
+            protocol_max,
+            sender_node_id: 0,
+            receiver_node_id: 1,
+        }
+    }
+
+    /// Wire protocol, section 2.1.
+    #[test]
+    fn versions_agreed() {
+        let agree = |min, max, features| {
+            offer(86, 124, 0x3ff)
+                .agree(&offer(min, max, features))
+                .map(|c| (c.version, c.features.0))
+        };
+        assert_eq!(agree(86, 124, 0x3ff), Ok((124, 0x3ff)));
+        assert_eq!(agree(86, 101, 0xf), Ok((101, 0xf)));
+        assert_eq!(agree(86, 120, 0x1f), Ok((120, 0x1f)));
+        assert_eq!(agree(118, 130, 0xffff), Ok((124, 0x3ff)));
+        assert_eq!(agree(90, 0, 0), Ok((90, 0)));
+        assert_eq!(agree(121, 121, 0xf), Ok((121, 0xf)));
+        assert_eq!(agree(121, 121, 0x1f), Err(Incompatible::EarlyResyncDagtag));
+        for refused in [102, 109, 110, 117] {
+            assert_eq!(
+                agree(86, refused, 0),
+                Err(Incompatible::Unsupported(refused))
+            );
+        }
+        for (min, max) in [(125, 200), (0, 85), (80, 0)] {
+            assert!(matches!(
+                agree(min, max, 0),
+                Err(Incompatible::NoCommonVersion { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn local_and_remote_are_swapped() {
+        assert_eq!(AfterSb::DiscardLocal.peer_view(), AfterSb::DiscardRemote);
+        assert_eq!(AfterSb::DiscardRemote.peer_view(), AfterSb::DiscardLocal);
+        assert_eq!(AfterSb::Consensus.peer_view(), AfterSb::Consensus);
+        assert_eq!(
+            AfterSb::from_name("violently-as0p"),
+            Some(AfterSb::ViolentlyAs0p)
+        );
     }
 }

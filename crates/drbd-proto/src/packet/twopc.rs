@@ -144,6 +144,21 @@ pub struct TwopcPhase2 {
 request!(TwopcPhase2, primary_nodes: "primary nodes" = 20, tail: "tail" = 28);
 
 impl TwopcPhase2 {
+    /// Phase 2 of a state change, in the form the receiver understands: the reachable nodes with
+    /// FF_2PC_V2, else the change.
+    pub const fn for_state_change(
+        ctx: &Ctx,
+        head: TwopcHead,
+        primary: NodeMask,
+        reachable: NodeMask,
+        change: StateChange,
+    ) -> Self {
+        if ctx.has(Features::TWOPC_V2) {
+            Self::with_reachable(head, primary, reachable)
+        } else {
+            Self::with_change(head, primary, change)
+        }
+    }
     /// Phase 2 of a state change: sets HAS_REACHABLE. Without FF_2PC_V2 the change itself has to be
     /// sent instead, see [`TwopcPhase2::with_change`].
     pub const fn with_reachable(head: TwopcHead, primary: NodeMask, reachable: NodeMask) -> Self {
@@ -234,5 +249,61 @@ impl TwopcReply {
     /// To a resize: the largest size possible here and behind.
     pub const fn max_possible_size(&self) -> Sectors {
         Sectors(self.tail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{ConnState, Role};
+    use std::vec::Vec;
+
+    fn head(flags: TwopcFlags) -> TwopcHead {
+        TwopcHead {
+            tid: 0x1A2B_3C4D,
+            flags,
+            initiator: NodeId::new(3).unwrap(),
+            target: None,
+            nodes_to_reach: NodeMask(!3),
+        }
+    }
+
+    /// Wire protocol, section 12.1, the column "Without V2".
+    #[test]
+    fn first_layout() {
+        let ctx = Ctx::new(121, Features(0xf));
+        let change = StateChange::EMPTY
+            .role(Role::Primary)
+            .conn(ConnState::Connected);
+        let commit = TwopcPhase2::for_state_change(
+            &ctx,
+            head(TwopcFlags::NONE),
+            NodeMask(8),
+            NodeMask(9),
+            change,
+        );
+        let mut out = Vec::new();
+        commit.store(&ctx, &mut out);
+        let mut expected = Vec::from(0x1A2B_3C4Du32.to_be_bytes());
+        expected.extend([0, 0, 0, 3, 0xff, 0xff, 0xff, 0xff]);
+        expected.extend((!3u64).to_be_bytes());
+        expected.extend(8u64.to_be_bytes());
+        expected.extend([0, 0, 1, 0xf3, 0, 0, 0, 0x91]);
+        assert_eq!(out, expected);
+        let got = TwopcPhase2::load(&ctx, &out, 36).unwrap();
+        assert_eq!(got, commit);
+        assert_eq!(got.change(), Some(change));
+        assert_eq!(got.reachable_nodes(), None);
+    }
+
+    #[test]
+    fn second_layout_has_the_reachable_nodes() {
+        let ctx = Ctx::new(124, Features::ALL);
+        let head = head(TwopcFlags::HAS_FLAGS | TwopcFlags::PRI_INCAPABLE);
+        let change = StateChange::EMPTY;
+        let commit = TwopcPhase2::for_state_change(&ctx, head, NodeMask(8), NodeMask(9), change);
+        assert_eq!(commit.reachable_nodes(), Some(NodeMask(9)));
+        assert_eq!(commit.change(), None);
+        assert_eq!(commit.head.flags.0, 0xe000_0000);
     }
 }

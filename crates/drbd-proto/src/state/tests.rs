@@ -128,9 +128,15 @@ fn names_are_unique_and_reversible() {
 fn translation_of_disk_numbers_settles() {
     for number in 0..16 {
         let mask = StateWord(0).with_disk(15).with_pdsk(15);
-        let change = StateChange { mask, val: StateWord(0).with_disk(number).with_pdsk(number) };
+        let change = StateChange {
+            mask,
+            val: StateWord(0).with_disk(number).with_pdsk(number),
+        };
         let received = change.translate_received(101);
-        assert_eq!(received.translate_sent(101).translate_received(101), received);
+        assert_eq!(
+            received.translate_sent(101).translate_received(101),
+            received
+        );
         // Only what DRBD 8 has becomes a state: 0..=8, and the 9 that DRBD 9 sends by mistake.
         assert_eq!(received.get_disk().is_some(), number <= 9, "{number}");
     }

@@ -147,6 +147,27 @@ proptest! {
     }
 
     #[test]
+    fn runs_of_words_are_those_of_the_bits(
+        words in prop::collection::vec(
+            prop_oneof![Just(0u64), Just(u64::MAX), any::<u64>(), Just(1 << 63), Just(1)], 1..8),
+        start in 0..64u64,
+        cut in 0..200u64,
+    ) {
+        let total = (words.len() as u64 * 64 + 64).saturating_sub(cut);
+        let bit = |i: u64| words.get((i / 64) as usize).is_some_and(|w| w >> (i % 64) & 1 != 0);
+        let mut at = start;
+        let mut last = None;
+        for run in runs_in_words(words.iter().copied(), start, total) {
+            prop_assert_eq!(run.start, at);
+            prop_assert!(run.len > 0 && last != Some(run.set));
+            prop_assert!((at..at + run.len).all(|i| bit(i) == run.set));
+            at += run.len;
+            last = Some(run.set);
+        }
+        prop_assert_eq!(at, total.max(start));
+    }
+
+    #[test]
     fn any_code_decodes_to_an_end(code in prop::collection::vec(any::<u8>(), 0..64), pad in 0..8u8) {
         let runs = Runs::new(&code, pad, false, 0, 1 << 30).count();
         prop_assert!(runs <= code.len() * 4 + 1);
