@@ -1,5 +1,5 @@
 //! The NBD server before a volume made of a file, with our own client and with QEMU's.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -19,7 +19,10 @@
 //! ends, its requests are still carried out, and the opener goes away after the last of them.
 
 pub mod file_volume;
+pub mod fuse;
 pub mod nbd;
+mod programs;
+mod requests;
 
 use std::io;
 use std::path::PathBuf;

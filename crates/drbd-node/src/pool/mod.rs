@@ -361,6 +361,13 @@ pub struct BufMut {
 }
 
 impl BufMut {
+    /// Makes the buffer shorter; it keeps its memory.
+    pub fn truncate(&mut self, len: usize) {
+        // What was allocated fits into 32 bits; longer means no change.
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.buf.slot().len.fetch_min(len, Ordering::Relaxed);
+    }
+
     /// No more writes: from now on the buffer can be shared.
     pub fn freeze(self) -> Buf {
         self.buf

@@ -1,5 +1,11 @@
 //! What the frontends' tests share: a volume made of a temporary file.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic
+)]
 
 use std::os::unix::fs::FileExt;
 

@@ -6,11 +6,12 @@
 
 use std::io;
 
-use crate::doorway::{IoError, Limits, OpenError, Sector};
-use crate::pool::{Buf, BufMut, MAX_LEN};
+use crate::doorway::{IoError, Limits, OpenError};
+use crate::pool::BufMut;
 use crate::ring::{Completion, Fd, Memory, Op, Part};
 
-use super::super::{Guest, GuestContext, Notice, Request as VolumeRequest, Session};
+use super::super::requests::{Failure, Finished, Kind, Requests, data_piece};
+use super::super::{Guest, GuestContext, Notice, Session};
 use super::codec::{Command, Errno, REQUEST_LEN, ReplyHead, Request};
 use super::export_info;
 use super::handshake::ExportInfo;
@@ -26,8 +27,6 @@ const LARGE: usize = 64 << 10;
 const MAX_REQUESTS: usize = 256;
 /// Payload of one client under way, in bytes, from which on nothing more is taken.
 const MAX_BYTES: usize = 4 << 20;
-/// Parts of one long trim or write-zeroes under way at once.
-const WINDOW: u32 = 4;
 
 /// Tokens of the ring's operations.
 const RECEIVING: u64 = 0;
@@ -50,7 +49,7 @@ pub(super) struct Connection {
     ended: bool,
     input: Input,
     output: Output,
-    requests: Requests,
+    requests: Requests<u64>,
 }
 
 /// What was received and not used yet.
@@ -71,110 +70,20 @@ struct Input {
 struct Incoming {
     /// Its place in [`Requests`].
     index: u32,
-    /// Byte offset of the next part on the volume.
-    offset: u64,
     /// Bytes of payload that are in no buffer yet.
     missing: usize,
     /// The buffer being filled and how far it is; away while the ring fills it.
     part: Option<(BufMut, usize)>,
 }
 
-/// A request under way.
-struct Pending {
-    command: Command,
-    cookie: u64,
-    offset: u64,
-    len: u32,
-    /// Bytes handed to the volume.
-    submitted: u32,
-    outstanding: u32,
-    error: Option<Errno>,
-    /// The flush behind a long operation with FUA.
-    flushed: bool,
-    data: Option<Buf>,
-    more: Vec<Option<Buf>>,
-}
-
-#[derive(Default)]
-struct Requests {
-    slots: Vec<Option<Pending>>,
-    free: Vec<u32>,
-    bytes: usize,
-}
-
-impl Requests {
-    fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    fn insert(&mut self, request: &Request) -> u32 {
-        let pending = Pending {
-            command: request.command,
-            cookie: request.cookie,
-            offset: request.offset,
-            len: request.len,
-            submitted: 0,
-            outstanding: 0,
-            error: None,
-            flushed: false,
-            data: None,
-            more: Vec::new(),
-        };
-        self.bytes += pending.payload();
-        if let Some(index) = self.free.pop() {
-            if let Some(slot) = self.slots.get_mut(index as usize) {
-                *slot = Some(pending);
-            }
-            return index;
-        }
-        self.slots.push(Some(pending));
-        // At most MAX_REQUESTS and a few.
-        (self.slots.len() - 1) as u32
-    }
-
-    fn get(&mut self, index: u32) -> Option<&mut Pending> {
-        self.slots.get_mut(index as usize)?.as_mut()
-    }
-
-    fn remove(&mut self, index: u32) -> Option<Pending> {
-        let pending = self.slots.get_mut(index as usize)?.take()?;
-        self.free.push(index);
-        self.bytes -= pending.payload();
-        Some(pending)
-    }
-}
-
-impl Pending {
-    fn payload(&self) -> usize {
-        match self.command {
-            Command::Read | Command::Write { .. } => self.len as usize,
-            _ => 0,
-        }
-    }
-}
-
-/// Tag of the `part`th piece of a request.
-fn tag(index: u32, part: u32) -> u64 {
-    u64::from(part) << 32 | u64::from(index)
-}
-
-fn sector(offset: u64) -> Sector {
-    Sector(offset >> 9)
-}
-
-fn errno(e: IoError) -> Errno {
+fn errno(e: Failure) -> Errno {
     match e {
-        IoError::Io => Errno::Io,
-        IoError::NotPrimary => Errno::Perm,
-        IoError::Invalid => Errno::Invalid,
-        IoError::NoSpace => Errno::NoSpace,
+        Failure::Io(IoError::Io) => Errno::Io,
+        Failure::Io(IoError::NotPrimary) => Errno::Perm,
+        Failure::Io(IoError::Invalid) => Errno::Invalid,
+        Failure::Io(IoError::NoSpace) => Errno::NoSpace,
+        Failure::NotSupported => Errno::NotSupported,
     }
-}
-
-/// The longest piece of a request: a multiple of the block size and at least one block.
-fn piece(limit: u32, limits: &Limits) -> u32 {
-    let block = limits.logical_block.max(512);
-    (limit / block * block).max(block)
 }
 
 impl Connection {
@@ -225,7 +134,7 @@ impl Connection {
 
     fn full(&self) -> bool {
         self.requests.len() >= MAX_REQUESTS
-            || self.requests.bytes + self.output.payload() >= MAX_BYTES
+            || self.requests.bytes() + self.output.payload() >= MAX_BYTES
     }
 
     /// Uses what was received as far as possible, then receives more.
@@ -342,15 +251,10 @@ impl Connection {
         let Some(write) = &mut input.write else {
             return Fill::Again;
         };
-        let Some(pending) = self.requests.get(write.index) else {
-            input.skip = write.missing;
-            input.write = None;
-            return Fill::Again;
-        };
         let (mut buf, mut filled) = match write.part.take() {
             Some(part) => part,
             None => {
-                let limit = piece(self.limits.max_io.min(MAX_LEN as u32), &self.limits);
+                let limit = data_piece(&self.limits);
                 let Some(buf) = cx.alloc(write.missing.min(limit as usize)) else {
                     return Fill::NoBuffer;
                 };
@@ -372,21 +276,11 @@ impl Connection {
             write.part = Some((buf, filled));
             return Fill::Receive;
         }
-        let (index, offset) = (write.index, write.offset);
-        let fua = matches!(pending.command, Command::Write { fua: true });
-        let data = buf.freeze();
-        pending.submitted += data.len() as u32;
-        pending.outstanding += 1;
-        write.offset += data.len() as u64;
+        let index = write.index;
         if write.missing == 0 {
             input.write = None;
         }
-        let request = VolumeRequest::Write {
-            sector: sector(offset),
-            data,
-            fua,
-        };
-        cx.submit(OPENER, tag(index, 0), request);
+        self.requests.write(cx, index, buf.freeze());
         Fill::Again
     }
 
@@ -405,148 +299,43 @@ impl Connection {
                 .head(&ReplyHead::status(self.structured, request.cookie, Err(e)));
             return;
         }
-        let index = self.requests.insert(request);
-        if let Command::Write { .. } = request.command {
-            self.input.behind_large = request.len as usize > LARGE;
+        let kind = match request.command {
+            Command::Read => Kind::Read,
+            Command::Write { fua } => Kind::Write { fua },
+            Command::Trim { fua } => Kind::Discard { fua },
+            Command::WriteZeroes { fua, unmap } => Kind::Zero { fua, unmap },
+            // Nothing else is left after the check.
+            _ => Kind::Flush,
+        };
+        let (offset, len) = (request.offset, u64::from(request.len));
+        let index = self
+            .requests
+            .insert(request.cookie, OPENER, kind, offset, len);
+        if request.payload {
+            let missing = request.len as usize;
+            self.input.behind_large = missing > LARGE;
             self.input.write = Some(Incoming {
                 index,
-                offset: request.offset,
-                missing: request.len as usize,
+                missing,
                 part: None,
             });
-        } else {
-            self.push_on(cx, index);
+        } else if let Some(finished) = self.requests.advance(cx, &self.limits, index) {
+            self.answer(finished);
         }
     }
 
-    /// Hands the next pieces of anything but a write to the volume.
-    fn push_on(&mut self, cx: &mut GuestContext<'_>, index: u32) {
-        let limits = self.limits;
-        let Some(pending) = self.requests.get(index) else {
-            return;
-        };
-        if pending.command == Command::Flush {
-            if !pending.flushed {
-                pending.flushed = true;
-                pending.outstanding += 1;
-                cx.submit(OPENER, tag(index, 0), VolumeRequest::Flush);
+    fn answer(&mut self, finished: Finished<u64>) {
+        let (cookie, structured) = (finished.name, self.structured);
+        let head = match finished.result {
+            Ok(()) if finished.kind == Kind::Read => {
+                // No longer than MAX_READ.
+                ReplyHead::read(structured, cookie, finished.offset, finished.len as u32)
             }
-            return;
-        }
-        let (limit, window) = match pending.command {
-            Command::Read => (limits.max_io.min(MAX_LEN as u32), u32::MAX),
-            Command::Trim { .. } => (limits.max_discard, WINDOW),
-            Command::WriteZeroes { .. } => (limits.max_write_zeroes, WINDOW),
-            _ => return,
+            result => ReplyHead::status(structured, cookie, result.map_err(errno)),
         };
-        if limit == 0 {
-            // A peer that cannot do this came since the client was told that it works.
-            pending.error = Some(Errno::NotSupported);
-            return self.check_finished(cx, index);
-        }
-        let limit = piece(limit, &limits);
-        let mut part = pending.submitted / limit;
-        while pending.submitted < pending.len
-            && pending.outstanding < window
-            && pending.error.is_none()
-        {
-            let len = (pending.len - pending.submitted).min(limit);
-            let sector = sector(pending.offset + u64::from(pending.submitted));
-            pending.submitted += len;
-            pending.outstanding += 1;
-            let request = match pending.command {
-                Command::Trim { .. } => VolumeRequest::Discard { sector, len },
-                Command::WriteZeroes { unmap, .. } => {
-                    VolumeRequest::WriteZeroes { sector, len, unmap }
-                }
-                _ => {
-                    if part > 0 {
-                        pending.more.push(None);
-                    }
-                    VolumeRequest::Read { sector, len }
-                }
-            };
-            cx.submit(OPENER, tag(index, part), request);
-            part += 1;
-        }
-    }
-
-    fn done(
-        &mut self,
-        cx: &mut GuestContext<'_>,
-        tag: u64,
-        result: Result<(), IoError>,
-        data: Option<Buf>,
-    ) {
-        let (index, part) = (tag as u32, (tag >> 32) as usize);
-        let Some(pending) = self.requests.get(index) else {
-            return;
-        };
-        pending.outstanding = pending.outstanding.saturating_sub(1);
-        match (result, data) {
-            (Err(e), _) => pending.error = pending.error.or(Some(errno(e))),
-            (Ok(()), Some(data)) => match part.checked_sub(1) {
-                None => pending.data = Some(data),
-                Some(n) => {
-                    if let Some(slot) = pending.more.get_mut(n) {
-                        *slot = Some(data);
-                    }
-                }
-            },
-            (Ok(()), None) => {}
-        }
-        self.push_on(cx, index);
-        self.check_finished(cx, index);
-    }
-
-    fn check_finished(&mut self, cx: &mut GuestContext<'_>, index: u32) {
-        let structured = self.structured;
-        let Some(pending) = self.requests.get(index) else {
-            return;
-        };
-        let writes = matches!(pending.command, Command::Write { .. });
-        let all = pending.submitted == pending.len || pending.command == Command::Flush;
-        // The payload of a write that failed is taken off the stream before it is answered.
-        if pending.outstanding > 0 || (!all && (writes || pending.error.is_none())) {
-            return;
-        }
-        let fua = matches!(
-            pending.command,
-            Command::Trim { fua: true } | Command::WriteZeroes { fua: true, .. }
-        );
-        if fua && !pending.flushed && pending.error.is_none() {
-            pending.flushed = true;
-            pending.outstanding = 1;
-            cx.submit(OPENER, tag(index, 0), VolumeRequest::Flush);
-            return;
-        }
-        let Some(pending) = self.requests.remove(index) else {
-            return;
-        };
-        let reads = pending.command == Command::Read;
-        let got = pending.data.iter().chain(pending.more.iter().flatten());
-        let got: usize = got.map(|b| b.len()).sum();
-        if let Some(e) = pending.error {
-            self.output
-                .head(&ReplyHead::status(structured, pending.cookie, Err(e)));
-        } else if !reads {
-            self.output
-                .head(&ReplyHead::status(structured, pending.cookie, Ok(())));
-        } else if got != pending.len as usize {
-            self.output.head(&ReplyHead::status(
-                structured,
-                pending.cookie,
-                Err(Errno::Io),
-            ));
-        } else {
-            let head = ReplyHead::read(structured, pending.cookie, pending.offset, pending.len);
-            self.output.head(&head);
-            pending.data.into_iter().for_each(|b| self.output.data(b));
-            pending
-                .more
-                .into_iter()
-                .flatten()
-                .for_each(|b| self.output.data(b));
+        self.output.head(&head);
+        if finished.result.is_ok() {
+            finished.into_data().for_each(|data| self.output.data(data));
         }
     }
 }
@@ -600,7 +389,10 @@ impl Guest for Connection {
     fn notice(&mut self, cx: &mut GuestContext<'_>, notice: Notice) {
         match notice {
             Notice::Done { tag, result, data } => {
-                self.done(cx, tag, result, data);
+                let limits = self.limits;
+                if let Some(finished) = self.requests.done(cx, &limits, tag, result, data) {
+                    self.answer(finished);
+                }
                 self.advance(cx);
                 self.leave(cx);
             }
