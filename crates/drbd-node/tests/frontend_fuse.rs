@@ -325,7 +325,7 @@ fn unmounting_and_what_a_killed_daemon_leaves() {
     let attached = fuse.attach(s.volume.handle().clone()).unwrap();
     std::mem::forget(attached);
     let (other, _back) = volume("gone");
-    std::mem::swap(&mut s.volume, &mut { other });
+    s.volume = other;
     eventually(
         "the mount is dead",
         || matches!(File::open(&s.path), Err(e) if e.raw_os_error() == Some(libc::ENOTCONN)),
