@@ -11,6 +11,7 @@ pub mod event;
 pub mod id;
 pub mod interval;
 pub mod options;
+pub mod quorum;
 pub mod status;
 pub mod time;
 pub mod uuid;
