@@ -56,42 +56,6 @@ fn nowhere(resource: &Resource) -> Span {
 /// Adds the connections of meshes, or the implicit one.
 pub(super) fn generate(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
     let mut new: Vec<Connection> = Vec::new();
-    if resource.connections.is_empty() && resource.meshes.is_empty() {
-        if let [a, b] = &resource.hosts[..] {
-            if a.address.is_some() && b.address.is_some() {
-                let mut c = Connection::new(Origin::Implicit, nowhere(resource));
-                c.paths.push(Path {
-                    implicit: true,
-                    span: c.span,
-                    endpoints: vec![generated(a, 0, None), generated(b, 1, None)],
-                });
-                c.hosts = Some([0, 1]);
-                if a.proxy.is_some() != b.proxy.is_some() {
-                    found.push(
-                        Diagnostic::error(
-                            resource.span,
-                            format!(
-                                "in resource {}:\n\tEither all 'on' sections must contain a \
-                                 proxy subsection, or none.",
-                                resource.name
-                            ),
-                        )
-                        .full(),
-                    );
-                }
-                new.push(c);
-            }
-        } else if resource.hosts.len() > 2 {
-            found.push(Diagnostic::warning(
-                nowhere(resource),
-                format!(
-                    "Resource {}:\n\tUse explicit 'connection' sections (or a \
-                     'connection-mesh' section) with more than two 'on' sections.",
-                    resource.name
-                ),
-            ));
-        }
-    }
     for mesh in &resource.meshes {
         let mut members = Vec::new();
         for (name, span) in &mesh.hosts {
@@ -144,10 +108,45 @@ pub(super) fn generate(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
                 });
                 c.hosts = Some([*a, *b]);
                 c.net.inherit(&mesh.net, |_| {});
-                // The mesh's options are the connection's own.
-                c.net.own();
                 new.push(c);
             }
+        }
+    }
+    // A mesh of one host connects nothing.
+    if resource.connections.is_empty() && new.is_empty() {
+        if let [a, b] = &resource.hosts[..] {
+            if a.address.is_some() && b.address.is_some() {
+                let mut c = Connection::new(Origin::Implicit, nowhere(resource));
+                c.paths.push(Path {
+                    implicit: true,
+                    span: c.span,
+                    endpoints: vec![generated(a, 0, None), generated(b, 1, None)],
+                });
+                c.hosts = Some([0, 1]);
+                if a.proxy.is_some() != b.proxy.is_some() {
+                    found.push(
+                        Diagnostic::error(
+                            resource.span,
+                            format!(
+                                "in resource {}:\n\tEither all 'on' sections must contain a \
+                                 proxy subsection, or none.",
+                                resource.name
+                            ),
+                        )
+                        .full(),
+                    );
+                }
+                new.push(c);
+            }
+        } else if resource.hosts.len() > 2 {
+            found.push(Diagnostic::warning(
+                nowhere(resource),
+                format!(
+                    "Resource {}:\n\tUse explicit 'connection' sections (or a \
+                     'connection-mesh' section) with more than two 'on' sections.",
+                    resource.name
+                ),
+            ));
         }
     }
     resource.connections.append(&mut new);

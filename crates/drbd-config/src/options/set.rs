@@ -90,11 +90,6 @@ impl OptionSet {
         }
     }
 
-    /// Declares everything here to be written here.
-    pub(crate) fn own(&mut self) {
-        self.items.iter_mut().for_each(|i| i.inherited = false);
-    }
-
     /// Takes over from a section further out what is missing here ("Configuration language",
     /// section 10). Copies go to the front. An own value wins silently; a value inherited before
     /// that differs is reported.

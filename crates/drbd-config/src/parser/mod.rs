@@ -423,10 +423,13 @@ impl Parser {
         let start = t.peek().span;
         let mut depth = 0u64;
         loop {
-            match t.next().kind {
+            let token = t.next();
+            match token.kind {
                 Kind::Open => depth += 1,
+                // The surrounding block ends before there was one to skip.
+                Kind::Close if depth == 0 => return Err(unexpected(&token, "{", &[])),
                 Kind::Close => {
-                    depth = depth.saturating_sub(1);
+                    depth -= 1;
                     if depth == 0 {
                         return Ok(());
                     }
