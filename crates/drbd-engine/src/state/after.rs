@@ -1,0 +1,231 @@
+//! What a change causes after it took effect (state machine, section 3.8): packets, bitmap writes, follow-up
+//! changes. Runs when the event that made the change has been handled, in the order of the changes.
+
+use alloc::vec::Vec;
+
+use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, State as WireState, Stream, UuidFlags, VolumeNr};
+use drbd_proto::Packet;
+
+use crate::engine::Engine;
+use crate::state::State;
+use crate::state::sanitize::Derived;
+
+/// A committed change whose consequences are still to be drawn.
+#[derive(Clone, Debug)]
+pub(crate) struct Deferred {
+    /// The state before.
+    pub old: State,
+    /// The state after.
+    pub new: State,
+    /// What the derivation found out.
+    pub derived: Derived,
+}
+
+impl Engine {
+    /// Draws the consequences of the changes of this event.
+    pub(crate) fn run_deferred(&mut self) {
+        while let Some(done) = self.deferred.pop_front() {
+            self.after_change(&done);
+        }
+    }
+
+    fn after_change(&mut self, done: &Deferred) {
+        let volumes: Vec<VolumeNr> = done.new.devices.keys().copied().collect();
+        let peers: Vec<NodeId> = done.new.conns.keys().copied().collect();
+        for &v in &volumes {
+            for &peer in &peers {
+                if self.state.cstate(peer) == ConnState::Connected {
+                    self.after_peer_device(done, peer, v);
+                }
+            }
+            self.after_device(done, v);
+        }
+        self.after_resource(done);
+        self.update_limits();
+    }
+
+    fn after_peer_device(&mut self, done: &Deferred, peer: NodeId, v: VolumeNr) {
+        let (old, new) = (&done.old, &done.new);
+        let was = old.pd(peer, v).cloned().unwrap_or_default();
+        let Some(is) = new.pd(peer, v).cloned() else { return };
+        let (disk_was, disk_is) = (old.disk(v), new.disk(v));
+        let known = |p: DiskState| p != DiskState::Unknown;
+        let connects = was.repl < ReplState::Established && is.repl >= ReplState::Established;
+
+        // Connected or attached without resync: both have the same data now.
+        if disk_is >= DiskState::Outdated
+            && is.repl == ReplState::Established
+            && ((was.repl < ReplState::Established
+                && is.pdisk >= DiskState::Outdated
+                && known(is.pdisk))
+                || (was.pdisk <= DiskState::Negotiating
+                    && is.pdisk >= DiskState::Outdated
+                    && known(is.pdisk)))
+            && self.same_generation(peer, v)
+        {
+            self.drop_bitmap_uuid(peer, v);
+        }
+
+        let resync_finished_elsewhere = new.peers_of(v).any(|(n, _, pd)| {
+            let before = old.repl(n, v);
+            before.is_sync() && pd.repl == ReplState::Established
+        });
+        let stable_was = self.stable(old, v);
+        let stable_is = self.stable(new, v);
+        let uuid_differs = self
+            .peer_device(peer, v)
+            .is_some_and(|k| connects && !k.sent.current.same(self.resolved_uuid(peer, v).0));
+        let finished_as_target = new
+            .peers_of(v)
+            .any(|(n, _, pd)| old.repl(n, v).is_sync_target() && pd.repl == ReplState::Established);
+        if is.repl > ReplState::Off
+            && ((resync_finished_elsewhere && !finished_as_target && known(is.pdisk))
+                || uuid_differs
+                || stable_was != stable_is)
+        {
+            self.send_uuids(peer, v, UuidFlags::NONE);
+        }
+
+        // The peer attached a disk.
+        if was.pdisk < DiskState::Negotiating && is.pdisk == DiskState::Negotiating {
+            self.send_uuids(peer, v, UuidFlags::NONE);
+            self.send_state(peer, v);
+        }
+        // Our own attach while Connected.
+        if disk_was == DiskState::Attaching && disk_is >= DiskState::Negotiating {
+            self.send_sizes(peer, v, 0);
+            self.send_uuids(peer, v, UuidFlags::NONE);
+            self.send_state(peer, v);
+        }
+        if is.repl == ReplState::StartingSyncT && was.repl != is.repl {
+            self.start_full_sync(peer, v, false);
+        }
+        if is.repl == ReplState::StartingSyncS && was.repl != is.repl {
+            self.start_full_sync(peer, v, true);
+        }
+
+        let pausing = (was.susp_user, was.susp_dependency, was.susp_other_c)
+            != (is.susp_user, is.susp_dependency, is.susp_other_c);
+        let resync_started = was.repl < ReplState::SyncSource
+            && (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&is.repl);
+        let target_finished = was.repl.is_sync_target() && is.repl == ReplState::Established;
+        let own_disk_changed = disk_is >= DiskState::Inconsistent
+            && disk_was != disk_is
+            && was.repl >= ReplState::Established
+            && is.repl >= ReplState::Established
+            && !(old.role != Role::Primary && new.role == Role::Primary);
+        let quorum_changed = old.devices.get(&v).map(|d| d.have_quorum)
+            != new.devices.get(&v).map(|d| d.have_quorum)
+            && disk_is >= DiskState::Inconsistent;
+        if resync_started
+            || pausing
+            || target_finished
+            || connects
+            || (is.repl == ReplState::Ahead && was.repl != is.repl)
+            || own_disk_changed
+            || quorum_changed
+        {
+            self.send_state(peer, v);
+        }
+
+        // Offer data that became trustworthy (section 9.7, 2).
+        let was_target = old.peers_of(v).any(|(_, _, pd)| pd.is_sync_target());
+        let is_target = new.peers_of(v).any(|(_, _, pd)| pd.is_sync_target());
+        let became_stable =
+            (!stable_was.0 && stable_is.0) || (was_target && !is_target && stable_is.0);
+        let old_role = old.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
+        if became_stable
+            && !was.repl.is_sync_target()
+            && old_role != Role::Primary
+            && disk_is >= DiskState::Outdated
+            && is.repl >= ReplState::Established
+        {
+            self.send_uuids(peer, v, UuidFlags::GOT_STABLE);
+        }
+
+        if !was.peer_replication && is.peer_replication && is.repl > ReplState::Established {
+            self.send_enable_replication(peer, v);
+        }
+    }
+
+    fn after_device(&mut self, done: &Deferred, v: VolumeNr) {
+        let (old, new) = (&done.old, &done.new);
+        let (was, is) = (old.disk(v), new.disk(v));
+        let resync_ended = new.peers_of(v).any(|(n, _, pd)| {
+            let before = old.repl(n, v);
+            (before.is_sync() || before.is_verify()) && !pd.repl.is_sync() && !pd.repl.is_verify()
+        });
+        let demotion = (old.role == Role::Primary && new.role != Role::Primary)
+            || (old.any_peer_primary() && !new.any_peer_primary());
+        if resync_ended || demotion {
+            self.data_bitmap_writeout(v);
+        }
+        // A disk that got better through one source tells everybody.
+        let finished = new.peers_of(v).any(|(n, _, pd)| {
+            old.repl(n, v) >= ReplState::SyncSource && pd.repl == ReplState::Established
+        });
+        if was < DiskState::UpToDate && finished {
+            self.send_state_all(v);
+        }
+        if was == DiskState::UpToDate && is == DiskState::Inconsistent {
+            self.send_state_all(v);
+        }
+        if was > DiskState::Failed && matches!(is, DiskState::Failed | DiskState::Detaching) {
+            if is == DiskState::Failed && new.role == Role::Primary {
+                self.new_uuid_now_if_due(v);
+            }
+            self.send_state_all(v);
+            self.data_bitmap_writeout(v);
+            self.data_detach(v);
+            self.disk_idle(v);
+        }
+        if was > DiskState::Diskless && is == DiskState::Diskless {
+            self.send_state_all(v);
+        }
+        for (n, _, pd) in new.peers_of(v) {
+            let before = old.pdisk(n, v);
+            if before == DiskState::UpToDate
+                && matches!(pd.pdisk, DiskState::Failed | DiskState::Inconsistent)
+            {
+                self.new_uuid_now_if_due(v);
+            }
+        }
+        if was == DiskState::UpToDate && is == DiskState::Consistent {
+            self.want_empty_twopc();
+        }
+        if done.derived.get_resynced.contains(&v) {
+            self.get_resynced(v);
+        }
+        self.maybe_persist_size(v);
+    }
+
+    fn after_resource(&mut self, done: &Deferred) {
+        let (old, new) = (&done.old, &done.new);
+        if old.role == Role::Primary && new.role == Role::Secondary {
+            self.clear_primary_bit();
+            self.send_demotion();
+        }
+        if new.susp_uuid && !old.susp_uuid {
+            let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+            for v in volumes {
+                self.new_uuid_now_if_due(v);
+            }
+            let _ = self.change(super::change::ChangeFlags::HARD, |s| s.susp_uuid = false);
+        }
+    }
+
+    /// A demotion is announced for the connection as a whole and for every volume (wire protocol, 11.5).
+    fn send_demotion(&mut self) {
+        let peers: Vec<NodeId> = self.connected_nodes().iter().collect();
+        for peer in peers {
+            if self.conns.get(&peer).is_some_and(|c| c.ctx.is_modern()) {
+                let state = WireState { role: Role::Secondary, ..WireState::INITIAL };
+                self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::State(state));
+            }
+            let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+            for v in volumes {
+                self.send_state(peer, v);
+            }
+        }
+    }
+}

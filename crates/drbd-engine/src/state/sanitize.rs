@@ -1,0 +1,561 @@
+//! What follows from a change: the derived values (state machine, section 3.4).
+//!
+//! The steps are those of the specification, in its order; the letters name its blocks.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, UuidFlags, VolumeNr};
+
+use crate::connection::Negotiation;
+use crate::engine::Engine;
+use crate::options::{Fencing, OnNoData, OnNoQuorum};
+use crate::state::{PeerDeviceState, State};
+use crate::state::change::ChangeFlags;
+
+/// What the derivation found out besides the new values.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Derived {
+    /// Primary volumes that lost access to data.
+    pub lost_data: Vec<VolumeNr>,
+    /// Some volume gained access to data.
+    pub gained_data: bool,
+    /// Diskful volumes that met a diskless Primary with another generation (section 9.7).
+    pub get_resynced: Vec<VolumeNr>,
+    /// Connections whose peer may have crashed as Primary.
+    pub maybe_crashed_primary: bool,
+}
+
+/// Limits of the own and the peer's disk that a replication state implies (block E, rule 5).
+fn clamp_range(repl: ReplState) -> ((DiskState, DiskState), (DiskState, DiskState)) {
+    use DiskState::{Consistent, Diskless, Inconsistent, Outdated, Unknown, UpToDate};
+    match repl {
+        ReplState::Off => ((Diskless, UpToDate), (Inconsistent, Unknown)),
+        ReplState::Established => ((Diskless, UpToDate), (Diskless, UpToDate)),
+        ReplState::StartingSyncT
+        | ReplState::WFBitMapT
+        | ReplState::WFSyncUUID
+        | ReplState::Behind => ((Inconsistent, Outdated), (Inconsistent, UpToDate)),
+        ReplState::SyncTarget | ReplState::PausedSyncT => {
+            ((Inconsistent, Inconsistent), (Inconsistent, UpToDate))
+        }
+        ReplState::StartingSyncS
+        | ReplState::WFBitMapS
+        | ReplState::PausedSyncS
+        | ReplState::Ahead => ((Inconsistent, UpToDate), (Inconsistent, Consistent)),
+        ReplState::SyncSource => ((Inconsistent, UpToDate), (Inconsistent, Inconsistent)),
+        ReplState::VerifyS | ReplState::VerifyT => {
+            ((Inconsistent, UpToDate), (Inconsistent, UpToDate))
+        }
+    }
+}
+
+impl Engine {
+    /// Derives the implied values of `new`, a change of `self.state`.
+    pub(crate) fn sanitize(&self, flags: ChangeFlags, new: &mut State) -> Derived {
+        let mut derived = Derived::default();
+        let old = &self.state;
+        self.sanitize_connections(flags, new, &mut derived);
+        let volumes: Vec<VolumeNr> = new.devices.keys().copied().collect();
+        for &v in &volumes {
+            self.sanitize_disk(flags, new, v);
+        }
+        let mut lost_connection = BTreeSet::new();
+        for &v in &volumes {
+            if self.sanitize_peers_first(new, v) {
+                lost_connection.insert(v);
+            }
+            self.choose_sync_source(new, v);
+            self.sanitize_peers_second(new, v, &mut derived);
+        }
+        for &v in &volumes {
+            self.sanitize_device_last(new, v, lost_connection.contains(&v), &mut derived);
+        }
+        self.sanitize_resource(flags, old, new, &derived);
+        derived
+    }
+
+    /// Block A.
+    fn sanitize_connections(&self, flags: ChangeFlags, new: &mut State, derived: &mut Derived) {
+        for (peer, conn) in &mut new.conns {
+            if conn.cstate < ConnState::Connected {
+                conn.peer_role = Role::Unknown;
+            }
+            let Some(old) = self.state.conns.get(peer) else { continue };
+            let broke = matches!(
+                conn.cstate,
+                ConnState::Timeout
+                    | ConnState::BrokenPipe
+                    | ConnState::NetworkFailure
+                    | ConnState::ProtocolError
+            ) || (conn.cstate == ConnState::Disconnecting && flags.hard);
+            if old.peer_role == Role::Primary && old.cstate == ConnState::Connected && broke {
+                derived.maybe_crashed_primary = true;
+            }
+        }
+    }
+
+    /// Block B: the own disk.
+    fn sanitize_disk(&self, flags: ChangeFlags, new: &mut State, v: VolumeNr) {
+        let old_disk = self.state.disk(v);
+        let Some(device) = new.devices.get_mut(&v) else { return };
+        if old_disk == DiskState::Diskless && device.disk == DiskState::Detaching {
+            device.disk = DiskState::Diskless;
+        }
+        if flags.ignore_outdate_failure
+            && old_disk < DiskState::Outdated
+            && device.disk == DiskState::Outdated
+        {
+            device.disk = old_disk;
+        }
+        if device.disk == DiskState::Negotiating && old_disk == DiskState::Negotiating {
+            self.finish_negotiation(new, v);
+        }
+    }
+
+    /// Block B, rule 3: an attach while connected ends when every peer with a disk gave its result.
+    fn finish_negotiation(&self, new: &mut State, v: VolumeNr) {
+        let mut results: Vec<(NodeId, Negotiation)> = Vec::new();
+        let mut uptodate_neighbour = false;
+        for (peer, _, pd) in new.peers_of(v) {
+            if pd.pdisk < DiskState::Negotiating
+                || pd.pdisk == DiskState::Unknown
+                || pd.repl == ReplState::Off
+            {
+                continue;
+            }
+            uptodate_neighbour |= pd.pdisk == DiskState::UpToDate;
+            results.push((peer, self.negotiation(peer, v)));
+        }
+        if results.iter().any(|(_, r)| *r == Negotiation::NotYet) {
+            return;
+        }
+        let all_failed =
+            !results.is_empty() && results.iter().all(|(_, r)| *r == Negotiation::NoResult);
+        let target = results.iter().any(|(_, r)| *r == Negotiation::Repl(ReplState::WFBitMapT));
+        let disk = if all_failed {
+            DiskState::Detaching
+        } else if target {
+            DiskState::Inconsistent
+        } else if uptodate_neighbour {
+            DiskState::UpToDate
+        } else {
+            self.disk_state_from_md(new, v)
+        };
+        if let Some(device) = new.devices.get_mut(&v) {
+            device.disk = disk;
+        }
+        for (peer, result) in results {
+            let Some(pd) = new.pd_mut(peer, v) else { continue };
+            pd.repl = match result {
+                Negotiation::Repl(ReplState::WFBitMapS) if disk == DiskState::Inconsistent => {
+                    pd.susp_other_c = true;
+                    ReplState::PausedSyncS
+                }
+                Negotiation::Repl(repl) => repl,
+                Negotiation::NoResult | Negotiation::NotYet => ReplState::Established,
+            };
+        }
+    }
+
+    /// Block C. Returns whether a connection was lost.
+    fn sanitize_peers_first(&self, new: &mut State, v: VolumeNr) -> bool {
+        let role = new.role;
+        let disk = new.disk(v);
+        let mut lost = false;
+        for (peer, conn) in &mut new.conns {
+            let standalone = conn.cstate == ConnState::StandAlone;
+            let fencing = self.conns.get(peer).map_or(Fencing::DontCare, |c| c.options.fencing);
+            let old = self.state.pd(*peer, v).cloned().unwrap_or_default();
+            let Some(pd) = conn.peers.get_mut(&v) else { continue };
+            if conn.cstate < ConnState::Connected {
+                pd.repl = ReplState::Off;
+            }
+            if pd.repl < ReplState::Established {
+                pd.susp_peer = false;
+                if pd.pdisk > DiskState::Unknown || pd.pdisk < DiskState::Inconsistent {
+                    pd.pdisk = DiskState::Unknown;
+                }
+            }
+            if old.repl >= ReplState::Established && pd.repl < ReplState::Established {
+                pd.resync_active = false;
+                lost = true;
+            }
+            if standalone && disk == DiskState::Diskless && role == Role::Secondary {
+                pd.susp_dependency = false;
+            }
+            if pd.repl > ReplState::Established
+                && (disk <= DiskState::Failed || pd.pdisk <= DiskState::Failed)
+            {
+                pd.repl = ReplState::Established;
+                pd.resync_active = false;
+            }
+            if fencing == Fencing::ResourceAndStonith
+                && role == Role::Primary
+                && pd.repl < ReplState::Established
+                && pd.pdisk == DiskState::Unknown
+                && (self.state.role != Role::Primary || old.pdisk != DiskState::Unknown)
+            {
+                conn.susp_fen = true;
+            }
+        }
+        lost
+    }
+
+    /// Block D: one active source per target (section 9.3).
+    fn choose_sync_source(&self, new: &mut State, v: VolumeNr) {
+        let mut candidates: BTreeMap<NodeId, u64> = BTreeMap::new();
+        let mut active = None;
+        let mut current = None;
+        let mut any_target = false;
+        for (peer, _, pd) in new.peers_of(v) {
+            if pd.resync_active {
+                active = Some(peer);
+            }
+            if !pd.is_sync_target() {
+                continue;
+            }
+            any_target = true;
+            let paused = pd.susp_dependency || pd.susp_peer || pd.susp_user;
+            if paused || pd.pdisk < DiskState::Outdated || pd.pdisk == DiskState::Unknown {
+                continue;
+            }
+            candidates.insert(peer, self.bitmap_weight(peer, v));
+            if self.state.repl(peer, v) == ReplState::SyncTarget {
+                current = Some(peer);
+            }
+        }
+        if !any_target {
+            for conn in new.conns.values_mut() {
+                if let Some(pd) = conn.peers.get_mut(&v) {
+                    if !pd.is_sync_source() {
+                        pd.susp_other_c = false;
+                    }
+                }
+            }
+            return;
+        }
+        let mut desired: Option<(NodeId, u64)> = None;
+        for (peer, weight) in &candidates {
+            if desired.is_none_or(|(_, w)| *weight <= w) {
+                desired = Some((*peer, *weight));
+            }
+        }
+        if let (Some(c), Some((_, w))) = (current, desired) {
+            let weight = candidates.get(&c).copied().unwrap_or(u64::MAX);
+            if weight < w.saturating_add(256) {
+                desired = Some((c, weight));
+            }
+        }
+        // Ownership changes hands only when the active one has drained (data path, section 16.1).
+        let busy = active.filter(|a| desired.is_none_or(|(d, _)| d != *a));
+        let desired = match busy {
+            Some(_) => None,
+            None => desired.map(|(d, _)| d),
+        };
+        for (peer, conn) in &mut new.conns {
+            let Some(pd) = conn.peers.get_mut(&v) else { continue };
+            if desired == Some(*peer) {
+                pd.resync_active = true;
+            }
+            pd.susp_other_c = desired.is_some() && desired != Some(*peer);
+            if pd.is_sync_target() {
+                pd.repl = if desired == Some(*peer) {
+                    ReplState::SyncTarget
+                } else {
+                    ReplState::PausedSyncT
+                };
+            }
+        }
+    }
+
+    /// Block E.
+    fn sanitize_peers_second(&self, new: &mut State, v: VolumeNr, derived: &mut Derived) {
+        let peers: Vec<NodeId> = new.conns.keys().copied().collect();
+        for &peer in &peers {
+            self.sanitize_peer_resync(new, peer, v);
+        }
+        for &peer in &peers {
+            self.sanitize_peer_disk(new, peer, v, derived);
+        }
+        for &peer in &peers {
+            self.sanitize_replication(new, peer, v);
+        }
+    }
+
+    /// Block E, rules 1 to 6: pausing, and the limits a replication state sets to the disks.
+    fn sanitize_peer_resync(&self, new: &mut State, peer: NodeId, v: VolumeNr) {
+        let old = self.state.pd(peer, v).cloned().unwrap_or_default();
+        let target_elsewhere =
+            new.peers_of(v).any(|(n, _, pd)| n != peer && pd.is_sync_target());
+        let disk = new.disk(v);
+        let legacy = self.conns.get(&peer).is_some_and(|c| !c.ctx.is_modern());
+        let Some(pd) = new.pd_mut(peer, v) else { return };
+        if pd.repl == ReplState::SyncSource && old.repl != ReplState::SyncSource && target_elsewhere
+        {
+            pd.susp_other_c = true;
+        }
+        let comb_dep = pd.susp_dependency
+            || pd.susp_other_c
+            || (pd.is_sync_source() && disk <= DiskState::Inconsistent);
+        let suspended = pd.susp_user || pd.susp_peer || comb_dep;
+        match pd.repl {
+            ReplState::SyncSource if suspended => pd.repl = ReplState::PausedSyncS,
+            ReplState::PausedSyncS if !suspended => pd.repl = ReplState::SyncSource,
+            _ => {}
+        }
+        let entering_full = pd.repl == ReplState::StartingSyncT && old.repl != pd.repl;
+        let repl = pd.repl;
+        if legacy
+            && (ReplState::Established..ReplState::Ahead).contains(&repl)
+            && pd.pdisk == DiskState::Consistent
+        {
+            pd.pdisk = DiskState::UpToDate;
+        }
+        let ((min, max), (pmin, pmax)) = clamp_range(repl);
+        pd.pdisk = pd.pdisk.clamp(pmin, pmax);
+        if old.pdisk == DiskState::Diskless
+            && matches!(pd.pdisk, DiskState::Failed | DiskState::Detaching)
+        {
+            pd.pdisk = DiskState::Diskless;
+        }
+        if let Some(device) = new.devices.get_mut(&v) {
+            if legacy
+                && (ReplState::Established..ReplState::Ahead).contains(&repl)
+                && device.disk == DiskState::Consistent
+            {
+                device.disk = DiskState::UpToDate;
+            }
+            // Going away is not held back by a resync that ends with it.
+            if device.disk != DiskState::Detaching && device.disk != DiskState::Failed {
+                device.disk = device.disk.clamp(min, max);
+            }
+        }
+        if entering_full {
+            for (n, conn) in &mut new.conns {
+                if *n == peer {
+                    continue;
+                }
+                if let Some(other) = conn.peers.get_mut(&v) {
+                    if other.repl == ReplState::Established
+                        && other.pdisk >= DiskState::Inconsistent
+                        && other.pdisk != DiskState::Unknown
+                    {
+                        other.repl = ReplState::PausedSyncT;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Block E, rules 7 to 13: what the own disk learns from a peer.
+    fn sanitize_peer_disk(
+        &self,
+        new: &mut State,
+        peer: NodeId,
+        v: VolumeNr,
+        derived: &mut Derived,
+    ) {
+        let old_pd = self.state.pd(peer, v).cloned().unwrap_or_default();
+        let Some(pd) = new.pd(peer, v).cloned() else { return };
+        let peer_role = new.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
+        let old_role = self.state.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
+        let Some(known) = self.peer_device(peer, v) else { return };
+        let stable = known.uuids.flags.contains(UuidFlags::STABLE);
+        let got_stable = known.uuids.flags.contains(UuidFlags::GOT_STABLE);
+        let disk = new.disk(v);
+        let mut set = None;
+        if pd.repl == ReplState::Established
+            && disk == DiskState::Outdated
+            && pd.pdisk >= DiskState::Consistent
+            && known.flags.uuids_received
+            && stable
+            && (old_pd.repl < ReplState::Established
+                || got_stable
+                || old_pd.pdisk == DiskState::Outdated)
+        {
+            set = Some(pd.pdisk);
+        } else if old_pd.repl == ReplState::WFBitMapT
+            && pd.repl == ReplState::Off
+            && disk == DiskState::Outdated
+            && self.stable_neighbour_on_my_data(new, v)
+            && self.may_be_up_to_date(new, v)
+        {
+            set = Some(DiskState::UpToDate);
+        } else if old_pd.repl < ReplState::Established
+            && pd.repl >= ReplState::Established
+            && disk == DiskState::Consistent
+            && self.may_be_up_to_date(new, v)
+        {
+            set = Some(DiskState::UpToDate);
+        } else if disk == DiskState::Consistent
+            && old_pd.pdisk == DiskState::Consistent
+            && pd.pdisk == DiskState::UpToDate
+            && stable
+        {
+            set = Some(DiskState::UpToDate);
+        }
+        if peer_role == Role::Primary
+            && old_role == Role::Unknown
+            && pd.pdisk == DiskState::Diskless
+            && pd.repl >= ReplState::Established
+            && disk >= DiskState::Negotiating
+        {
+            let same = known.uuids.current.same(self.current_uuid(v));
+            let target = new.peers_of(v).any(|(n, _, p)| n != peer && p.is_sync_target());
+            if same && !target {
+                if (DiskState::Outdated..DiskState::UpToDate).contains(&disk) {
+                    set = Some(DiskState::UpToDate);
+                }
+            } else if !same {
+                derived.get_resynced.push(v);
+                if disk == DiskState::UpToDate {
+                    set = Some(DiskState::Consistent);
+                }
+            }
+        }
+        if let (Some(disk), Some(device)) = (set, new.devices.get_mut(&v)) {
+            device.disk = disk;
+        }
+        self.distrust(new, peer, v, &old_pd);
+    }
+
+    /// Block E, rule 13: a diskless node believes only data of the generation it exposes.
+    fn distrust(&self, new: &mut State, peer: NodeId, v: VolumeNr, old: &PeerDeviceState) {
+        if new.disk(v) != DiskState::Diskless || new.pdisk(peer, v) != DiskState::UpToDate {
+            return;
+        }
+        let exposed = self.volumes.get(&v).map(|vol| vol.exposed).unwrap_or_default();
+        let Some(known) = self.peer_device(peer, v) else { return };
+        let good_peer = new.peers_of(v).any(|(n, _, pd)| {
+            n != peer
+                && pd.pdisk == DiskState::UpToDate
+                && self.peer_device(n, v).is_some_and(|k| k.uuids.current.same(exposed))
+        });
+        if (good_peer || !exposed.is_none())
+            && old.pdisk != DiskState::UpToDate
+            && !exposed.same(known.uuids.current)
+        {
+            if let Some(pd) = new.pd_mut(peer, v) {
+                pd.pdisk = DiskState::Consistent;
+            }
+        }
+    }
+
+    /// Block E, rule 14: whether writes are replicated while one side is Inconsistent.
+    fn sanitize_replication(&self, new: &mut State, peer: NodeId, v: VolumeNr) {
+        let old = self.state.pd(peer, v).cloned().unwrap_or_default();
+        let old_disk = self.state.disk(v);
+        let disk = new.disk(v);
+        let was_connected = self.state.cstate(peer) == ConnState::Connected;
+        let connected = new.cstate(peer) == ConnState::Connected;
+        let next_here = self.peer_device(peer, v).is_none_or(|k| k.replication_next_sent);
+        let next_there = self.peer_device(peer, v).is_none_or(|k| k.replication_next_received);
+        let Some(pd) = new.pd_mut(peer, v) else { return };
+        let becomes = |old: DiskState, new: DiskState| {
+            !(old == DiskState::Inconsistent && was_connected)
+                && new == DiskState::Inconsistent
+                && connected
+        };
+        if becomes(old_disk, disk) || (!old.is_sync_target() && pd.is_sync_target()) {
+            pd.peer_replication = next_here;
+        }
+        if becomes(old.pdisk, pd.pdisk) || (!old.is_sync_source() && pd.is_sync_source()) {
+            pd.replication = next_there;
+        }
+        if old.pdisk == DiskState::Inconsistent && pd.pdisk != DiskState::Inconsistent {
+            pd.replication = true;
+        }
+    }
+
+    /// Block F.
+    fn sanitize_device_last(
+        &self,
+        new: &mut State,
+        v: VolumeNr,
+        lost_connection: bool,
+        derived: &mut Derived,
+    ) {
+        if lost_connection && new.disk(v) == DiskState::Negotiating {
+            let disk = self.disk_state_from_md(new, v);
+            if let Some(device) = new.devices.get_mut(&v) {
+                device.disk = disk;
+            }
+        }
+        let peer_primary = new.any_peer_primary();
+        if derived.maybe_crashed_primary
+            && !peer_primary
+            && new.disk(v) == DiskState::UpToDate
+            && self.state.role == Role::Secondary
+            && new.role == Role::Secondary
+            && !self.sole_authority(new, v)
+        {
+            if let Some(device) = new.devices.get_mut(&v) {
+                device.disk = DiskState::Consistent;
+            }
+        }
+        let quorum = self.compute_quorum(new, v);
+        let configured = self.quorum_configured();
+        let restore = self.volumes.get(&v).is_some_and(|vol| vol.flags.restore_quorum);
+        if let Some(device) = new.devices.get_mut(&v) {
+            device.quorum = quorum;
+            device.have_quorum = !configured || quorum;
+            if !device.have_quorum && device.disk == DiskState::UpToDate && restore {
+                device.have_quorum = true;
+            }
+        }
+        let had = self.data_accessible(&self.state, v);
+        let has = self.data_accessible(new, v);
+        if new.role == Role::Primary && !has && (had || self.state.role != Role::Primary) {
+            derived.lost_data.push(v);
+        }
+        if !had && has {
+            derived.gained_data = true;
+        }
+    }
+
+    /// Sole authority (block F, rule 5): the lost Primary had no good disk, and no surviving peer has one.
+    fn sole_authority(&self, new: &State, v: VolumeNr) -> bool {
+        let lost_had_data = self.state.peers_of(v).any(|(n, c, pd)| {
+            c.peer_role == Role::Primary
+                && new.cstate(n) < ConnState::Connected
+                && pd.pdisk > DiskState::Outdated
+        });
+        let survivor = new.peers_of(v).any(|(_, c, pd)| {
+            c.cstate == ConnState::Connected && pd.pdisk >= DiskState::Consistent
+        });
+        !lost_had_data && !survivor
+    }
+
+    /// Block G.
+    fn sanitize_resource(
+        &self,
+        flags: ChangeFlags,
+        old: &State,
+        new: &mut State,
+        derived: &Derived,
+    ) {
+        let all_accessible = new.devices.keys().all(|v| self.data_accessible(new, *v));
+        if new.role != Role::Primary || all_accessible {
+            new.susp_nod = false;
+        }
+        if !derived.lost_data.is_empty() && self.options.on_no_data == OnNoData::SuspendIo {
+            new.susp_nod = true;
+        }
+        new.susp_quorum = self.options.on_no_quorum == OnNoQuorum::SuspendIo
+            && new.devices.values().any(|d| !d.have_quorum);
+        let owes = self.volumes.values().any(|vol| vol.flags.new_cur_uuid);
+        if !old.susp_uuid && old.suspended() && !new.suspended() && owes {
+            new.susp_uuid = true;
+        }
+        let write_open =
+            self.volumes.values().any(|vol| vol.openers.values().any(|write| *write));
+        if old.role == Role::Primary
+            && new.role == Role::Secondary
+            && flags.ignore_openers
+            && write_open
+        {
+            new.fail_io = true;
+        }
+    }
+}
