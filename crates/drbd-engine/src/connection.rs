@@ -5,7 +5,12 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use drbd_proto::{Ctx, Dagtag, Features, NodeId, Uuid, VolumeNr};
+use drbd_proto::{
+    Ctx, Dagtag, Features, NodeId, ReplState, Role, State as WireState, Uuid, UuidFlags, VolumeNr,
+};
+
+use crate::command::RetCode;
+use crate::exchange::HandshakeResult;
 
 use crate::data::{ConnectionData, PeerDeviceData};
 use crate::effect::Path;
@@ -26,6 +31,16 @@ pub(crate) struct Connection {
     pub paths: Vec<(Path, bool)>,
     /// How far the handshake has come, while there are streams.
     pub handshake: Handshake,
+    /// What the exchange found against the connect.
+    pub verdict: Option<RetCode>,
+    /// The peer's role as its states in the exchange said.
+    pub exchange_role: Role,
+    /// The lost Primary the peer named in the exchange, and its position there.
+    pub named_lost_primary: Option<(NodeId, Dagtag)>,
+    /// Position in a lost Primary's stream that is ours when the reconciliation resync has ended.
+    pub adopt_dagtag: Option<(NodeId, Dagtag)>,
+    /// The peer's verify-alg.
+    pub peer_verify_alg: String,
     /// Agreed version and features.
     pub ctx: Ctx,
     /// This node accepted the control stream last.
@@ -56,7 +71,12 @@ pub(crate) enum PingWaiter {
     /// A new current UUID that is due.
     NewUuid,
     /// The end of a resync as target of this volume.
-    ResyncFinish(VolumeNr),
+    ResyncFinish {
+        /// The volume.
+        volume: VolumeNr,
+        /// Some blocks could not be synced.
+        failed: bool,
+    },
 }
 
 /// Sticky flags of a connection (state machine, section 2.6).
@@ -66,8 +86,12 @@ pub(crate) struct ConnectionFlags {
     pub reconnect: bool,
     /// DISCARD_MY_DATA.
     pub discard_my_data: bool,
-    /// CONN_DRY_RUN.
+    /// `connect --tentative` was asked for here.
+    pub tentative: bool,
+    /// CONN_DRY_RUN: asked for here or there.
     pub dry_run: bool,
+    /// The peer came with discard-my-data.
+    pub peer_discards: bool,
     /// NOTIFY_PEERS_LOST_PRIMARY.
     pub notify_lost_primary: bool,
     /// The peer agreed to the end of the connection; its closing is no error.
@@ -75,12 +99,10 @@ pub(crate) struct ConnectionFlags {
 }
 
 /// A volume with respect to one peer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct PeerDevice {
     /// Options.
     pub options: PeerDeviceOptions,
-    /// Bitmap slot of this peer on the own disk.
-    pub slot: Option<u8>,
     /// The peer's generation identifiers, as received last.
     pub uuids: PeerUuids,
     /// The peer's sizes, as received last.
@@ -89,8 +111,40 @@ pub(crate) struct PeerDevice {
     pub flags: PeerDeviceFlags,
     /// What was sent in this handshake: current UUID, bitmap UUID towards the peer, uuid_flags.
     pub sent: SentUuids,
+    /// What the exchange decided.
+    pub handshake_result: Option<HandshakeResult>,
+    /// Result of the handshake while the own disk is Negotiating.
+    pub negotiation: Negotiation,
+    /// The last state this peer sent.
+    pub last_state: Option<WireState>,
+    /// In the exchange we saw that the peer's data are newer.
+    pub would_be_target: bool,
+    /// The diskless peer went on to a generation that our disk does not have.
+    pub moved_on: bool,
+    /// The parameters of this volume were sent on the established connection.
+    pub hot_added: bool,
+    /// The target reported the end before we left the bitmap exchange.
+    pub finished_early: bool,
+    /// Our current UUID when the resync from this peer began.
+    pub start_uuid: Uuid,
+    /// What we announced with P_ENABLE_REPLICATION_NEXT.
+    pub replication_next_sent: bool,
+    /// What the peer announced with P_ENABLE_REPLICATION_NEXT.
+    pub replication_next_received: bool,
     /// The data plane's part: resync, statistics.
     pub data: PeerDeviceData,
+}
+
+/// Result of a handshake while the own disk is Negotiating (state machine, section 2.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Negotiation {
+    /// Not yet.
+    #[default]
+    NotYet,
+    /// To go on in this state.
+    Repl(ReplState),
+    /// No usable result.
+    NoResult,
 }
 
 /// Sizes a peer announced, in sectors (wire protocol, section 10.2).
@@ -126,7 +180,7 @@ pub(crate) struct SentUuids {
     /// Number of set bits.
     pub bits: u64,
     /// uuid_flags.
-    pub flags: u64,
+    pub flags: UuidFlags,
 }
 
 /// Sticky flags of a peer device (state machine, section 2.6).
@@ -159,6 +213,32 @@ pub(crate) struct PeerDeviceFlags {
 }
 
 impl Connection {
+    /// A connection that was never tried.
+    pub(crate) fn new(peer: NodeId, name: String, options: NetOptions) -> Self {
+        Connection {
+            peer,
+            name,
+            options,
+            paths: Vec::new(),
+            handshake: Handshake::NoStreams,
+            verdict: None,
+            exchange_role: Role::Unknown,
+            named_lost_primary: None,
+            adopt_dagtag: None,
+            peer_verify_alg: String::new(),
+            ctx: Ctx::INITIAL,
+            resolve_conflicts: false,
+            challenge: Box::new([0; 64]),
+            ping_pending: false,
+            ping_waiters: Vec::new(),
+            flags: ConnectionFlags::default(),
+            last_dagtag: Dagtag::ZERO,
+            dagtag_received: false,
+            peers: BTreeMap::new(),
+            data: ConnectionData::default(),
+        }
+    }
+
     /// Agreed protocol version.
     pub(crate) fn apv(&self) -> u16 {
         self.ctx.version

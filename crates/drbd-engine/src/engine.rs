@@ -1,24 +1,27 @@
 //! The engine: one resource of one node. Events in, effects out.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use drbd_proto::{NodeId, NodeMask, Packet, Stream, VolumeNr};
+use drbd_proto::{Dagtag, NodeId, NodeMask, Packet, Stream, VolumeNr};
 
+use crate::admin::Pending;
 use crate::connection::Connection;
 use crate::control::ControlOp;
 use crate::data::{DataOp, ResourceData};
-use crate::effect::{Effect, LogLevel, LogLine};
+use crate::disk::Attaching;
+use crate::effect::{Effect, Limits, LogLevel, LogLine};
 use crate::event::Event;
-use crate::id::{BufId, OpId};
+use crate::id::{BufId, OpId, OpenId};
 use crate::options::ResourceOptions;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::role::RoleChange;
 use crate::state::State;
+use crate::state::after::Deferred;
 use crate::time::Instant;
 use crate::timer::{Timer, Timers};
 use crate::twopc::TwoPc;
@@ -59,6 +62,24 @@ pub struct Engine {
     pub(crate) twopc: TwoPc,
     /// The promotion or demotion under way.
     pub(crate) role_change: Option<RoleChange>,
+    /// Primary because of a command, not because somebody opened the device.
+    pub(crate) promoted_by_command: bool,
+    /// Writers that wait for a promotion that is under way already.
+    pub(crate) waiting_openers: Vec<OpenId>,
+    /// Peers that were asked whether they live before a new generation is made.
+    pub(crate) new_uuid_pings: NodeMask,
+    /// Positions in lost Primaries' streams that wait for our own cleanup: from whom, of whom, where.
+    pub(crate) waiting_dagtags: Vec<(NodeId, NodeId, Dagtag)>,
+    /// Commands whose answer waits.
+    pub(crate) pending: Pending,
+    /// Attaches under way.
+    pub(crate) attaching: BTreeMap<VolumeNr, Attaching>,
+    /// Volumes whose detach was forced.
+    pub(crate) forced_detach: BTreeSet<VolumeNr>,
+    /// Changes whose consequences are still to be drawn.
+    pub(crate) deferred: VecDeque<Deferred>,
+    /// Limits of the virtual devices as last told to the driver.
+    pub(crate) limits: BTreeMap<VolumeNr, Limits>,
     /// What the outstanding operations are for.
     pub(crate) ops: BTreeMap<OpId, Op>,
     pub(crate) next_op: u64,
@@ -69,6 +90,9 @@ pub struct Engine {
     /// Requests, transfer log, epochs, dagtags: the data plane.
     pub(crate) data: ResourceData,
 }
+
+/// Rounds of consequences within one event; a real chain has three or four.
+const MAX_SETTLE_ROUNDS: u32 = 32;
 
 /// What an outstanding operation is for.
 #[derive(Debug)]
@@ -106,6 +130,15 @@ impl Engine {
             conns: BTreeMap::new(),
             twopc: TwoPc::default(),
             role_change: None,
+            promoted_by_command: false,
+            waiting_openers: Vec::new(),
+            new_uuid_pings: NodeMask::EMPTY,
+            waiting_dagtags: Vec::new(),
+            pending: Pending::default(),
+            attaching: BTreeMap::new(),
+            forced_detach: BTreeSet::new(),
+            deferred: VecDeque::new(),
+            limits: BTreeMap::new(),
             ops: BTreeMap::new(),
             next_op: 1,
             timers: Timers::default(),
@@ -154,9 +187,25 @@ impl Engine {
 
     /// Runs what became possible through this event, then starts due superblock writes.
     fn settle(&mut self) {
-        self.data_settle();
-        self.twopc_settle();
+        // What one step causes may make another one possible.
+        for _ in 0..MAX_SETTLE_ROUNDS {
+            self.run_deferred();
+            self.data_settle();
+            self.attach_settle();
+            self.role_change_step();
+            self.twopc_settle();
+            self.down_step();
+            if self.deferred.is_empty() {
+                break;
+            }
+        }
+        self.clear_full_sync_flags();
         self.write_dirty_superblocks();
+        self.disk_settle();
+        if self.md_dirty {
+            self.run_deferred();
+            self.write_dirty_superblocks();
+        }
     }
 
     fn tick(&mut self) {

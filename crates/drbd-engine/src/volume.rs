@@ -48,6 +48,10 @@ pub(crate) struct Disk {
     pub gen_ids: GenIds,
     /// The bitmap of all slots.
     pub bitmap: Bitmap,
+    /// The metadata is read; superblocks may be written.
+    pub loaded: bool,
+    /// Peers have the full-sync flag because the bitmap is being written.
+    pub full_sync_flags: bool,
 }
 
 /// Sticky flags of a volume (state machine, section 2.6).

@@ -73,7 +73,7 @@ impl Engine {
                 known.flags.got_neg_ack = false;
             }
             if disk == DiskState::UpToDate && pd.pdisk == DiskState::UpToDate {
-                known.uuids.flags = known.uuids.flags.without(drbd_proto::UuidFlags::CRASHED_PRIMARY);
+                known.uuids.flags = known.uuids.flags.minus(drbd_proto::UuidFlags::CRASHED_PRIMARY);
             }
             // Section 3.7, 15: a Primary is gone, so a resync from a source that depended on it is not stable.
             if lost_primary
@@ -128,7 +128,7 @@ impl Engine {
                     );
                 let bitmap = self
                     .disk_ref(v)
-                    .map(|d| d.gen_ids.bitmap[peer.index()])
+                    .map(|d| d.gen_ids.bitmap(peer))
                     .unwrap_or_default();
                 if returned_without
                     && bitmap.is_none()
@@ -230,7 +230,7 @@ impl Engine {
 
     /// The exposed UUID follows the data that applications see (section 3.7, 11).
     fn commit_exposed_uuid(&mut self, old: &State, v: VolumeNr) {
-        let own = self.disk_ref(v).map(|d| d.gen_ids.current);
+        let own = self.disk_ref(v).map(|d| d.gen_ids.current());
         let is = self.state.disk(v);
         if is == DiskState::UpToDate
             || (old.disk(v) < DiskState::Consistent && is >= DiskState::Consistent)

@@ -36,21 +36,16 @@ impl Engine {
         self.conns.get_mut(&peer)?.peers.get_mut(&v)
     }
 
-    /// The bitmap slot of a peer.
-    pub(crate) fn slot_of(&self, peer: NodeId, v: VolumeNr) -> Option<u8> {
-        self.disk_ref(v)?.meta.slot(peer)
-    }
-
     /// Number of bits set towards a peer; 0 without disk or slot.
     pub(crate) fn bitmap_weight(&self, peer: NodeId, v: VolumeNr) -> u64 {
         let Some(disk) = self.disk_ref(v) else { return 0 };
-        disk.meta.slot(peer).map_or(0, |slot| disk.bitmap.weight(slot.into()))
+        disk.meta.slot(peer).map_or(0, |slot| disk.bitmap.weight(crate::bitmap::Slot(slot)))
     }
 
     /// The current UUID of the own disk; the exposed UUID without disk.
     pub(crate) fn current_uuid(&self, v: VolumeNr) -> Uuid {
         let Some(volume) = self.volumes.get(&v) else { return Uuid::NONE };
-        volume.disk.as_ref().map_or(volume.exposed, |d| d.gen_ids.current)
+        volume.disk.as_ref().map_or(volume.exposed, |d| d.gen_ids.current())
     }
 
     /// Result of the handshake with a peer while the own disk is Negotiating.

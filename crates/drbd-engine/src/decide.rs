@@ -1,0 +1,408 @@
+//! The handshake decision in the life of the resource: its facts, and what follows from it (state machine,
+//! section 8). The decision itself is in [`crate::decision`].
+
+use alloc::format;
+
+use drbd_meta::flags::PeerFlags;
+use drbd_proto::{
+    ConnState, DiskState, Features, NodeId, NodeMask, ReplState, Role, State as WireState, Uuid,
+    UuidFlags, VolumeNr,
+};
+
+use crate::bitmap::Slot;
+use crate::command::RetCode;
+use crate::control::ControlOp;
+use crate::decision::{
+    BitmapAction, Decision, Facts, LostPrimary, Occasion, Outcome, Policies, Sent, Side, decide,
+};
+use crate::effect::{Effect, LogLevel};
+use crate::engine::{Engine, Op};
+use crate::options::OnNoQuorum;
+use crate::state::change::ChangeFlags;
+
+impl Engine {
+    /// What the meeting of two copies leads to: replication state, peer disk, and whether the own disk is
+    /// outdated by it. `Err`: HANDSHAKE_RETRY or HANDSHAKE_DISCONNECT.
+    pub(crate) fn decide(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        state: &WireState,
+        pdisk: DiskState,
+    ) -> Result<(ReplState, DiskState, bool), RetCode> {
+        let own_diskful = self.local_disk_at_least(v, DiskState::Negotiating);
+        let peer_diskful = pdisk >= DiskState::Inconsistent && pdisk != DiskState::Unknown;
+        match (own_diskful, peer_diskful) {
+            (true, true) => {
+                let occasion = if self.state.cstate(peer) == ConnState::Connected
+                    && (self.state.disk(v) == DiskState::Negotiating
+                        || state.disk == DiskState::Negotiating)
+                {
+                    Occasion::Attach
+                } else {
+                    Occasion::Connect
+                };
+                let repl = self.decide_diskful(peer, v, state, pdisk, occasion)?;
+                Ok((repl, pdisk, false))
+            }
+            (false, true) => self.meet_disk_without_own(peer, v, state, pdisk),
+            (true, false) => {
+                let outdate = self.peer_device(peer, v).is_some_and(|k| k.moved_on)
+                    && self.state.disk(v) > DiskState::Outdated;
+                Ok((ReplState::Established, pdisk, outdate))
+            }
+            (false, false) => Ok((ReplState::Established, pdisk, false)),
+        }
+    }
+
+    fn decide_diskful(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        state: &WireState,
+        pdisk: DiskState,
+        occasion: Occasion,
+    ) -> Result<ReplState, RetCode> {
+        let decision = self.decision(peer, v, state, pdisk, occasion)?;
+        self.log_at(
+            LogLevel::Info,
+            Some(peer),
+            Some(v),
+            format!("uuid_compare()={:?} by rule={}", decision.strategy, decision.rule.name()),
+        );
+        for handler in &decision.handlers {
+            let op = self.op(Op::Control(ControlOp::Upcall));
+            let about = (Some(peer), Some(v));
+            self.push(Effect::Upcall { op, handler: handler.name(), about });
+        }
+        let would_be_target = decision.strategy.is_target() || decision.found.is_target();
+        if let Some(known) = self.peer_device_mut(peer, v) {
+            known.would_be_target = would_be_target;
+        }
+        match decision.outcome {
+            Outcome::Repl(repl) => {
+                if decision.demote {
+                    let flags = ChangeFlags { ignore_openers: true, ..ChangeFlags::HARD };
+                    let _ = self.change(flags, |s| s.role = Role::Secondary);
+                }
+                self.apply_decision(peer, v, &decision);
+                Ok(repl)
+            }
+            Outcome::Retry => Err(RetCode::HANDSHAKE_RETRY),
+            Outcome::Disconnect => {
+                self.log_at(
+                    LogLevel::Error,
+                    Some(peer),
+                    Some(v),
+                    format!(
+                        "{:?} (rule {}): not connecting; see the data on both nodes, then use \
+                         connect --discard-my-data on the one to be overwritten",
+                        decision.strategy,
+                        decision.rule.name()
+                    ),
+                );
+                Err(RetCode::HANDSHAKE_DISCONNECT)
+            }
+            Outcome::NoResult => Err(RetCode::HANDSHAKE_DISCONNECT),
+        }
+    }
+
+    /// Everything the decision depends on.
+    pub(crate) fn decision(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        state: &WireState,
+        pdisk: DiskState,
+        occasion: Occasion,
+    ) -> Result<Decision, RetCode> {
+        let connecting = self.state.cstate(peer) < ConnState::Connected;
+        let mut own_disk = self.state.disk(v);
+        if own_disk == DiskState::Negotiating {
+            own_disk = self.disk_state_from_md(&self.state, v);
+        }
+        let flags = self.uuid_flags(peer, v);
+        let resolved = self.resolved_uuid(peer, v).0;
+        let bits = self.bitmap_weight(peer, v);
+        let other_resync =
+            self.state.peers_of(v).any(|(n, _, pd)| n != peer && pd.repl.is_sync_target());
+        let reconcile = self.common_lost_primary(peer);
+        let me = Side {
+            role: self.state.role,
+            disk: own_disk,
+            quorum: self.state.devices.get(&v).is_some_and(|d| d.have_quorum),
+        };
+        let other = Side { role: state.role, disk: pdisk, quorum: state.quorum };
+        let can_demote = self.volumes.values().all(|x| x.openers.is_empty());
+        let quorum = self.quorum_configured();
+        let (Some(nodes), Some(disk), Some(conn)) =
+            (self.nodes(v), self.disk_ref(v), self.conns.get(&peer))
+        else {
+            return Err(RetCode::HANDSHAKE_DISCONNECT);
+        };
+        let Some(known) = conn.peers.get(&v) else { return Err(RetCode::HANDSHAKE_DISCONNECT) };
+        let sent = Sent {
+            current: known.sent.current,
+            bitmap: known.sent.bitmap,
+            flags: known.sent.flags,
+        };
+        let facts = Facts {
+            occasion,
+            peer,
+            pv: u32::from(conn.apv()),
+            resolve_conflicts: conn.resolve_conflicts,
+            mine: &disk.gen_ids,
+            resolved,
+            flags,
+            sent: connecting.then_some(sent),
+            with_slot: nodes.with_slot(),
+            reported: nodes.reported(),
+            bits,
+            theirs: &known.uuids,
+            me,
+            other,
+            source_missed_end: known.flags.source_missed_end,
+            peer_missed_end: known.flags.peer_missed_end,
+            reconcile,
+            other_resync,
+            can_demote,
+            dry_run: conn.flags.dry_run,
+            policies: Policies {
+                after_sb: [
+                    conn.options.after_sb_0pri,
+                    conn.options.after_sb_1pri,
+                    conn.options.after_sb_2pri,
+                ],
+                always_asbp: conn.options.always_asbp,
+                rr_conflict: conn.options.rr_conflict,
+                protocol: conn.options.protocol,
+                quorum,
+            },
+        };
+        Ok(decide(&facts))
+    }
+
+    /// Lost Primaries that were named in this handshake (section 8.6).
+    fn common_lost_primary(&self, peer: NodeId) -> Option<LostPrimary> {
+        let conn = self.conns.get(&peer)?;
+        if !conn.has(Features::RECONCILE_RECONNECT) {
+            return None;
+        }
+        let mut lost = self.conns.iter().filter(|(n, c)| {
+            **n != peer && self.state.cstate(**n) < ConnState::Connected && c.last_dagtag.0 != 0
+        });
+        let named = lost.next().is_some() && lost.next().is_none();
+        let offset = conn.named_lost_primary.and_then(|(node, theirs)| {
+            let own = self.conns.get(&node)?.last_dagtag;
+            Some(own.0.wrapping_sub(theirs.0) as i64)
+        });
+        Some(LostPrimary { named, offset })
+    }
+
+    /// What a decision does to identifiers and bitmaps (section 8.8).
+    pub(crate) fn apply_decision(&mut self, peer: NodeId, v: VolumeNr, decision: &Decision) {
+        let dagtag = self.data_dagtag();
+        for fixup in &decision.fixups {
+            let Some(volume) = self.volumes.get_mut(&v) else { return };
+            let Some(disk) = volume.disk.as_mut() else { return };
+            let Some(known) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&v)) else {
+                return;
+            };
+            fixup.apply(peer, &mut disk.gen_ids, &mut known.uuids, dagtag);
+            // Own identifiers may change here; that is no surprise to this handshake.
+            known.sent.bitmap = disk.gen_ids.bitmap(peer);
+        }
+        if !decision.fixups.is_empty() {
+            self.md_touch();
+        }
+        if decision.reconciliation {
+            if let Some(known) = self.peer_device_mut(peer, v) {
+                known.flags.reconciliation_resync = true;
+            }
+        }
+        let Some(slot) = self.slot_of(peer, v) else { return };
+        match decision.bitmap {
+            BitmapAction::Keep => return,
+            BitmapAction::Clear => {
+                if let Some(disk) = self.disk_mut(v) {
+                    disk.bitmap.clear_all(slot);
+                }
+            }
+            BitmapAction::SetAll => self.set_all_bits(v, peer.mask()),
+            BitmapAction::SetAllSlots => self.set_all_bits(v, NodeMask::ALL),
+            BitmapAction::CopyFrom(node) => {
+                let from: Option<Slot> = self
+                    .slot_of(node, v)
+                    .or_else(|| self.nodes(v).and_then(|n| n.free_slot()));
+                match (from, self.disk_mut(v)) {
+                    (Some(from), Some(disk)) => disk.bitmap.copy(from, slot),
+                    (None, _) => self.set_all_bits(v, peer.mask()),
+                    _ => {}
+                }
+            }
+        }
+        self.data_bitmap_writeout(v);
+    }
+
+    /// Sets all bits towards some nodes; the full-sync flag covers it until the bitmap is written
+    /// (metadata, section 4.3). Every slot, also unassigned ones, for all nodes.
+    pub(crate) fn set_all_bits(&mut self, v: VolumeNr, nodes: NodeMask) {
+        let Some(disk) = self.disk_mut(v) else { return };
+        if nodes == NodeMask::ALL {
+            disk.bitmap.set_all_slots();
+        }
+        for n in NodeId::all().filter(|n| nodes.contains(*n)) {
+            let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) else { continue };
+            let Some(slot) = entry.bitmap_index else { continue };
+            entry.flags.insert(PeerFlags::FULL_SYNC);
+            disk.bitmap.set_all(Slot(slot));
+        }
+        disk.full_sync_flags = true;
+        self.md_touch();
+        self.data_bitmap_writeout(v);
+    }
+
+    /// The bitmap is on the disk: it speaks for itself again.
+    pub(crate) fn clear_full_sync_flags(&mut self) {
+        let done: alloc::vec::Vec<VolumeNr> = self
+            .volumes
+            .values()
+            .filter(|x| x.disk.as_ref().is_some_and(|d| d.full_sync_flags))
+            .map(|x| x.nr)
+            .filter(|v| self.data_bitmap_written(*v))
+            .collect();
+        for v in done {
+            if let Some(disk) = self.disk_mut(v) {
+                disk.full_sync_flags = false;
+                for entry in &mut disk.meta.sb.peers {
+                    entry.flags.remove(PeerFlags::FULL_SYNC);
+                }
+            }
+            self.md_touch();
+        }
+    }
+
+    /// Section 8.9: a node without disk meets one with data.
+    fn meet_disk_without_own(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        state: &WireState,
+        pdisk: DiskState,
+    ) -> Result<(ReplState, DiskState, bool), RetCode> {
+        let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
+        let Some(known) = self.peer_device(peer, v) else {
+            return Err(RetCode::HANDSHAKE_DISCONNECT);
+        };
+        let theirs = known.uuids.current;
+        let established = Ok((ReplState::Established, pdisk, false));
+        if pdisk != DiskState::UpToDate {
+            return established;
+        }
+        if exposed.is_none() {
+            self.adopt_exposed(peer, v, theirs);
+            return established;
+        }
+        if exposed.same(theirs) {
+            return established;
+        }
+        let successor =
+            known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
+        if successor {
+            if self.state.role == Role::Primary {
+                if self.options.force_secondary_when_outdated && self.state.suspended() {
+                    return Err(RetCode::HANDSHAKE_RETRY);
+                }
+                return Err(RetCode::HANDSHAKE_RETRY);
+            }
+            self.adopt_exposed(peer, v, theirs);
+            return established;
+        }
+        let ancestor = self.conns.iter().any(|(n, c)| {
+            *n != peer
+                && c.peers.get(&v).is_some_and(|k| {
+                    k.uuids.node_of(theirs).is_some() || k.uuids.in_history(theirs)
+                })
+        });
+        let unconfirmed = self.volumes.get(&v).is_some_and(|x| x.flags.exposed_unconfirmed)
+            && self.options.on_no_quorum == OnNoQuorum::SuspendIo;
+        if ancestor || unconfirmed || theirs.is_just_created() {
+            return Ok((ReplState::Established, DiskState::Outdated, false));
+        }
+        let _ = state;
+        self.log_at(
+            LogLevel::Error,
+            Some(peer),
+            Some(v),
+            "Current UUID of peer does not match my exposed UUID.",
+        );
+        Err(RetCode::HANDSHAKE_DISCONNECT)
+    }
+
+    /// A diskless node shows the generation of the data it met, and tells the others.
+    fn adopt_exposed(&mut self, from: NodeId, v: VolumeNr, uuid: Uuid) {
+        if uuid.is_none() || uuid.is_just_created() {
+            return;
+        }
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.exposed = uuid;
+        }
+        let others: alloc::vec::Vec<NodeId> =
+            self.connected_nodes().iter().filter(|n| *n != from).collect();
+        for peer in others {
+            self.send_current_uuid(peer, v, uuid);
+        }
+    }
+
+    // ----- re-evaluation without reconnect (section 8.11) ---------------------------------------------
+
+    /// A connected peer offers, or asks for, a comparison.
+    pub(crate) fn offers(&mut self, peer: NodeId, v: VolumeNr, new: &crate::uuid::PeerUuids) {
+        let established = self.state.repl(peer, v) == ReplState::Established;
+        let has_disk = self.local_disk_at_least(v, DiskState::Inconsistent);
+        if !established || !has_disk {
+            return;
+        }
+        if new.flags.contains(UuidFlags::GOT_STABLE) && self.stable(&self.state, v).0 {
+            self.send_uuids(peer, v, UuidFlags::RESYNC);
+            self.compare_again(peer, v, false);
+        } else if new.flags.contains(UuidFlags::RESYNC) {
+            let disk_states = new.flags.contains(UuidFlags::DISKLESS_PRIMARY);
+            self.compare_again(peer, v, disk_states);
+        }
+    }
+
+    /// Compares with an Established peer and starts what follows.
+    pub(crate) fn compare_again(&mut self, peer: NodeId, v: VolumeNr, disk_states: bool) {
+        let Some(state) = self.peer_device(peer, v).and_then(|k| k.last_state) else { return };
+        let pdisk = self.state.pdisk(peer, v);
+        let diskful = pdisk >= DiskState::Inconsistent && pdisk != DiskState::Unknown;
+        if !diskful {
+            return;
+        }
+        let occasion = Occasion::Resync { disk_states };
+        let Ok(decision) = self.decision(peer, v, &state, pdisk, occasion) else { return };
+        self.log_at(
+            LogLevel::Info,
+            Some(peer),
+            Some(v),
+            format!("compared again: {:?} by rule={}", decision.strategy, decision.rule.name()),
+        );
+        let Outcome::Repl(repl) = decision.outcome else { return };
+        self.apply_decision(peer, v, &decision);
+        let own = self.state.disk(v);
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            if let Some(pd) = s.pd_mut(peer, v) {
+                pd.repl = repl;
+            }
+            if repl == ReplState::Established
+                && own == DiskState::Outdated
+                && pdisk >= DiskState::Consistent
+            {
+                if let Some(d) = s.devices.get_mut(&v) {
+                    d.disk = pdisk;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,163 @@
+//! Survivors of a lost Primary agree on who has more of its writes (state machine, section 9.8).
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use drbd_proto::packet::PeerDagtag;
+use drbd_proto::{ConnState, Dagtag, DiskState, NodeId, ReplState, VolumeNr};
+
+use crate::decision::Occasion;
+use crate::effect::LogLevel;
+use crate::engine::Engine;
+use crate::state::change::ChangeFlags;
+
+impl Engine {
+    /// P_PEER_DAGTAG.
+    pub(crate) fn peer_dagtag(&mut self, peer: NodeId, packet: &PeerDagtag) {
+        let lost = packet.node_id;
+        if self.state.cstate(peer) != ConnState::Connected {
+            if let Some(conn) = self.conns.get_mut(&peer) {
+                conn.named_lost_primary = Some((lost, packet.dagtag));
+            }
+            return;
+        }
+        if !self.conns.contains_key(&lost) {
+            return;
+        }
+        if self.state.cstate(lost) == ConnState::Connected {
+            // Perhaps we did not notice yet: the answer to a ping, or its absence, tells.
+            self.ping(lost);
+        }
+        self.waiting_dagtags.retain(|(p, l, _)| (*p, *l) != (peer, lost));
+        self.waiting_dagtags.push((peer, lost, packet.dagtag));
+        if self.state.cstate(lost) < ConnState::Connected {
+            self.reconcile_waiting(lost);
+        }
+    }
+
+    /// The own cleanup of a lost connection is complete.
+    pub(crate) fn reconcile_waiting(&mut self, lost: NodeId) {
+        let (now, later): (Vec<_>, Vec<_>) =
+            core::mem::take(&mut self.waiting_dagtags).into_iter().partition(|w| w.1 == lost);
+        self.waiting_dagtags = later;
+        for (peer, lost, theirs) in now {
+            if self.state.cstate(peer) == ConnState::Connected {
+                self.reconcile(peer, lost, theirs);
+            }
+        }
+    }
+
+    fn reconcile(&mut self, peer: NodeId, lost: NodeId, theirs: Dagtag) {
+        let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+        let busy = volumes.iter().any(|v| {
+            self.state.repl(peer, *v) > ReplState::Established
+                || !matches!(
+                    self.state.disk(*v),
+                    DiskState::Consistent | DiskState::UpToDate
+                )
+        });
+        if busy {
+            return self.reconciled(peer, None);
+        }
+        let Some(own) = self.conns.get(&lost).map(|c| c.last_dagtag) else { return };
+        let offset = own.0.wrapping_sub(theirs.0) as i64;
+        let mut direction = None;
+        for &v in &volumes {
+            let Some(state) = self.peer_device(peer, v).and_then(|k| k.last_state) else {
+                continue;
+            };
+            let pdisk = self.state.pdisk(peer, v);
+            let occasion = Occasion::Resync { disk_states: false };
+            let Ok(decision) = self.decision(peer, v, &state, pdisk, occasion) else {
+                return self.reconciled(peer, None);
+            };
+            use crate::decision::Strategy;
+            let this = match decision.strategy {
+                Strategy::NoSync | Strategy::SourceIfBothFailed | Strategy::TargetIfBothFailed => 0,
+                Strategy::SourceUseBitmap => 1,
+                Strategy::TargetUseBitmap => -1,
+                _ => return self.reconciled(peer, None),
+            };
+            if direction.is_some_and(|d| d != this) {
+                return self.reconciled(peer, None);
+            }
+            direction = Some(this);
+        }
+        let sign = match direction {
+            Some(0) | None => offset.signum(),
+            Some(d) => d,
+        };
+        let name = self.conn_name(lost);
+        if sign == 0 {
+            self.log_at(
+                LogLevel::Info,
+                Some(peer),
+                None,
+                format!(
+                    "No reconciliation resync even though '{name}' disappeared. (o={offset})"
+                ),
+            );
+            for &v in &volumes {
+                if let Some(slot) = self.slot_of(peer, v) {
+                    if let Some(disk) = self.disk_mut(v) {
+                        disk.bitmap.clear_all(slot);
+                    }
+                    self.data_bitmap_writeout(v);
+                }
+            }
+            return self.reconciled(peer, None);
+        }
+        self.log_at(
+            LogLevel::Info,
+            Some(peer),
+            None,
+            format!("Reconciliation resync because '{name}' disappeared. (o={offset})"),
+        );
+        let repl = if sign > 0 { ReplState::WFBitMapS } else { ReplState::WFBitMapT };
+        if let Some(conn) = self.conns.get_mut(&peer) {
+            for known in conn.peers.values_mut() {
+                known.flags.reconciliation_resync = true;
+                known.flags.reconcile_pending = false;
+            }
+        }
+        if sign < 0 {
+            if let Some(conn) = self.conns.get_mut(&peer) {
+                conn.adopt_dagtag = Some((lost, theirs));
+            }
+        }
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            for v in volumes {
+                if let Some(pd) = s.pd_mut(peer, v) {
+                    pd.repl = repl;
+                }
+            }
+        });
+    }
+
+    fn reconciled(&mut self, peer: NodeId, _repl: Option<ReplState>) {
+        if let Some(conn) = self.conns.get_mut(&peer) {
+            for known in conn.peers.values_mut() {
+                known.flags.reconcile_pending = false;
+            }
+        }
+        let owes = self.volumes.keys().any(|v| self.owes_reconciliation(*v));
+        let consistent =
+            self.state.devices.values().any(|d| d.disk == DiskState::Consistent);
+        if !owes && consistent {
+            self.want_empty_twopc();
+        }
+    }
+
+    /// A reconciliation resync has ended: when nothing is owed any more the disks can be trusted again.
+    pub(crate) fn after_reconciliation(&mut self, peer: NodeId) {
+        let adopt = self.conns.get_mut(&peer).and_then(|c| c.adopt_dagtag.take());
+        if let Some((lost, dagtag)) = adopt {
+            if self.state.cstate(lost) < ConnState::Connected {
+                if let Some(conn) = self.conns.get_mut(&lost) {
+                    conn.last_dagtag = dagtag;
+                }
+            }
+        }
+        self.reconciled(peer, None);
+    }
+}

@@ -1,0 +1,321 @@
+//! Resync as a matter of state: start, end, abort (state machine, section 9). The data move in
+//! [`crate::resync`].
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use drbd_proto::{
+    ConnState, DiskState, NodeId, NodeMask, ReplState, State as WireState, UuidFlags, VolumeNr,
+};
+
+use crate::connection::PingWaiter;
+use crate::effect::LogLevel;
+use crate::engine::{Engine, PacketError};
+use crate::state::change::ChangeFlags;
+
+impl Engine {
+    /// StartingSyncS or StartingSyncT: everything is different (section 9.2).
+    pub(crate) fn start_full_sync(&mut self, peer: NodeId, v: VolumeNr, source: bool) {
+        let nodes = if source { peer.mask() } else { NodeMask::ALL };
+        self.set_all_bits(v, nodes);
+        self.resync_start(peer, v);
+    }
+
+    /// The bitmaps are exchanged: the resync begins (section 9.1).
+    pub(crate) fn resync_start(&mut self, peer: NodeId, v: VolumeNr) {
+        let repl = self.state.repl(peer, v);
+        let source = matches!(repl, ReplState::WFBitMapS | ReplState::StartingSyncS);
+        let target = matches!(repl, ReplState::WFBitMapT | ReplState::StartingSyncT);
+        if !source && !target {
+            return;
+        }
+        if target {
+            self.target_starts(peer, v);
+        }
+        let done_early = source
+            && core::mem::take(
+                &mut self
+                    .peer_device_mut(peer, v)
+                    .map(|k| core::mem::take(&mut k.finished_early))
+                    .unwrap_or(false),
+            );
+        let to = if source { ReplState::SyncSource } else { ReplState::SyncTarget };
+        let bits = self.bitmap_weight(peer, v);
+        self.log_at(
+            LogLevel::Info,
+            Some(peer),
+            Some(v),
+            format!("Began resync as {to} (will sync {} KB [{bits} bits set]).", bits * 4),
+        );
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            if let Some(pd) = s.pd_mut(peer, v) {
+                pd.repl = to;
+            }
+        });
+        if done_early {
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(pd) = s.pd_mut(peer, v) {
+                    pd.repl = ReplState::Established;
+                    pd.pdisk = DiskState::UpToDate;
+                }
+            });
+        }
+    }
+
+    /// Section 7.9, start.
+    fn target_starts(&mut self, peer: NodeId, v: VolumeNr) {
+        let already_target =
+            self.state.peers_of(v).any(|(n, _, pd)| n != peer && pd.is_sync_target());
+        let peers = self.peer_facts(v);
+        let Some(nodes) = self.nodes(v) else { return };
+        let dagtag = self.data_dagtag();
+        let mut rng = self.rng.clone();
+        let mut random = || drbd_proto::Uuid(rng.next()).identity();
+        let Some(volume) = self.volumes.get_mut(&v) else { return };
+        if !already_target {
+            volume.flags.stable_resync = false;
+        }
+        let Some(disk) = volume.disk.as_mut() else { return };
+        let Some(known) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&v)) else {
+            return;
+        };
+        known.flags.unstable_resync = false;
+        known.flags.sync_src_crashed_pri =
+            known.uuids.flags.contains(UuidFlags::CRASHED_PRIMARY);
+        known.start_uuid =
+            disk.gen_ids.start_resync(&known.uuids, dagtag, &peers, &nodes, &mut random);
+        self.rng = rng;
+        self.md_touch();
+        self.judge_source(v);
+    }
+
+    /// Whether a sync source is not, or no more, good enough (section 9.6).
+    pub(crate) fn judge_source(&mut self, v: VolumeNr) {
+        let me = self.node_id;
+        let sources: Vec<NodeId> = self
+            .state
+            .peers_of(v)
+            .filter(|(_, _, pd)| pd.is_sync_target())
+            .map(|(n, _, _)| n)
+            .collect();
+        for source in sources {
+            let Some(known) = self.peer_device(source, v) else { continue };
+            if known.uuids.flags.contains(UuidFlags::STABLE) {
+                continue;
+            }
+            let authoritative = known.uuids.node_mask;
+            let two_primaries = self.two_primaries(source);
+            let good = authoritative.contains(me)
+                || self.state.peers_of(v).any(|(n, c, pd)| {
+                    if n == source {
+                        return false;
+                    }
+                    let live = matches!(pd.repl, ReplState::Established | ReplState::WFBitMapS)
+                        || (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&pd.repl);
+                    let stable_source = pd.repl == ReplState::SyncTarget
+                        && self
+                            .peer_device(n, v)
+                            .is_some_and(|k| k.uuids.flags.contains(UuidFlags::STABLE));
+                    live && (authoritative.contains(n)
+                        || (c.peer_role == drbd_proto::Role::Primary && !two_primaries)
+                        || stable_source)
+                });
+            if !good {
+                if let Some(known) = self.peer_device_mut(source, v) {
+                    known.flags.unstable_resync = true;
+                }
+            }
+        }
+    }
+
+    /// The target found nothing more to do. The source is pinged first: all acks sent before are processed
+    /// there when it answers (data path, section 16.6).
+    pub(crate) fn resync_finished(&mut self, peer: NodeId, v: VolumeNr, failed: bool) {
+        let waits = self.conns.get(&peer).is_some_and(|c| {
+            c.ping_waiters.iter().any(
+                |w| matches!(w, PingWaiter::ResyncFinish { volume, .. } if *volume == v),
+            )
+        });
+        if !waits {
+            self.ping_for(peer, PingWaiter::ResyncFinish { volume: v, failed });
+        }
+    }
+
+    /// The source has seen all acks: the resync is over (section 9.5; UUIDs section 7.9).
+    pub(crate) fn resync_finish_confirmed(&mut self, peer: NodeId, v: VolumeNr, failed: bool) {
+        if self.state.repl(peer, v) != ReplState::SyncTarget {
+            return;
+        }
+        if !failed && self.bitmap_weight(peer, v) != 0 {
+            // Bits were set meanwhile: another pass finds them.
+            return self.data_resync_again(peer, v);
+        }
+        let Some(known) = self.peer_device(peer, v) else { return };
+        let unstable = known.flags.unstable_resync;
+        let crashed_source = known.flags.sync_src_crashed_pri;
+        let stable_before = self.volumes.get(&v).is_some_and(|x| x.flags.stable_resync);
+        let stable = !unstable || stable_before;
+        let source_disk = self.state.pdisk(peer, v);
+        self.log_at(
+            LogLevel::Info,
+            Some(peer),
+            Some(v),
+            format!("Resync done{}", if stable { "" } else { " (unstable source)" }),
+        );
+        if failed {
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(pd) = s.pd_mut(peer, v) {
+                    pd.repl = ReplState::Established;
+                    pd.resync_active = false;
+                    pd.pdisk = DiskState::UpToDate;
+                }
+            });
+            return;
+        }
+        if !stable {
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(pd) = s.pd_mut(peer, v) {
+                    pd.repl = ReplState::Established;
+                    pd.resync_active = false;
+                }
+            });
+            // The source may have become stable meanwhile; it will not offer again by itself (section 9.6).
+            if self
+                .peer_device(peer, v)
+                .is_some_and(|k| k.uuids.flags.contains(UuidFlags::STABLE))
+            {
+                self.send_uuids(peer, v, UuidFlags::RESYNC);
+                self.compare_again(peer, v, true);
+            }
+            return;
+        }
+        let outdated = self.adopt_source(peer, v);
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.flags.stable_resync = true;
+            if source_disk < DiskState::UpToDate && crashed_source {
+                volume.flags.crashed_primary = true;
+            }
+        }
+        // All UUIDs go out before any state (wire protocol, section 10.4).
+        let peers: Vec<NodeId> = self.established_peers(v).collect();
+        for n in peers {
+            self.send_uuids(n, v, UuidFlags::NONE);
+        }
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            if let Some(d) = s.devices.get_mut(&v) {
+                d.disk = source_disk;
+            }
+            for (n, c) in &mut s.conns {
+                let Some(pd) = c.peers.get_mut(&v) else { continue };
+                if *n == peer {
+                    pd.repl = ReplState::Established;
+                    pd.resync_active = false;
+                } else if source_disk == DiskState::UpToDate && pd.repl == ReplState::PausedSyncT {
+                    pd.repl = ReplState::Established;
+                    pd.resync_active = false;
+                }
+                if outdated.contains(*n) && pd.pdisk >= DiskState::Consistent {
+                    pd.pdisk = DiskState::Outdated;
+                }
+            }
+        });
+    }
+
+    /// The source's generation is ours now (section 7.9, end).
+    fn adopt_source(&mut self, peer: NodeId, v: VolumeNr) -> NodeMask {
+        let peers = self.peer_facts(v);
+        let Some(nodes) = self.nodes(v) else { return NodeMask::EMPTY };
+        let dagtag = self.data_dagtag();
+        let primary = self.state.role == drbd_proto::Role::Primary;
+        let Some(disk) = self.volumes.get_mut(&v).and_then(|x| x.disk.as_mut()) else {
+            return NodeMask::EMPTY;
+        };
+        let Some(known) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&v)) else {
+            return NodeMask::EMPTY;
+        };
+        let newer = disk.gen_ids.end_resync(
+            &known.uuids,
+            known.start_uuid,
+            dagtag,
+            primary,
+            &peers,
+            &nodes,
+        );
+        known.uuids.set_like(&disk.gen_ids);
+        self.md_touch();
+        newer
+    }
+
+    /// The target reports the end of the resync (section 9.5).
+    pub(crate) fn source_finished(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        state: &WireState,
+        pdisk: DiskState,
+    ) -> Result<(), PacketError> {
+        let failed = self.data_resync_failed(peer, v);
+        let role = state.role;
+        self.log_at(LogLevel::Info, Some(peer), Some(v), "Resync done");
+        let susp_peer = state.aftr_isp || state.user_isp;
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            let Some(c) = s.conns.get_mut(&peer) else { return };
+            c.peer_role = role;
+            let Some(pd) = c.peers.get_mut(&v) else { return };
+            pd.repl = ReplState::Established;
+            pd.pdisk = if failed { DiskState::Inconsistent } else { pdisk };
+            pd.susp_peer = susp_peer;
+        });
+        Ok(())
+    }
+
+    /// A Primary says that these nodes lack writes: a resync from one of them would bring old data back
+    /// (section 9.7, 1).
+    pub(crate) fn abort_resync_from(&mut self, v: VolumeNr, weak: NodeMask) {
+        let sources: Vec<NodeId> = self
+            .state
+            .peers_of(v)
+            .filter(|(n, _, pd)| pd.is_sync_target() && weak.contains(*n))
+            .map(|(n, _, _)| n)
+            .collect();
+        for source in sources {
+            self.log_at(
+                LogLevel::Info,
+                Some(source),
+                Some(v),
+                "My sync source became a weak node, aborting resync!",
+            );
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(pd) = s.pd_mut(source, v) {
+                    pd.repl = ReplState::Established;
+                    pd.resync_active = false;
+                }
+            });
+        }
+    }
+
+    /// A diskless Primary shows another generation: find the peer that has it (section 9.7, 3).
+    pub(crate) fn get_resynced(&mut self, v: VolumeNr) {
+        let candidates: Vec<NodeId> = self
+            .state
+            .peers_of(v)
+            .filter(|(_, c, pd)| {
+                c.cstate == ConnState::Connected
+                    && pd.pdisk == DiskState::UpToDate
+                    && pd.repl == ReplState::Established
+            })
+            .map(|(n, _, _)| n)
+            .collect();
+        for peer in candidates {
+            self.compare_again(peer, v, true);
+            if self.state.repl(peer, v) != ReplState::Established {
+                self.send_uuids(
+                    peer,
+                    v,
+                    UuidFlags::RESYNC.union(UuidFlags::DISKLESS_PRIMARY),
+                );
+                return;
+            }
+        }
+    }
+}

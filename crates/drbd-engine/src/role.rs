@@ -1,0 +1,405 @@
+//! Promotion and demotion (state machine, section 10).
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, Role, UuidFlags, VolumeNr};
+
+use crate::command::{Reply, RetCode};
+use crate::connection::PingWaiter;
+use crate::effect::{Effect, OpenError};
+use crate::engine::Engine;
+use crate::id::{CmdId, OpenId};
+use crate::state::change::ChangeFlags;
+use crate::time::Instant;
+use crate::timer::Timer;
+use crate::twopc::{ChangeKind, Requester};
+
+/// Attempts before a promotion gives up.
+const MAX_ATTEMPTS: u32 = 4;
+
+/// A promotion or demotion under way.
+#[derive(Debug)]
+pub(crate) struct RoleChange {
+    /// Who asked.
+    asker: Asker,
+    /// The role to have.
+    to: Role,
+    force: bool,
+    /// Own disks become UpToDate with it.
+    lift: bool,
+    /// Unknown peers are declared Outdated with it.
+    outdate: bool,
+    attempts: u32,
+    stage: Stage,
+    /// Peers whose answer to a ping is missing.
+    pinged: NodeMask,
+    /// Until when settling may last.
+    settle_until: Instant,
+    /// Until when an automatic promotion may be retried.
+    give_up: Instant,
+}
+
+/// Who wants another role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asker {
+    /// A command.
+    Command(CmdId),
+    /// Somebody who opens the device for writing (auto-promote).
+    Opener(OpenId),
+    /// The last writer has closed the device.
+    LastClose,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Waiting for answers to pings.
+    Pinging,
+    /// Waiting for states that are about to change by themselves, or for writes to finish.
+    Settling,
+    /// The cluster-wide change is under way.
+    Proposing,
+    /// Waiting before the next attempt.
+    Backoff,
+}
+
+impl RoleChange {
+    /// Whether the cluster is being asked.
+    pub(crate) fn is_proposing(&self) -> bool {
+        self.stage == Stage::Proposing
+    }
+}
+
+impl Engine {
+    /// `primary` and `secondary`.
+    pub(crate) fn role_command(&mut self, cmd: CmdId, to: Role, force: bool) {
+        self.request_role(Asker::Command(cmd), to, force);
+    }
+
+    fn request_role(&mut self, asker: Asker, to: Role, force: bool) {
+        if self.role_change.is_some() {
+            return self.tell_asker(asker, Err(RetCode::CONCURRENT_ST_CHG));
+        }
+        if self.state.role == to && !(to == Role::Secondary && force) {
+            return self.tell_asker(asker, Ok(RetCode::NOTHING_TO_DO));
+        }
+        let max_ping = self
+            .conns
+            .values()
+            .map(|c| c.options.ping_timeout)
+            .max()
+            .unwrap_or(Duration::ZERO);
+        let patience = self.options.auto_promote_timeout + max_ping;
+        self.role_change = Some(RoleChange {
+            asker,
+            to,
+            force,
+            lift: false,
+            outdate: false,
+            attempts: 0,
+            stage: Stage::Pinging,
+            pinged: NodeMask::EMPTY,
+            settle_until: self.now + patience,
+            give_up: self.now + patience,
+        });
+        self.role_change_begin();
+    }
+
+    fn role_change_begin(&mut self) {
+        let connected = self.connected_nodes();
+        let Some(r) = self.role_change.as_mut() else { return };
+        r.attempts += 1;
+        if r.to != Role::Primary {
+            r.stage = Stage::Settling;
+            return self.role_change_step();
+        }
+        r.stage = Stage::Pinging;
+        r.pinged = connected;
+        if connected.is_empty() {
+            r.stage = Stage::Settling;
+            return self.role_change_step();
+        }
+        for peer in connected.iter() {
+            self.ping_for(peer, PingWaiter::RoleChange);
+        }
+    }
+
+    /// A peer answered, or is gone.
+    pub(crate) fn role_change_ping(&mut self, peer: NodeId) {
+        let Some(r) = self.role_change.as_mut() else { return };
+        r.pinged.remove(peer);
+        if r.stage == Stage::Pinging && r.pinged.is_empty() {
+            r.stage = Stage::Settling;
+            self.role_change_step();
+        }
+    }
+
+    /// Tries to go on; called when anything changed, and by its timer.
+    pub(crate) fn role_change_step(&mut self) {
+        let Some(r) = &self.role_change else { return };
+        match r.stage {
+            Stage::Pinging | Stage::Proposing => {}
+            Stage::Backoff => {
+                if !self.timers.is_set(Timer::RoleChange) {
+                    self.role_change_begin();
+                }
+            }
+            Stage::Settling if r.to == Role::Primary => {
+                let until = r.settle_until;
+                if self.settled() || self.now >= until {
+                    self.timers.cancel(Timer::RoleChange);
+                    self.role_change_propose();
+                } else {
+                    self.timers.set(Timer::RoleChange, until);
+                }
+            }
+            Stage::Settling => {
+                // Demotion: all writes are finished first.
+                if self.data_idle() || r.force {
+                    self.role_change_propose();
+                } else {
+                    self.data_close_epoch();
+                }
+            }
+        }
+    }
+
+    /// Whether no state is about to get better by itself (section 10.2, 1).
+    fn settled(&self) -> bool {
+        let consistent = |d: DiskState| d == DiskState::Consistent;
+        !self.state.devices.iter().any(|(v, d)| {
+            consistent(d.disk)
+                || self.state.peers_of(*v).any(|(_, c, pd)| {
+                    c.cstate == ConnState::Connected && consistent(pd.pdisk)
+                })
+                || (self.owes_reconciliation(*v)
+                    && matches!(d.disk, DiskState::Outdated | DiskState::Inconsistent))
+        })
+    }
+
+    fn role_change_propose(&mut self) {
+        let Some(r) = self.role_change.as_mut() else { return };
+        r.stage = Stage::Proposing;
+        let kind = match r.to {
+            Role::Primary => ChangeKind::Promote { lift: r.lift, outdate: r.outdate },
+            _ => ChangeKind::Demote { force: r.force },
+        };
+        self.twopc_request(kind, Requester::RoleChange);
+    }
+
+    /// The cluster-wide change has ended.
+    pub(crate) fn role_change_decided(&mut self, result: Result<RetCode, RetCode>) {
+        let Some(r) = self.role_change.as_mut() else { return };
+        let code = match result {
+            Ok(code) => return self.role_change_done(code),
+            Err(code) => code,
+        };
+        let promote = r.to == Role::Primary;
+        let again = r.attempts < MAX_ATTEMPTS;
+        let auto = matches!(r.asker, Asker::Opener(_));
+        match code {
+            RetCode::TIMEOUT | RetCode::CONCURRENT_ST_CHG | RetCode::IN_TRANSIENT_STATE => {
+                // Conflicts with others pass; they do not count as attempts.
+                r.attempts -= 1;
+                let delay = self.twopc_backoff(1).max(Duration::from_millis(20));
+                return self.role_change_retry(delay);
+            }
+            RetCode::NO_UP_TO_DATE_DISK if r.force && promote && !r.lift && again => {
+                r.lift = true;
+                return self.role_change_retry(Duration::ZERO);
+            }
+            RetCode::PRIMARY_NOP if r.force && promote && !r.outdate && again => {
+                r.outdate = true;
+                r.lift = true;
+                return self.role_change_retry(Duration::ZERO);
+            }
+            RetCode::NO_QUORUM if r.force && promote && !r.outdate && again => {
+                r.outdate = true;
+                return self.role_change_retry(Duration::ZERO);
+            }
+            RetCode::TWO_PRIMARIES if promote && r.attempts == 1 => {
+                return self.role_change_retry(Duration::from_millis(500));
+            }
+            RetCode::CW_FAILED_BY_PEER | RetCode::TWO_PRIMARIES | RetCode::NO_UP_TO_DATE_DISK
+                if auto && self.now < r.give_up =>
+            {
+                r.attempts = 1;
+                return self.role_change_retry(Duration::from_millis(100));
+            }
+            _ => {}
+        }
+        let Some(r) = self.role_change.take() else { return };
+        self.tell_asker(r.asker, Err(code));
+    }
+
+    fn role_change_retry(&mut self, delay: Duration) {
+        if let Some(r) = self.role_change.as_mut() {
+            r.stage = Stage::Backoff;
+        }
+        self.timers.set(Timer::RoleChange, self.now + delay);
+    }
+
+    fn role_change_done(&mut self, code: RetCode) {
+        let Some(r) = self.role_change.take() else { return };
+        self.timers.cancel(Timer::RoleChange);
+        if r.to == Role::Primary {
+            if let Asker::Command(_) = r.asker {
+                self.promoted_by_command = true;
+            }
+            if r.lift {
+                self.forced_generation();
+            }
+        } else {
+            self.promoted_by_command = false;
+        }
+        if r.to == Role::Primary {
+            let peers: Vec<NodeId> = self.connected_nodes().iter().collect();
+            let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+            for &v in &volumes {
+                for &peer in &peers {
+                    if r.lift {
+                        self.send_uuids(peer, v, UuidFlags::NONE);
+                        self.consider_resync_after_force(peer, v);
+                    }
+                    self.send_state(peer, v);
+                }
+            }
+        }
+        self.update_limits();
+        self.tell_asker(r.asker, Ok(code));
+    }
+
+    /// Both Inconsistent nodes start the initial sync after a forced promotion (section 10.2, 5).
+    fn consider_resync_after_force(&mut self, peer: NodeId, v: VolumeNr) {
+        let inconsistent = self.state.pdisk(peer, v) == DiskState::Inconsistent
+            || self.state.pdisk(peer, v) == DiskState::Outdated;
+        if let (true, Some(known)) = (inconsistent, self.peer_device_mut(peer, v)) {
+            known.flags.consider_resync = true;
+        }
+    }
+
+    /// The new generation of a forced promotion (section 10.2, 4).
+    fn forced_generation(&mut self) {
+        let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+        for v in volumes {
+            if self.state.disk(v) == DiskState::UpToDate {
+                self.new_current_uuid(v, true);
+            }
+            if let Some(volume) = self.volumes.get_mut(&v) {
+                volume.flags.new_cur_uuid = false;
+            }
+        }
+    }
+
+    fn tell_asker(&mut self, asker: Asker, result: Result<RetCode, RetCode>) {
+        let code = match result {
+            Ok(code) | Err(code) => code,
+        };
+        match asker {
+            Asker::Command(cmd) => self.reply(cmd, Reply::new(code)),
+            Asker::Opener(open) => {
+                let answer = match result {
+                    Ok(_) => Ok(()),
+                    Err(RetCode::TWO_PRIMARIES | RetCode::CW_FAILED_BY_PEER) => {
+                        Err(OpenError::ReadOnly)
+                    }
+                    Err(RetCode::NO_QUORUM | RetCode::NO_UP_TO_DATE_DISK) => Err(OpenError::NoData),
+                    Err(_) => Err(OpenError::ReadOnly),
+                };
+                self.finish_open(open, answer);
+            }
+            Asker::LastClose => {}
+        }
+    }
+
+    // ----- openers ------------------------------------------------------------------------------------
+
+    /// Somebody opens a volume (section 10.3).
+    pub(crate) fn opened(&mut self, open: OpenId, v: VolumeNr, write: bool, nonblock: bool) {
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            self.push(Effect::OpenDone { open, result: Err(OpenError::NoVolume) });
+            return;
+        };
+        volume.openers.insert(open, write);
+        self.publish_device(v);
+        if self.state.fail_io {
+            return self.finish_open(open, Err(OpenError::FailIo));
+        }
+        if self.state.role == Role::Primary {
+            return self.finish_open(open, Ok(()));
+        }
+        if write {
+            if !self.options.auto_promote {
+                return self.finish_open(open, Err(OpenError::ReadOnly));
+            }
+            if self.role_change.is_some() && !nonblock {
+                self.waiting_openers.push(open);
+                return;
+            }
+            return self.request_role(Asker::Opener(open), Role::Primary, false);
+        }
+        let quorum = self.state.devices.get(&v).is_none_or(|d| d.have_quorum);
+        let foreign = self
+            .state
+            .conns
+            .iter()
+            .any(|(n, c)| c.peer_role == Role::Primary && !self.two_primaries(*n));
+        let answer = if !self.options.auto_promote || foreign {
+            Err(OpenError::ForeignPrimary)
+        } else if !quorum || !self.data_accessible(&self.state, v) {
+            Err(OpenError::NoData)
+        } else {
+            Ok(())
+        };
+        self.finish_open(open, answer);
+    }
+
+    fn finish_open(&mut self, open: OpenId, result: Result<(), OpenError>) {
+        if result.is_err() {
+            self.forget_opener(open);
+        }
+        self.push(Effect::OpenDone { open, result });
+        let waiting = core::mem::take(&mut self.waiting_openers);
+        for open in waiting {
+            let primary = self.state.role == Role::Primary;
+            let known = self.volumes.values().any(|v| v.openers.contains_key(&open));
+            if known && primary {
+                self.push(Effect::OpenDone { open, result: Ok(()) });
+            } else if known {
+                self.forget_opener(open);
+                self.push(Effect::OpenDone { open, result: Err(OpenError::ReadOnly) });
+            }
+        }
+    }
+
+    fn forget_opener(&mut self, open: OpenId) -> Option<bool> {
+        let volume = self.volumes.values_mut().find(|v| v.openers.contains_key(&open))?;
+        let v = volume.nr;
+        let write = volume.openers.remove(&open);
+        self.publish_device(v);
+        write
+    }
+
+    /// An opener is gone.
+    pub(crate) fn closed(&mut self, open: OpenId) {
+        let Some(write) = self.forget_opener(open) else { return };
+        let any = self.volumes.values().any(|v| !v.openers.is_empty());
+        if self.state.fail_io && !any {
+            let _ = self.change(ChangeFlags::HARD, |s| s.fail_io = false);
+        }
+        let writer = self.volumes.values().any(|v| v.openers.values().any(|w| *w));
+        if write {
+            self.data_close_epoch();
+            self.data_flush_peer_acks();
+        }
+        if write
+            && !writer
+            && self.state.role == Role::Primary
+            && self.options.auto_promote
+            && !self.promoted_by_command
+            && self.role_change.is_none()
+        {
+            self.request_role(Asker::LastClose, Role::Secondary, false);
+        }
+    }
+}
