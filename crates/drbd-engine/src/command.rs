@@ -15,29 +15,56 @@ pub enum Command {
     /// `resource-options`.
     ResourceOptions { options: ResourceOptions },
     /// `new-minor`.
-    NewMinor { volume: VolumeNr, minor: u32, options: DeviceOptions },
+    NewMinor {
+        volume: VolumeNr,
+        minor: u32,
+        options: DeviceOptions,
+    },
     /// `del-minor`.
     DelMinor { volume: VolumeNr },
     /// `new-peer`; `name` is the connection's name.
-    NewPeer { peer: NodeId, name: String, options: NetOptions },
+    NewPeer {
+        peer: NodeId,
+        name: String,
+        options: NetOptions,
+    },
     /// `del-peer`.
     DelPeer { peer: NodeId, force: bool },
     /// `net-options`.
     NetOptions { peer: NodeId, options: NetOptions },
     /// `peer-device-options`.
-    PeerDeviceOptions { peer: NodeId, volume: VolumeNr, options: PeerDeviceOptions },
+    PeerDeviceOptions {
+        peer: NodeId,
+        volume: VolumeNr,
+        options: PeerDeviceOptions,
+    },
     /// `new-path`.
     NewPath { peer: NodeId, path: Path },
     /// `del-path`.
     DelPath { peer: NodeId, path: Path },
     /// `attach`; the driver has opened the devices.
-    Attach { volume: VolumeNr, backing: Backing, options: DiskOptions },
+    Attach {
+        volume: VolumeNr,
+        backing: Backing,
+        options: DiskOptions,
+    },
     /// `disk-options`.
-    DiskOptions { volume: VolumeNr, options: DiskOptions },
+    DiskOptions {
+        volume: VolumeNr,
+        options: DiskOptions,
+    },
     /// `detach`.
-    Detach { volume: VolumeNr, force: bool, diskless: bool },
+    Detach {
+        volume: VolumeNr,
+        force: bool,
+        diskless: bool,
+    },
     /// `connect`.
-    Connect { peer: NodeId, discard_my_data: bool, tentative: bool },
+    Connect {
+        peer: NodeId,
+        discard_my_data: bool,
+        tentative: bool,
+    },
     /// `disconnect`.
     Disconnect { peer: NodeId, force: bool },
     /// `primary`.
@@ -45,11 +72,24 @@ pub enum Command {
     /// `secondary`.
     Secondary { force: bool },
     /// `invalidate`.
-    Invalidate { volume: VolumeNr, from: Option<NodeId>, reset_bitmap: bool },
+    Invalidate {
+        volume: VolumeNr,
+        from: Option<NodeId>,
+        reset_bitmap: bool,
+    },
     /// `invalidate-remote`.
-    InvalidateRemote { peer: NodeId, volume: VolumeNr, reset_bitmap: bool },
+    InvalidateRemote {
+        peer: NodeId,
+        volume: VolumeNr,
+        reset_bitmap: bool,
+    },
     /// `verify`; positions in sectors.
-    Verify { peer: NodeId, volume: VolumeNr, start: Option<Sector>, stop: Option<Sector> },
+    Verify {
+        peer: NodeId,
+        volume: VolumeNr,
+        start: Option<Sector>,
+        stop: Option<Sector>,
+    },
     /// `pause-sync`.
     PauseSync { peer: NodeId, volume: VolumeNr },
     /// `resume-sync`.
@@ -61,7 +101,11 @@ pub enum Command {
     /// `outdate`.
     Outdate { volume: VolumeNr },
     /// `new-current-uuid`.
-    NewCurrentUuid { volume: VolumeNr, clear_bitmap: bool, force_resync: bool },
+    NewCurrentUuid {
+        volume: VolumeNr,
+        clear_bitmap: bool,
+        force_resync: bool,
+    },
     /// `forget-peer`.
     ForgetPeer { peer: NodeId },
     /// `down`: demote, disconnect and detach everything, and remove it. After a successful answer the
@@ -117,12 +161,18 @@ pub struct Reply {
 impl Reply {
     /// A bare result code.
     pub fn new(code: RetCode) -> Self {
-        Reply { code, info: Vec::new() }
+        Reply {
+            code,
+            info: Vec::new(),
+        }
     }
 
     /// A result code with one line of explanation.
     pub fn with(code: RetCode, info: impl Into<String>) -> Self {
-        Reply { code, info: alloc::vec![info.into()] }
+        Reply {
+            code,
+            info: alloc::vec![info.into()],
+        }
     }
 
     /// Whether the command did what was asked (CLI, section 10: exit code 0).

@@ -58,7 +58,7 @@ impl Engine {
         match packet {
             Packet::DelayProbe(_) => {}
             Packet::Disconnect => {
-                self.refuse(peer, "the peer refused the connection (P_DISCONNECT)");
+                self.refuse_peer(peer, "the peer refused the connection (P_DISCONNECT)");
             }
             Packet::SyncParam89(p) | Packet::SyncParam(p) => self.sync_param(peer, volume, p),
             Packet::Sizes(sizes) => self.sizes_packet(peer, volume, sizes)?,
@@ -121,7 +121,7 @@ impl Engine {
                     "different csums-alg settings: me {:?}, peer {csums:?}",
                     conn.options.csums_alg
                 );
-                return self.refuse(peer, &text);
+                return self.refuse_peer(peer, &text);
             }
             conn.options.csums_alg = csums.into();
         }

@@ -10,6 +10,7 @@ use drbd_meta::geometry::{Geometry, MdIndex, Placement, bitmap_bytes};
 use drbd_meta::superblock::{Format, Superblock};
 use drbd_proto::{ConnState, Dagtag, DiskState, NodeId, Role, VolumeNr};
 
+use crate::activity_log::ExtentNr;
 use crate::bitmap::{Bitmap, Fill, PageNr, Slot};
 use crate::command::{Backing, MetaPlace, Reply, RetCode};
 use crate::connection::Negotiation;
@@ -91,7 +92,10 @@ impl Engine {
             index: match backing.meta {
                 MetaPlace::Internal => MdIndex::Internal,
                 MetaPlace::FlexExternal => MdIndex::FlexExternal,
-                MetaPlace::Indexed(n) => MdIndex::Indexed(n),
+                MetaPlace::Indexed(n) => match u8::try_from(n) {
+                    Ok(n) => MdIndex::Indexed(n),
+                    Err(_) => return Some(Reply::new(RetCode::ERR_MD_IDX_INVALID)),
+                },
             },
             device_size: backing.meta_bytes,
         };
@@ -330,7 +334,7 @@ impl Engine {
         );
         if let Some(disk) = self.disk_mut(v) {
             for extent in hot {
-                let Some(bits) = disk.bitmap.bits_of_extent(crate::bitmap::ExtentNr(extent)) else {
+                let Some(bits) = disk.bitmap.bits_of_extent(ExtentNr(extent)) else {
                     continue;
                 };
                 let slots: Vec<Slot> = disk.bitmap.all_slots().collect();

@@ -344,7 +344,7 @@ impl Engine {
         };
         known.flags.quorate = state.quorum;
         if !known.options.bitmap && state.disk > DiskState::Diskless {
-            self.refuse(peer, "the peer has a disk although it is configured without bitmap");
+            self.refuse_peer(peer, "the peer has a disk although it is configured without bitmap");
             return Ok(());
         }
         let pdisk = match state.disk {
@@ -488,7 +488,7 @@ impl Engine {
                 }
                 Err(_) if state.disk == DiskState::Negotiating => pdisk = DiskState::Negotiating,
                 Err(code) => {
-                    self.refuse(peer, &format!("volume {v}: cannot go on (code {})", code.0));
+                    self.refuse_peer(peer, &format!("volume {v}: cannot go on (code {})", code.0));
                     return Ok(());
                 }
             }
@@ -537,7 +537,7 @@ impl Engine {
         let (repl, pdisk, _) = match self.decide(peer, v, state, pdisk) {
             Ok(decided) => decided,
             Err(code) => {
-                self.refuse(peer, &format!("volume {v}: cannot connect (code {})", code.0));
+                self.refuse_peer(peer, &format!("volume {v}: cannot connect (code {})", code.0));
                 return Ok(());
             }
         };

@@ -129,10 +129,10 @@ impl Engine {
                 self.protocol_update(peer, p);
             }
             (Handshake::Features, _) => {
-                self.refuse(peer, "expected P_CONNECTION_FEATURES as first packet");
+                self.refuse_peer(peer, "expected P_CONNECTION_FEATURES as first packet");
             }
             (Handshake::Challenge, _) => {
-                self.refuse(peer, "expected P_AUTH_CHALLENGE: the peer does not authenticate");
+                self.refuse_peer(peer, "expected P_AUTH_CHALLENGE: the peer does not authenticate");
             }
             (Handshake::Response | Handshake::Protocol, other) => {
                 return Err(PacketError::new(format!("unexpected {} in the handshake", other.cmd())));
@@ -144,7 +144,7 @@ impl Engine {
     }
 
     /// The peer can never be talked to as it is configured: StandAlone (wire protocol, section 1).
-    pub(crate) fn refuse(&mut self, peer: NodeId, why: &str) {
+    pub(crate) fn refuse_peer(&mut self, peer: NodeId, why: &str) {
         self.log_at(LogLevel::Error, Some(peer), None, format!("{why}; going StandAlone"));
         self.go_standalone(peer);
     }
@@ -163,14 +163,14 @@ impl Engine {
                 f.protocol_min,
                 max
             );
-            return self.refuse(peer, &text);
+            return self.refuse_peer(peer, &text);
         }
         let integrity =
             self.conns.get(&peer).is_some_and(|c| !c.options.integrity_alg.is_empty());
         let features = Features(f.features.0 & offered_features(integrity).0);
         let version = u16::try_from(version).unwrap_or(VERSION_MAX);
         if version == 121 && features.contains(Features::RESYNC_DAGTAG) {
-            return self.refuse(
+            return self.refuse_peer(
                 peer,
                 "the peer is an early DRBD 9.2 (protocol 121) with incompatible discard acks",
             );
@@ -223,10 +223,10 @@ impl Engine {
 
     fn challenge(&mut self, peer: NodeId, theirs: &AuthChallenge) {
         let Some((alg, secret, mine)) = self.auth_parameters(peer) else {
-            return self.refuse(peer, "cram-hmac-alg is not known here");
+            return self.refuse_peer(peer, "cram-hmac-alg is not known here");
         };
         if let Err(error) = auth::check_challenge(&mine, theirs) {
-            return self.refuse(peer, &format!("{error}"));
+            return self.refuse_peer(peer, &format!("{error}"));
         }
         let response = auth::response(alg, secret.as_bytes(), theirs, Some(self.node_id));
         self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::AuthResponse(response));
@@ -236,10 +236,10 @@ impl Engine {
 
     fn response(&mut self, peer: NodeId, theirs: &AuthResponse) {
         let Some((alg, secret, mine)) = self.auth_parameters(peer) else {
-            return self.refuse(peer, "cram-hmac-alg is not known here");
+            return self.refuse_peer(peer, "cram-hmac-alg is not known here");
         };
         if let Err(error) = auth::verify(alg, secret.as_bytes(), &mine, Some(peer), theirs) {
-            return self.refuse(peer, &format!("authentication of the peer failed: {error}"));
+            return self.refuse_peer(peer, &format!("authentication of the peer failed: {error}"));
         }
         self.log_at(
             LogLevel::Info,
@@ -273,7 +273,7 @@ impl Engine {
 
     fn send_protocol(&mut self, peer: NodeId) {
         let Some(protocol) = self.own_protocol(peer) else {
-            return self.refuse(peer, "data-integrity-alg has an impossible name");
+            return self.refuse_peer(peer, "data-integrity-alg has an impossible name");
         };
         self.send(
             peer,
@@ -299,18 +299,18 @@ impl Engine {
         .into_iter()
         .find(|(_, same)| !same);
         if let Some((option, _)) = different {
-            return self.refuse(peer, &format!("incompatible {option} settings"));
+            return self.refuse_peer(peer, &format!("incompatible {option} settings"));
         }
         let discard = ConnFlags::DISCARD_MY_DATA;
         if own.conn_flags.contains(discard) && theirs.conn_flags.contains(discard) {
-            return self.refuse(peer, "incompatible discard-my-data settings: set on both sides");
+            return self.refuse_peer(peer, "incompatible discard-my-data settings: set on both sides");
         }
         let integrity = match own.integrity_alg.as_str() {
             Some("") | None => None,
             Some(name) => match DigestAlg::from_name(name) {
                 Some(alg) => Some(alg),
                 None => {
-                    return self.refuse(peer, &format!("data-integrity-alg {name} is not known"));
+                    return self.refuse_peer(peer, &format!("data-integrity-alg {name} is not known"));
                 }
             },
         };
@@ -389,7 +389,7 @@ impl Engine {
             | RetCode::TWO_PRIMARIES => {
                 self.handshake_outdate(peer);
                 self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::Disconnect);
-                self.refuse(peer, &format!("connect refused (code {})", code.0));
+                self.refuse_peer(peer, &format!("connect refused (code {})", code.0));
             }
             other => {
                 let text = format!("connect failed (code {})", other.0);

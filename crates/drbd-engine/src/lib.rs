@@ -12,15 +12,43 @@ pub mod id;
 pub mod interval;
 pub mod options;
 pub mod quorum;
+// pub mod resync;
 pub mod status;
 pub mod time;
 pub mod uuid;
+
+// These come with the data plane:
+// mod admin;
+// mod connection;
+// mod control;
+// mod data;
+// mod decide;
+// mod disk;
+// mod engine;
+// mod exchange;
+// mod glue;
+// mod handshake;
+// mod lifecycle;
+// mod metadata;
+// mod outbox;
+// mod reconcile;
+// mod resync_control;
+// mod rng;
+// mod role;
+// mod size;
+// mod state;
+// mod status_build;
+// mod timer;
+// mod twopc;
+// mod uuids;
+// mod volume;
 
 pub use command::{Backing, Command, MetaPlace, Reply, RetCode};
 pub use effect::{
     ConnectOptions, DiscardKind, Effect, IoError, Limits, LogLevel, LogLine, MetaBlock, OpenError,
     Path,
 };
+// pub use engine::{Engine, EngineConfig};
 pub use event::{DiskError, Event, IoRequest, LostReason, OpOutput, OpResult};
 pub use id::{BufId, CmdId, IoId, OpId, OpenId};
 pub use status::ResourceStatus;

@@ -305,6 +305,11 @@ pub struct DeviceOptions {
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        DeviceOptions { max_bio_size: 1 << 20, max_io_depth: 8000, diskless: false, block_size: 512 }
+        DeviceOptions {
+            max_bio_size: 1 << 20,
+            max_io_depth: 8000,
+            diskless: false,
+            block_size: 512,
+        }
     }
 }

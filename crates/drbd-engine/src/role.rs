@@ -49,6 +49,8 @@ enum Asker {
     Opener(OpenId),
     /// The last writer has closed the device.
     LastClose,
+    /// `down` demotes first.
+    Down,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -291,6 +293,11 @@ impl Engine {
         }
     }
 
+    /// `down` of a Primary.
+    pub(crate) fn demote_for_down(&mut self) {
+        self.request_role(Asker::Down, Role::Secondary, false);
+    }
+
     fn tell_asker(&mut self, asker: Asker, result: Result<RetCode, RetCode>) {
         let code = match result {
             Ok(code) | Err(code) => code,
@@ -309,6 +316,11 @@ impl Engine {
                 self.finish_open(open, answer);
             }
             Asker::LastClose => {}
+            Asker::Down => {
+                if let Err(code) = result {
+                    self.down_failed(code);
+                }
+            }
         }
     }
 

@@ -23,10 +23,24 @@ pub struct Change {
 #[allow(missing_docs)] // Keys and states are those of CLI section 16.1.
 pub enum Object {
     Resource(Option<ResourceInfo>),
-    Connection { peer: NodeId, info: Option<ConnectionInfo> },
-    Device { volume: VolumeNr, info: Option<DeviceInfo> },
-    PeerDevice { peer: NodeId, volume: VolumeNr, info: Option<PeerDeviceInfo> },
-    Path { peer: NodeId, path: Path, established: Option<bool> },
+    Connection {
+        peer: NodeId,
+        info: Option<ConnectionInfo>,
+    },
+    Device {
+        volume: VolumeNr,
+        info: Option<DeviceInfo>,
+    },
+    PeerDevice {
+        peer: NodeId,
+        volume: VolumeNr,
+        info: Option<PeerDeviceInfo>,
+    },
+    Path {
+        peer: NodeId,
+        path: Path,
+        established: Option<bool>,
+    },
 }
 
 /// State of the resource as a whole.

@@ -60,7 +60,7 @@ impl Engine {
             bm_writes: stats.bm_writes,
             upper_pending: stats.upper_pending,
             lower_pending: stats.lower_pending,
-            al_suspended: stats.al_suspended,
+            al_suspended: false,
         })
     }
 

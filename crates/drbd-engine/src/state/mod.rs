@@ -4,6 +4,13 @@
 //! derives what follows ([`sanitize`]), checks it ([`check`]) and commits it as a whole. Nothing else in the
 //! engine assigns a state field.
 
+pub(crate) mod after;
+pub(crate) mod change;
+mod check;
+mod commit;
+mod predicates;
+pub(crate) mod sanitize;
+
 use alloc::collections::BTreeMap;
 
 use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, VolumeNr};

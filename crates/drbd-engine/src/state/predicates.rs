@@ -6,7 +6,6 @@ use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, ReplState, Role, Uuid, 
 use crate::connection::{Negotiation, PeerDevice};
 use crate::engine::Engine;
 use crate::options::{OnNoData, OnNoQuorum, Quorum};
-use crate::quorum;
 use crate::state::State;
 use crate::volume::Disk;
 
@@ -214,11 +213,6 @@ impl Engine {
     /// Whether quorum is enforced.
     pub(crate) fn quorum_configured(&self) -> bool {
         self.options.quorum != Quorum::Off
-    }
-
-    /// Tracked quorum of a volume in a state (state machine, section 11).
-    pub(crate) fn compute_quorum(&self, state: &State, v: VolumeNr) -> bool {
-        quorum::has_quorum(&self.quorum_view(state, v))
     }
 
     /// Directly connected nodes.

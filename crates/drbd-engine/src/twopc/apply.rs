@@ -238,8 +238,7 @@ impl Engine {
         let outdate: Vec<VolumeNr> = self
             .volumes
             .values_mut()
-            .filter(|v| core::mem::take(&mut v.flags.outdate_on_commit))
-            .map(|v| v.nr)
+            .filter_map(|v| core::mem::take(&mut v.flags.outdate_on_commit).then_some(v.nr))
             .collect();
         if let (true, Some(peer)) = (disconnects, affected) {
             if let Some(conn) = self.conns.get_mut(&peer) {

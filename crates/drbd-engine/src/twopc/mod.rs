@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::id::CmdId;
 use crate::time::Instant;
 pub(crate) use initiator::Initiated;
-pub(crate) use participant::Participation;
+pub(crate) use participant::{Answered, Participation};
 
 /// The resource's cluster-wide changes.
 #[derive(Debug, Default)]
