@@ -10,6 +10,8 @@
 //! | `lkbd` | Where was it before the device was resized? |
 //! | `create`, `existing` | What will `create-md` write, and over what? |
 //! | `apply` | What does the activity log say? |
+//! | `resize` | Where does metadata go when the device has grown? |
+//! | `slots` | What becomes of a peer's bitmap slot? |
 //! | `dump`, `gi` | How does metadata look as text? |
 
 mod apply;
@@ -23,6 +25,8 @@ mod failure;
 mod gi;
 mod lkbd;
 mod lock;
+mod resize;
+mod slots;
 mod store;
 
 use args::Args;
@@ -99,6 +103,8 @@ fn dispatch(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, 
         "dump-md" => dump::dump(args, store, console),
         "apply-al" => apply::apply(store, console),
         "create-md" => create::create(args, store, console),
+        "check-resize" => resize::check(store, console),
+        "forget-peer" => slots::forget_peer(args, store, console),
         "wipe-md" => wipe(store, console),
         "outdate" => {
             let (mut superblock, geometry) = store.take()?;

@@ -72,6 +72,8 @@ const COMMANDS: &[Command] = &[
         true,
         false,
     ),
+    command("check-resize", Some(""), false, true, false),
+    command("forget-peer", Some("--node-id {val} "), false, true, true),
     command("set-gi", None, true, true, true),
     command("read-dev-uuid", None, false, false, false),
     command("write-dev-uuid", None, true, true, false),
@@ -81,8 +83,6 @@ const COMMANDS: &[Command] = &[
 const MISSING: &[&str] = &[
     "restore-md",
     "verify-dump",
-    "check-resize",
-    "forget-peer",
     "repair-md",
     "dump-superblock",
     "hexdump-superblock",

@@ -4,7 +4,8 @@ use super::args::{self, Args, InitBitmap};
 use super::console::{Console, human_size};
 use super::device::Page;
 use super::existing;
-use super::failure::{BAD, FAILED, Failure, OK};
+use super::failure::{BAD, FAILED, Failure, OK, USAGE};
+use super::resize;
 use super::store::Store;
 use drbd_meta::activity_log::encode_initialised;
 use drbd_meta::bitmap::BitmapLayout;
@@ -34,6 +35,19 @@ pub(super) fn create(args: &Args, mut store: Store, console: &mut Console) -> Re
         args.al_stripe_size_4k.unwrap_or(MIN_AL_BLOCKS),
     )
     .map_err(|error| Failure::new(BAD, error.to_string()))?;
+    if let Some((_, old)) = &store.at_last_known {
+        if old.striping() != striping {
+            let text = "The meta data of this device is at its last known location, with another \
+                        activity log layout. Run check-resize first.";
+            return Err(Failure::new(USAGE, text));
+        }
+        let question = "Move internal meta data from last-known position?";
+        if !args.force && console.confirmed(question) {
+            let (superblock, old) = store.at_last_known.take().ok_or(Failure::Silent(FAILED))?;
+            existing::check(args, &store.device, &old, console)?;
+            return resize::relocate(&mut store, superblock, &old, console);
+        }
+    }
     let layout = |slots, block_size, striping| {
         Geometry::new(store.placement, slots, block_size, striping)
             .map_err(|error| Failure::new(BAD, error.to_string()))

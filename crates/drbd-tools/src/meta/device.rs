@@ -42,12 +42,8 @@ impl Device {
     pub(super) fn open(args: &Args, console: &mut Console) -> Result<Self, Failure> {
         let path = &args.meta_dev;
         let shared = matches!(args.index, MdIndex::Indexed(_));
-        let failed = |errno: Errno| {
-            Failure::new(
-                USAGE,
-                format!("open({path}) failed: {}", std::io::Error::from(errno)),
-            )
-        };
+        let failed =
+            |errno: Errno| Failure::new(USAGE, format!("open({path}) failed: {}", describe(errno)));
         let mut flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
         if !shared {
             flags |= OFlags::EXCL;
@@ -56,6 +52,7 @@ impl Device {
         if matches!(opened, Err(Errno::BUSY)) && flags.contains(OFlags::EXCL) {
             console.err(&failed(Errno::BUSY).to_string());
             if args.command.name == "apply-al" && !args.force {
+                console.out("Operation canceled.");
                 return Err(Failure::Silent(USAGE));
             }
             if !console.confirmed("Exclusive open failed. Do it anyways?") {
@@ -235,6 +232,15 @@ impl Device {
         );
         Err(Failure::new(BAD, text))
     }
+}
+
+/// The system's words for an error, without its number.
+fn describe(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// A regular file has no exclusive open. Whoever uses one as a backing or metadata device holds an

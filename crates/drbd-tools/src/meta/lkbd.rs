@@ -48,8 +48,11 @@ fn parse(text: &str) -> Option<LastKnown> {
     })
 }
 
-/// Writes the file durably.
+/// Writes the file durably, unless it says the same already.
 pub(super) fn write(path: &Path, content: &LastKnown) -> io::Result<()> {
+    if read(path).as_ref() == Some(content) {
+        return Ok(());
+    }
     let mut text = format!("{}\t{}\n", content.size, content.name);
     if content.device_uuid != 0 {
         text.push_str(&format!("uuid:\t{:016X}\n", content.device_uuid));

@@ -7,7 +7,6 @@ use super::failure::{BAD, Failure};
 use super::lkbd::{self, LastKnown};
 use drbd_meta::bitmap::BitmapLayout;
 use drbd_meta::geometry::{Geometry, GeometryError, Placement};
-use drbd_meta::limits::BLOCK_BYTES_U64;
 use drbd_meta::superblock::{Superblock, SuperblockError};
 use std::path::PathBuf;
 
@@ -19,8 +18,8 @@ pub(super) struct Store {
     pub(super) md_offset: u64,
     /// Valid metadata of the requested format at its place.
     pub(super) found: Option<(Superblock, Geometry)>,
-    /// Whether valid metadata lies where it belonged when the device had another size.
-    pub(super) at_last_known: bool,
+    /// Valid metadata where it belonged when the device was smaller.
+    pub(super) at_last_known: Option<(Superblock, Geometry)>,
     lkbd: PathBuf,
     dry_run: bool,
 }
@@ -53,7 +52,7 @@ impl Store {
             placement,
             md_offset,
             found: None,
-            at_last_known: false,
+            at_last_known: None,
             lkbd: lkbd::path(&args.var_lib, minor),
             dry_run: args.dry_run,
         };
@@ -82,39 +81,35 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether there is metadata where the device ended when it had another size.
-    fn look_at_last_known(&self, args: &Args) -> bool {
-        let Some(known) = lkbd::read(&self.lkbd) else {
-            return false;
-        };
+    /// The metadata where the device ended when it was smaller. A device that shrank has lost its
+    /// metadata, or will once something is written behind its new end.
+    fn look_at_last_known(&self, args: &Args) -> Option<(Superblock, Geometry)> {
+        let known = lkbd::read(&self.lkbd)?;
         let old = Placement {
             index: args.index,
             device_size: known.size,
         };
-        let Ok(offset) = old.superblock_offset() else {
-            return false;
-        };
-        let inside = offset
-            .checked_add(BLOCK_BYTES_U64)
-            .is_some_and(|end| end <= self.device.size);
-        if known.size == self.device.size || !inside {
-            return false;
+        let offset = old.superblock_offset().ok()?;
+        if known.size >= self.device.size {
+            return None;
         }
-        let Ok(block) = self.device.read_block("last known superblock", offset) else {
-            return false;
-        };
-        Superblock::parse(&block, old).is_ok_and(|superblock| {
-            superblock.magic.format() == args.format
-                && (known.device_uuid == 0
-                    || known.device_uuid == superblock.device_uuid
-                    || args.force)
-        })
+        let block = self
+            .device
+            .read_block("last known superblock", offset)
+            .ok()?;
+        let superblock = Superblock::parse(&block, old).ok()?;
+        let same = known.device_uuid == 0 || known.device_uuid == superblock.device_uuid;
+        if superblock.magic.format() != args.format || !(same || args.force) {
+            return None;
+        }
+        let geometry = superblock.geometry(old).ok()?;
+        Some((superblock, geometry))
     }
 
     /// The metadata found, or the failure of commands that need it.
     pub(super) fn take(&mut self) -> Result<(Superblock, Geometry), Failure> {
         self.found.take().ok_or_else(|| {
-            if self.at_last_known {
+            if self.at_last_known.is_some() {
                 let text = "Found meta data at last known location only: the device was resized. \
                             Run check-resize first.";
                 return Failure::new(super::failure::FAILED, text);
@@ -144,7 +139,7 @@ impl Store {
     }
 
     /// Updates the file of the last known size. It is a help for later; failing is only reported.
-    fn remember(&self, device_uuid: u64, console: &Console) {
+    pub(super) fn remember(&self, device_uuid: u64, console: &Console) {
         if self.dry_run {
             return;
         }

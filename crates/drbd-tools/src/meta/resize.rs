@@ -1,0 +1,110 @@
+//! `check-resize`: internal metadata lies at the end of the device. When the device has grown while
+//! DRBD was down, it is moved to the new end (metadata, section 9.6).
+
+use super::console::Console;
+use super::device::Page;
+use super::failure::{BAD, FAILED, Failure, OK};
+use super::store::Store;
+use drbd_meta::flags::{LocalFlags, PeerFlags};
+use drbd_meta::geometry::Geometry;
+use drbd_meta::superblock::{Format, Superblock};
+
+pub(super) fn check(mut store: Store, console: &Console) -> Result<u8, Failure> {
+    if let Some((superblock, _)) = &store.found {
+        store.remember(superblock.device_uuid, console);
+        return Ok(OK);
+    }
+    if !store.placement.index.is_internal() {
+        let text = "Operation only supported for >= v8 internal meta data";
+        return Err(Failure::new(FAILED, text));
+    }
+    let Some((superblock, old)) = store.at_last_known.take() else {
+        return Err(Failure::new(FAILED, "no suitable meta data found :("));
+    };
+    relocate(&mut store, superblock, &old, console)
+}
+
+/// Moves the metadata from its old place to the end of the device.
+///
+/// Old and new place may overlap, so there is no order of copying that a crash could not hit. Until
+/// the bitmap is complete at its new place, the superblock there says that everything is out of sync
+/// and that the activity log has nothing to tell: a crash costs a full resync and no data.
+pub(super) fn relocate(
+    store: &mut Store,
+    superblock: Superblock,
+    old: &Geometry,
+    console: &Console,
+) -> Result<u8, Failure> {
+    let new = Geometry::new(
+        store.placement,
+        old.slots(),
+        old.block_size(),
+        old.striping(),
+    )
+    .map_err(|error| Failure::new(BAD, error.to_string()))?;
+    console.err("Moving the internal meta data to its proper location");
+    let byte = |sector: u64| sector.saturating_mul(512);
+    let al_blocks = usize::try_from(old.striping().blocks()).unwrap_or(0);
+    let al = store
+        .device
+        .read("activity log", byte(old.al_sector()), al_blocks)?;
+
+    let mut superblock = superblock;
+    superblock.md_size_sect = new.md_size_sect();
+    superblock.al_offset = new.al_offset();
+    superblock.bm_offset = new.bm_offset();
+    let mut in_between = superblock.clone();
+    in_between.flags.remove(LocalFlags::PRIMARY_IND);
+    match superblock.magic.format() {
+        Format::V08 => in_between.flags.insert(LocalFlags::FULL_SYNC),
+        Format::V09 => {
+            for peer in &mut in_between.peers {
+                peer.flags.insert(PeerFlags::FULL_SYNC);
+            }
+        }
+    }
+    store.save(&in_between, &new, console)?;
+    store
+        .device
+        .write("activity log", byte(new.al_sector()), &al)?;
+    move_bitmap(store, old, &new)?;
+    store.save(&superblock, &new, console)?;
+    console.err("Internal drbd meta data successfully moved.");
+
+    // What is left of the old place would be found by those who look for it.
+    let end = byte(old.first_sector()).saturating_add(byte(old.md_size_sect().into()));
+    let left = byte(old.first_sector())..end.min(byte(new.first_sector()));
+    if left.start < left.end {
+        store.device.unrestrict();
+        store.device.fill("old meta data", left, 0)?;
+        store.device.sync()?;
+        console.err("Old meta data region zeroed.");
+    }
+    Ok(OK)
+}
+
+/// Copies the bitmap so that its first byte stays the first, and clears what is new behind it.
+fn move_bitmap(store: &mut Store, old: &Geometry, new: &Geometry) -> Result<(), Failure> {
+    const PIECE: u64 = 8192;
+    let pages = |geometry: &Geometry| geometry.bitmap_sectors() / 8;
+    let base = |geometry: &Geometry| geometry.bitmap_sector().saturating_mul(512);
+    let at =
+        |geometry: &Geometry, page: u64| base(geometry).saturating_add(page.saturating_mul(4096));
+    let count = pages(old).min(pages(new));
+    let pieces = count.div_ceil(PIECE);
+    for n in 0..pieces {
+        // Never over what is still to be read.
+        let n = if base(new) > base(old) {
+            pieces.saturating_sub(n).saturating_sub(1)
+        } else {
+            n
+        };
+        let first = n.saturating_mul(PIECE);
+        let length = usize::try_from(count.saturating_sub(first).min(PIECE)).unwrap_or(0);
+        let content: Vec<Page> = store.device.read("bitmap", at(old, first), length)?;
+        store.device.write("bitmap", at(new, first), &content)?;
+    }
+    store
+        .device
+        .fill("bitmap", at(new, count)..at(new, pages(new)), 0)
+}
