@@ -1,0 +1,96 @@
+//! When bitmap pages are written outside of activity log transactions (data path, section 14.5).
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use drbd_proto::VolumeNr;
+
+use crate::bitmap::{Mark, PageNr};
+use crate::data::submitter::bitmap_offset;
+use crate::data::DataOpKind;
+use crate::effect::{Effect, MetaBlock};
+use crate::engine::Engine;
+use crate::event::OpResult;
+use crate::lifecycle::DiskFault;
+use crate::timer::Timer;
+
+/// Time between write-outs of cleared bits during a resync.
+const LAZY_INTERVAL: Duration = Duration::from_secs(2);
+/// Pages per operation.
+const BATCH: usize = 256;
+
+impl Engine {
+    /// Writes all marked pages. Marks set meanwhile stay for the next time.
+    pub(crate) fn data_bitmap_writeout(&mut self, volume: VolumeNr) {
+        self.write_marked(volume, None);
+    }
+
+    /// Whether no page is marked or being written.
+    pub(crate) fn data_bitmap_written(&self, volume: VolumeNr) -> bool {
+        self.volumes.get(&volume).is_none_or(|v| {
+            v.data.bitmap_writes == 0 && v.disk.as_ref().is_none_or(|d| d.bitmap.is_clean())
+        })
+    }
+
+    fn write_marked(&mut self, volume: VolumeNr, mark: Option<Mark>) {
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(disk) = v.disk.as_mut() else { return };
+        if v.data.bitmap_writes > 0 {
+            // Two writes of one page must not overtake each other.
+            v.data.bitmap_again = true;
+            return;
+        }
+        let pages: Vec<PageNr> = disk.bitmap.marked(mark).collect();
+        let base = bitmap_offset(disk);
+        let mut batches = Vec::new();
+        for chunk in pages.chunks(BATCH) {
+            let mut blocks = Vec::new();
+            for page in chunk {
+                if let Some(data) = disk.bitmap.take(*page) {
+                    blocks.push(MetaBlock { offset: base + page.0 * 4096, data });
+                }
+            }
+            v.data.bm_writes += blocks.len() as u64;
+            batches.push((chunk.to_vec(), blocks));
+        }
+        v.data.bitmap_writes = batches.len() as u32;
+        for (pages, blocks) in batches {
+            let op = self.data_op(volume, DataOpKind::BitmapPages(pages));
+            self.push(Effect::MetaWrite { op, volume, blocks, barrier: false });
+        }
+    }
+
+    /// Pages are written. If that failed they stay marked.
+    pub(crate) fn bitmap_pages_written(
+        &mut self,
+        volume: VolumeNr,
+        pages: Vec<PageNr>,
+        result: OpResult,
+    ) {
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
+        let last = v.data.bitmap_writes == 0;
+        if result.is_err() {
+            if let Some(disk) = v.disk.as_mut() {
+                for page in pages {
+                    disk.bitmap.mark(page);
+                }
+            }
+            self.disk_failed(volume, DiskFault::Meta);
+            return;
+        }
+        if last && core::mem::take(&mut v.data.bitmap_again) {
+            self.write_marked(volume, None);
+        }
+    }
+
+    /// Bits were cleared by a resync: write them out some time.
+    pub(crate) fn lazy_writeout(&mut self, volume: VolumeNr) {
+        self.timers.set_if_idle(Timer::LazyBitmap(volume), self.now + LAZY_INTERVAL);
+    }
+
+    /// The time has come.
+    pub(crate) fn lazy_writeout_due(&mut self, volume: VolumeNr) {
+        self.write_marked(volume, Some(Mark::Lazy));
+    }
+}

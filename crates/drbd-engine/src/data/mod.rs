@@ -1,0 +1,307 @@
+//! The data plane: what happens to reads and writes, on the node where an application issues them and
+//! on the nodes that receive them.
+//!
+//! | module | its one question |
+//! | --- | --- |
+//! | [`request`] | When may an application's request start, and what happens to it before it is sent? |
+//! | [`transfer_log`] | Which writes are not settled everywhere, and in which epochs are they? |
+//! | [`sender`] | What does each peer get of a write? |
+//! | [`acks`] | What do the peers' answers to writes mean? |
+//! | [`read`] | From which disk is read, for us and for peers? |
+//! | [`peer_request`] | What happens to a write that a peer sent? |
+//! | [`receiver`] | In which order are the packets of the data stream handled? |
+//! | [`receiver_epoch`] | When is an epoch of a peer on stable storage? |
+//! | [`peer_ack`] | Who has which write, once it is settled? |
+//! | [`submitter`] | How do extents get into the activity log? |
+//! | [`bitmap_io`] | When are bitmap pages written? |
+//! | [`exchange`] | How do two nodes merge their bitmaps? |
+//! | [`conflicts`] | Which requests have to wait for others at the same place? |
+//! | [`lost`] | What becomes of requests when a peer, a disk or permission to write is lost? |
+//! | [`stats`] | What is there to be seen of all this? |
+//!
+//! "Data path, section N" cites the project's description of DRBD's data path.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use drbd_proto::{BarrierNr, BlockId, Dagtag, NodeId, NodeMask, VolumeNr};
+
+use crate::activity_log::ActivityLog;
+use crate::engine::{Engine, Op};
+use crate::event::OpResult;
+use crate::id::{IoId, OpId};
+use crate::interval::{IntervalId, Intervals};
+use crate::resync::{ResyncOp, ResyncState};
+use crate::time::Instant;
+
+mod acks;
+mod bitmap_io;
+mod conflicts;
+mod exchange;
+mod lost;
+mod peer_ack;
+mod peer_request;
+mod read;
+mod receiver;
+mod receiver_epoch;
+mod request;
+mod sender;
+mod stats;
+mod submitter;
+#[cfg(test)]
+mod tests;
+mod transfer_log;
+
+pub(crate) use conflicts::Owner;
+pub(crate) use lost::Consequence;
+pub(crate) use peer_ack::PeerAcks;
+pub(crate) use peer_request::PeerRequest;
+pub(crate) use receiver::Receiver;
+pub(crate) use request::Request;
+pub(crate) use sender::Sender;
+pub(crate) use submitter::AlQueue;
+
+/// Name of an application request, in order of submission. A write's is its block id on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct ReqId(pub u64);
+
+impl ReqId {
+    /// The handle that goes over the wire. Counts up from 1 and never reaches the reserved all-ones.
+    pub(crate) fn block_id(self) -> BlockId {
+        BlockId(self.0)
+    }
+}
+
+/// Name of a received write, in order of reception.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct PeerReqId(pub u64);
+
+/// The data plane's part of a resource.
+#[derive(Debug, Default)]
+pub(crate) struct ResourceData {
+    /// All application requests that are not settled.
+    pub requests: BTreeMap<ReqId, Request>,
+    next_req: u64,
+    /// The transfer log: writes that were given to peers and the disk, oldest first.
+    pub log: VecDeque<ReqId>,
+    /// The open epoch, and how many writes it has (data path, section 7.1).
+    pub epoch: BarrierNr,
+    pub epoch_writes: u32,
+    /// Sectors written by applications on this node (data path, section 12.1).
+    pub dagtag: Dagtag,
+    /// Peer-acks that are due or accumulate (data path, section 12.3).
+    pub peer_acks: PeerAcks,
+    /// All received writes that are not settled.
+    pub peer_requests: BTreeMap<PeerReqId, PeerRequest>,
+    next_peer_req: u64,
+    /// A cache flush failed: order is kept by draining only (data path, section 8.1).
+    pub flush_failed: bool,
+    /// Flush requests of this resource (data path, section 12.6).
+    pub flush: crate::resync::FlushRequests,
+    /// What committed changes of state ask for, in order.
+    pub consequences: Vec<Consequence>,
+    /// Something may run that had to wait: look again in `data_settle`.
+    pub recheck: bool,
+}
+
+/// The data plane's part of a volume.
+#[derive(Debug, Default)]
+pub(crate) struct VolumeData {
+    /// Requests that wait for admission (data path, section 3.1).
+    pub waiting: VecDeque<ReqId>,
+    /// Requests in progress.
+    pub reads: u32,
+    pub writes: u32,
+    /// The activity log; present while a disk is attached.
+    pub al: Option<ActivityLog>,
+    /// Who waits for extents, and the transaction under way.
+    pub al_queue: AlQueue,
+    /// Number for the next activity log transaction; survives re-attaching.
+    pub al_tr_number: u32,
+    /// Ranges being written or read with protection.
+    pub intervals: Intervals,
+    /// Whose they are.
+    pub owners: BTreeMap<IntervalId, Owner>,
+    pub next_interval: u64,
+    /// Intervals to be looked at again.
+    pub woken: Vec<IntervalId>,
+    /// Operations outstanding on the data or metadata device.
+    pub disk_ops: u32,
+    /// Bitmap pages being written outside of transactions.
+    pub bitmap_writes: u32,
+    /// A bitmap write-out is wanted when the running one has ended.
+    pub bitmap_again: bool,
+    /// The disk must not get further requests: it is being let go.
+    pub closing: bool,
+    /// Round-robin position of reads.
+    pub read_turn: u32,
+    /// Candidates not used in this round of remote reads.
+    pub read_candidates: NodeMask,
+    /// Sectors read and written on the local disk.
+    pub read: u64,
+    pub written: u64,
+    /// Transactions and bitmap pages written.
+    pub al_writes: u64,
+    pub bm_writes: u64,
+}
+
+/// The data plane's part of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionData {
+    /// Counts the times that streams were established: answers to operations of an earlier time are
+    /// worthless.
+    pub generation: u64,
+    /// Position in the stream of writes to this peer.
+    pub sender: Sender,
+    /// Writes given to this peer that are not barrier-acked, oldest first.
+    pub unconfirmed: VecDeque<ReqId>,
+    /// Sectors sent in writes without barrier-ack, and in resync replies without ack.
+    pub ap_in_flight: u64,
+    pub rs_in_flight: u64,
+    /// Packets of the data stream and epochs of this peer.
+    pub receiver: Receiver,
+    /// Writes received from this peer, in order, until their peer-ack.
+    pub received: VecDeque<PeerReqId>,
+    /// Reads of this peer that wait for writes of this peer to the same place.
+    pub parked_reads: Vec<read::PeerRead>,
+    /// When the streams were established, and the last barrier was sent.
+    pub since: Instant,
+    pub barrier_sent: Instant,
+}
+
+/// The data plane's part of a peer device.
+#[derive(Debug, Default)]
+pub(crate) struct PeerDeviceData {
+    /// Sequence number of the last packet sent, and the highest one seen (wire protocol, section 13.4).
+    pub packet_seq: u32,
+    pub peer_seq: u32,
+    /// The last thing said about application writes was P_OUT_OF_SYNC.
+    pub told_out_of_sync: bool,
+    /// Where the bitmap that is being received has come to.
+    pub exchange: exchange::Exchange,
+    /// Resync or verify under way.
+    pub resync: ResyncState,
+    /// Sectors received and sent.
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// What an operation of the data plane is for.
+#[derive(Debug)]
+pub(crate) struct DataOp {
+    /// The volume whose disk it uses.
+    pub volume: VolumeNr,
+    /// What it is for.
+    pub what: DataOpKind,
+}
+
+/// What an operation of the data plane is for.
+#[derive(Debug)]
+pub(crate) enum DataOpKind {
+    /// The local part of an application request.
+    Local(ReqId),
+    /// Data handed to the transport with protocol A.
+    Sent(ReqId, NodeId),
+    /// A received write.
+    PeerWrite(PeerReqId),
+    /// A read for a peer.
+    PeerRead(read::PeerRead),
+    /// Flush at the end of an epoch.
+    EpochFlush { peer: NodeId, generation: u64 },
+    /// Bitmap pages of evicted extents, or the flush that goes before a transaction.
+    AlPrepare { attached: u64 },
+    /// The transaction block.
+    AlBlock { attached: u64 },
+    /// Bitmap pages.
+    BitmapPages(Vec<crate::bitmap::PageNr>),
+    /// Resync and verify.
+    Resync(ResyncOp),
+}
+
+impl DataOpKind {
+    /// Whether the operation keeps the disk of its volume busy.
+    fn uses_disk(&self) -> bool {
+        match self {
+            DataOpKind::Sent(..) => false,
+            DataOpKind::Resync(op) => op.uses_disk(),
+            _ => true,
+        }
+    }
+}
+
+impl ResourceData {
+    /// A fresh name for an application request.
+    fn new_req(&mut self) -> ReqId {
+        self.next_req += 1;
+        ReqId(self.next_req)
+    }
+
+    /// A fresh name for a received write.
+    fn new_peer_req(&mut self) -> PeerReqId {
+        self.next_peer_req += 1;
+        PeerReqId(self.next_peer_req)
+    }
+}
+
+impl Engine {
+    /// Registers an operation of the data plane.
+    pub(crate) fn data_op(&mut self, volume: VolumeNr, what: DataOpKind) -> OpId {
+        if what.uses_disk() {
+            if let Some(v) = self.volumes.get_mut(&volume) {
+                v.data.disk_ops += 1;
+            }
+        }
+        self.op(Op::Data(DataOp { volume, what }))
+    }
+
+    /// An operation of the data plane has ended.
+    pub(crate) fn data_op_done(&mut self, op: DataOp, result: OpResult) {
+        let DataOp { volume, what } = op;
+        if what.uses_disk() {
+            if let Some(v) = self.volumes.get_mut(&volume) {
+                v.data.disk_ops = v.data.disk_ops.saturating_sub(1);
+            }
+        }
+        match what {
+            DataOpKind::Local(req) => self.local_done(volume, req, result),
+            DataOpKind::Sent(..) => {}
+            DataOpKind::PeerWrite(id) => self.peer_write_done(id, result),
+            DataOpKind::PeerRead(read) => self.peer_read_done(read, result),
+            DataOpKind::EpochFlush { peer, generation } => {
+                self.epoch_flush_done(peer, generation, result);
+            }
+            DataOpKind::AlPrepare { attached } => self.al_prepared(volume, attached, result),
+            DataOpKind::AlBlock { attached } => self.al_block_written(volume, attached, result),
+            DataOpKind::BitmapPages(pages) => self.bitmap_pages_written(volume, pages, result),
+            DataOpKind::Resync(op) => self.resync_op_done(volume, op, result),
+        }
+        self.note_disk_idle(volume);
+    }
+
+    /// Data was handed to the transport (protocol A: data path, section 4.1).
+    pub(crate) fn data_sent(&mut self, op: DataOp) {
+        if let DataOpKind::Sent(req, peer) = op.what {
+            self.handed_over(req, peer);
+        }
+    }
+
+    /// Runs what this event has made possible: woken intervals, activity log turns, admission.
+    pub(crate) fn data_settle(&mut self) {
+        while core::mem::take(&mut self.data.recheck) {
+            self.settle_consequences();
+            self.settle_intervals();
+            self.settle_activity_logs();
+            self.settle_admission();
+            self.settle_receivers();
+            self.settle_resync();
+        }
+    }
+
+    /// Tells the control plane when a disk that is on its way out has become idle.
+    fn note_disk_idle(&mut self, volume: VolumeNr) {
+        let idle = self.volumes.get(&volume).is_some_and(|v| v.data.closing && v.data.disk_ops == 0);
+        if idle {
+            self.disk_idle(volume);
+        }
+    }
+}
