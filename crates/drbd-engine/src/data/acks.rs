@@ -59,9 +59,9 @@ impl Engine {
             }
         }
         let Some(id) = self.find_write(peer, volume, ack) else {
-            if let Some(slot) = self.slot_of(peer, volume) {
+            if let Some(slot) = self.bitmap_slot_of(peer, volume) {
                 if let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) {
-                    disk.bitmap.set(slot, ack.sector.0, ack.size.0);
+                    disk.bitmap.set(slot, ack.sector, ack.size.0);
                 }
                 self.resync_bits_changed(volume);
             }

@@ -11,7 +11,7 @@ use crate::data::DataOpKind;
 use crate::effect::{Effect, MetaBlock};
 use crate::engine::Engine;
 use crate::event::OpResult;
-use crate::lifecycle::DiskFault;
+use crate::disk::DiskFault;
 use crate::timer::Timer;
 
 /// Time between write-outs of cleared bits during a resync.

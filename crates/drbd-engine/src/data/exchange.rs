@@ -40,12 +40,12 @@ impl Engine {
 
     /// Marks the writes that a peer may lack (data path, section 7.6).
     fn mark_writes_under_way(&mut self, peer: NodeId, volume: VolumeNr) {
-        let Some(slot) = self.slot_of(peer, volume) else { return };
+        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return };
         let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else { return };
         for id in &self.data.log {
             let Some(req) = self.data.requests.get(id) else { continue };
             if req.volume == volume && !req.ok.contains(peer) {
-                disk.bitmap.set(slot, req.sector.0, req.len);
+                disk.bitmap.set(slot, req.sector, req.len);
             }
         }
     }
@@ -54,7 +54,7 @@ impl Engine {
     fn send_bitmap(&mut self, peer: NodeId, volume: VolumeNr) {
         let Some(conn) = self.conns.get(&peer) else { return };
         let (ctx, rle) = (conn.ctx, conn.options.use_rle && conn.apv() >= 90);
-        let slot = self.slot_of(peer, volume);
+        let slot = self.bitmap_slot_of(peer, volume);
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
         let (Some(slot), Some(disk)) = (slot, disk) else {
             self.fail_connection(
@@ -184,7 +184,7 @@ impl Engine {
     }
 
     fn bitmap_slot(&self, peer: NodeId, volume: VolumeNr) -> Result<Slot, PacketError> {
-        self.slot_of(peer, volume).ok_or_else(|| {
+        self.bitmap_slot_of(peer, volume).ok_or_else(|| {
             PacketError::new(format!("bitmap for volume {volume}, which has no slot for this peer"))
         })
     }

@@ -66,11 +66,16 @@ impl Engine {
     /// Sends what has accumulated: the delay is over, demotion, last close, P_CONFIRM_STABLE, flush
     /// requests.
     pub(crate) fn data_flush_peer_acks(&mut self) {
+        self.send_accumulated_peer_ack();
+        self.flush_requests_progress();
+    }
+
+    /// Sends the accumulated peer-ack, if there is one.
+    pub(crate) fn send_accumulated_peer_ack(&mut self) {
         self.timers.cancel(Timer::PeerAck);
         if let Some(pending) = self.data.peer_acks.pending.take() {
             self.send_peer_ack(pending);
         }
-        self.flush_requests_progress();
     }
 
     fn send_peer_ack(&mut self, ack: PendingAck) {
@@ -148,10 +153,10 @@ impl Engine {
             match node {
                 Some(node) if node == initiator => {}
                 Some(node) if has.contains(node) => {
-                    disk.bitmap.clear(slot, sector.0, len);
+                    disk.bitmap.clear(slot, sector, len);
                 }
                 _ => {
-                    disk.bitmap.set(slot, sector.0, len);
+                    disk.bitmap.set(slot, sector, len);
                 }
             }
         }
@@ -252,7 +257,7 @@ impl Engine {
         for (initiator, sector, len) in writes {
             for (node, slot) in &slots {
                 if *node != initiator {
-                    disk.bitmap.set(*slot, sector.0, len);
+                    disk.bitmap.set(*slot, sector, len);
                 }
             }
         }

@@ -19,7 +19,7 @@ use crate::engine::{Engine, PacketError};
 use crate::event::{DiskError, OpResult};
 use crate::id::BufId;
 use crate::interval::{Check, IntervalId, Kind};
-use crate::lifecycle::DiskFault;
+use crate::disk::DiskFault;
 use crate::options::WireProtocol;
 
 /// Received writes of one peer that may wait for their peer-ack; more than any peer has under way.
@@ -132,7 +132,7 @@ impl Engine {
             c.data.receiver.active == 0
                 && c.data.receiver.epochs.back().is_none_or(|e| e.size == e.confirmed)
         });
-        if disk && !waited && !alone && self.al_pressure(volume, sector.0, len) {
+        if disk && !waited && !alone && self.al_pressure(volume, sector, len) {
             return Ok(Handled::Later(Block::AlPressure, packet, payload));
         }
         self.note_seq(peer, volume, incoming.seq);
@@ -300,7 +300,7 @@ impl Engine {
     /// A received write owns its range: its extents have to be in the activity log.
     pub(crate) fn activate_peer_write(&mut self, id: PeerReqId) {
         let Some(req) = self.data.peer_requests.get_mut(&id) else { return };
-        let (volume, sector, len) = (req.volume, req.sector.0, req.len);
+        let (volume, sector, len) = (req.volume, req.sector, req.len);
         let hot_path = req.discard.is_none();
         let Some(v) = self.volumes.get_mut(&volume) else { return };
         let mut extents = ExtentNr::covering(sector, len);
@@ -444,7 +444,7 @@ impl Engine {
     /// Removes a received write and gives back its extents.
     pub(crate) fn drop_peer_request(&mut self, id: PeerReqId) {
         let Some(req) = self.data.peer_requests.remove(&id) else { return };
-        let extents = ExtentNr::covering(req.sector.0, req.len).take(req.extents as usize);
+        let extents = ExtentNr::covering(req.sector, req.len).take(req.extents as usize);
         self.put_extents(req.volume, extents);
         if let Some(interval) = req.interval {
             self.interval_leave(req.volume, interval);
@@ -455,7 +455,7 @@ impl Engine {
         if req.stage == PeerStage::Cold {
             if let Some(v) = self.volumes.get_mut(&req.volume) {
                 let queue = &mut v.data.al_queue;
-                let count = extent_count(req.sector.0, req.len);
+                let count = extent_count(req.sector, req.len);
                 queue.waiting_extents = queue.waiting_extents.saturating_sub(count);
             }
         }
@@ -485,11 +485,11 @@ impl Engine {
         sector: Sector,
         len: u32,
     ) -> u64 {
-        let Some(slot) = self.slot_of(peer, volume) else { return 0 };
+        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return 0 };
         let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else {
             return 0;
         };
-        let changed = disk.bitmap.set(slot, sector.0, len);
+        let changed = disk.bitmap.set(slot, sector, len);
         if changed > 0 {
             self.resync_bits_changed(volume);
         }
@@ -504,9 +504,9 @@ impl Engine {
         sector: Sector,
         len: u32,
     ) -> u64 {
-        let Some(slot) = self.slot_of(peer, volume) else { return 0 };
+        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return 0 };
         match self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) {
-            Some(disk) => disk.bitmap.clear(slot, sector.0, len),
+            Some(disk) => disk.bitmap.clear(slot, sector, len),
             None => 0,
         }
     }

@@ -14,7 +14,7 @@ use crate::effect::{Effect, IoError};
 use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
 use crate::id::BufId;
-use crate::lifecycle::DiskFault;
+use crate::disk::DiskFault;
 use crate::options::{ReadBalancing, WireProtocol};
 
 /// A read for a peer.
@@ -80,7 +80,7 @@ impl Engine {
                 let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
                 disk.is_some_and(|d| {
                     !slots.is_empty()
-                        && slots.iter().all(|(_, slot)| !d.bitmap.any(*slot, sector.0, len))
+                        && slots.iter().all(|(_, slot)| !d.bitmap.any(*slot, sector, len))
                 })
             }
             _ => false,
@@ -156,7 +156,7 @@ impl Engine {
             _ => {
                 // The block is bad here: whoever has it is different (data path, section 11.4).
                 if let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) {
-                    disk.bitmap.set_in_all(sector.0, len);
+                    disk.bitmap.set_in_all(sector, len);
                 }
                 let own = self.node_id;
                 if let Some(req) = self.data.requests.get_mut(&id) {
@@ -346,7 +346,7 @@ impl Engine {
             }
             _ => {
                 if let Some(disk) = self.volumes.get_mut(&read.volume).and_then(|v| v.disk.as_mut()) {
-                    disk.bitmap.set_in_all(read.sector.0, read.len);
+                    disk.bitmap.set_in_all(read.sector, read.len);
                 }
                 self.disk_failed(read.volume, DiskFault::Read);
                 if same {

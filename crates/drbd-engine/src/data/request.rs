@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::event::{DiskError, IoRequest, OpOutput, OpResult};
 use crate::id::{BufId, IoId};
 use crate::interval::{IntervalId, Kind};
-use crate::lifecycle::DiskFault;
+use crate::disk::DiskFault;
 use crate::options::{OnNoData, OnNoQuorum};
 use crate::time::Instant;
 
@@ -377,7 +377,7 @@ impl Engine {
             return;
         }
         let Some(v) = self.volumes.get_mut(&volume) else { return };
-        let mut extents = ExtentNr::covering(sector.0, len);
+        let mut extents = ExtentNr::covering(sector, len);
         let single = match (extents.next(), extents.next()) {
             (Some(extent), None) if hot_path => Some(extent),
             _ => None,

@@ -76,7 +76,7 @@ impl Engine {
             return PeerStats::default();
         };
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
-        let bits = match (disk, self.slot_of(peer, volume)) {
+        let bits = match (disk, self.bitmap_slot_of(peer, volume)) {
             (Some(disk), Some(slot)) => {
                 let bitmap = &disk.bitmap;
                 (bitmap.weight(slot) * bitmap.sectors_per_bit()).min(bitmap.capacity())

@@ -15,7 +15,7 @@ use crate::data::{DataOpKind, PeerReqId, ReqId};
 use crate::effect::{Effect, LogLevel, MetaBlock};
 use crate::engine::Engine;
 use crate::event::OpResult;
-use crate::lifecycle::DiskFault;
+use crate::disk::DiskFault;
 
 /// Who waits for extents of a volume, and the transaction under way.
 #[derive(Debug, Default)]
@@ -341,11 +341,11 @@ pub(crate) fn extent_count(sector: u64, len: u32) -> u32 {
 
 /// Where the activity log of a disk lies.
 fn al_layout(disk: &crate::volume::Disk) -> AlLayout {
-    let geometry = disk.meta.geometry();
+    let geometry = disk.meta.geometry;
     AlLayout::new(geometry.al_sector(), geometry.striping())
 }
 
 /// Byte offset of the bitmap on the metadata device.
 pub(crate) fn bitmap_offset(disk: &crate::volume::Disk) -> u64 {
-    disk.meta.geometry().bitmap_sector() * 512
+    disk.meta.geometry.bitmap_sector() * 512
 }

@@ -163,13 +163,13 @@ impl Engine {
                 if local != Local::Ok {
                     // The own disk lacks it: it differs from everybody (data path, section 28,
                     // hazard 1).
-                    let bits = bitmap.set(slot, sector.0, len);
+                    let bits = bitmap.set(slot, sector, len);
                     note_change(&mut changed, node, bits);
                 } else if !has {
-                    let bits = bitmap.set(slot, sector.0, len);
+                    let bits = bitmap.set(slot, sector, len);
                     note_change(&mut changed, node, bits);
                 } else if node.is_some_and(|n| sis.contains(n)) {
-                    bitmap.clear(slot, sector.0, len);
+                    bitmap.clear(slot, sector, len);
                 }
             }
         }
@@ -190,7 +190,7 @@ impl Engine {
         let held = core::mem::take(&mut req.extents);
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         req.covered = false;
-        self.put_extents(volume, ExtentNr::covering(sector.0, len).take(held as usize))
+        self.put_extents(volume, ExtentNr::covering(sector, len).take(held as usize))
     }
 
     /// Gives back activity log extents. True if one of them has no user left.
@@ -226,7 +226,7 @@ impl Engine {
     }
 
     /// The slot of a peer in the bitmap of a volume.
-    pub(crate) fn slot_of(&self, peer: NodeId, volume: VolumeNr) -> Option<Slot> {
+    pub(crate) fn bitmap_slot_of(&self, peer: NodeId, volume: VolumeNr) -> Option<Slot> {
         let count = self.volumes.get(&volume)?.disk.as_ref()?.bitmap.slots();
         let slot = self.conns.get(&peer)?.peers.get(&volume)?.slot?;
         (slot < count).then_some(Slot(slot))

@@ -65,6 +65,8 @@ pub(crate) struct ResyncState {
     compared: BTreeMap<ResyncId, VerifyRequest>,
     /// Sector where the next verify goes on.
     verify_from: u64,
+    /// Sector where the next verify ends.
+    verify_stop: Option<u64>,
     /// Steps of P_PEERS_IN_SYNC.
     in_sync: peers_in_sync::Steps,
 }
@@ -105,6 +107,13 @@ impl ResyncOp {
     /// Whether it keeps the disk busy.
     pub(crate) fn uses_disk(&self) -> bool {
         !matches!(self.step, Step::ChecksumDigest | Step::Digest | Step::VerifyDigest)
+    }
+}
+
+impl ResyncState {
+    /// Whether a request of this node as target lies in a step of 4 MiB.
+    fn steps_busy(&self, step: u64) -> bool {
+        self.requests.values().any(|r| r.touches_step(step))
     }
 }
 

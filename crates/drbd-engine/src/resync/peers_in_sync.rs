@@ -1,0 +1,143 @@
+//! P_PEERS_IN_SYNC: what a resync made equal is told to the other nodes, so that they need not resync it
+//! once more (data path, section 14.4).
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use drbd_proto::packet::PeersInSync;
+use drbd_proto::{
+    Bytes, ConnState, NodeId, NodeMask, Packet, ReplState, Sector, Stream, VolumeNr,
+};
+
+use crate::activity_log::{EXTENT_SECTOR_SHIFT, ExtentNr};
+use crate::engine::{Engine, PacketError};
+use crate::interval::Kind;
+
+/// Steps of 4 MiB in which requests have ended and of which nobody was told.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    open: BTreeSet<u64>,
+}
+
+impl Engine {
+    /// A resync request has ended.
+    pub(super) fn in_sync_step(
+        &mut self,
+        peer: NodeId,
+        volume: VolumeNr,
+        sector: Sector,
+        len: u32,
+    ) {
+        let step = sector.0 >> EXTENT_SECTOR_SHIFT;
+        let end = (step + 1) << EXTENT_SECTOR_SHIFT;
+        let _ = len;
+        let Some(state) = self.resync_mut(peer, volume) else { return };
+        state.in_sync.open.insert(step);
+        let busy = state.steps_busy(step);
+        let passed = self.target_position(peer, volume).is_none_or(|at| at >= end);
+        if !busy && passed {
+            if let Some(state) = self.resync_mut(peer, volume) {
+                state.in_sync.open.remove(&step);
+            }
+            self.announce_step(peer, volume, step);
+        }
+    }
+
+    /// The resync ends: tell about what is left over.
+    pub(super) fn finish_in_sync_steps(&mut self, peer: NodeId, volume: VolumeNr) {
+        let Some(state) = self.resync_mut(peer, volume) else { return };
+        for step in core::mem::take(&mut state.in_sync.open) {
+            self.announce_step(peer, volume, step);
+        }
+    }
+
+    fn announce_step(&mut self, peer: NodeId, volume: VolumeNr, step: u64) {
+        let Some(v) = self.volumes.get(&volume) else { return };
+        let sector = Sector(step << EXTENT_SECTOR_SHIFT);
+        let sectors = v.size.saturating_sub(sector.0).min(1 << EXTENT_SECTOR_SHIFT);
+        if let Ok(len) = u32::try_from(sectors * 512) {
+            self.announce_in_sync(peer, volume, sector, len);
+        }
+    }
+
+    /// Tells everybody concerned that a range is equal here, on `partner`, and on whom else it is; unless
+    /// something is going on there.
+    fn announce_in_sync(&mut self, partner: NodeId, volume: VolumeNr, sector: Sector, len: u32) {
+        if len == 0 {
+            return;
+        }
+        let Some(v) = self.volumes.get(&volume) else { return };
+        let Some(disk) = &v.disk else { return };
+        let occupied = v.data.intervals.overlapping(sector, len).any(|(_, i)| {
+            matches!(i.kind, Kind::LocalWrite | Kind::PeerWrite | Kind::ResyncWrite)
+        });
+        let active = v.data.al.as_ref().is_some_and(|al| {
+            ExtentNr::covering(sector, len).any(|extent| al.is_referenced(extent))
+        });
+        let slots = self.slots_of(volume);
+        let clean = |node: NodeId| {
+            slots
+                .iter()
+                .find(|(n, _)| *n == node)
+                .is_some_and(|(_, slot)| !disk.bitmap.any(*slot, sector, len))
+        };
+        if occupied || active || !clean(partner) {
+            return;
+        }
+        let mut nodes = NodeMask::EMPTY.with(partner);
+        for (peer, _, pd) in self.state.peers_of(volume) {
+            let joined = matches!(
+                pd.repl,
+                ReplState::Established
+                    | ReplState::SyncSource
+                    | ReplState::SyncTarget
+                    | ReplState::PausedSyncS
+                    | ReplState::PausedSyncT
+            );
+            if joined && clean(peer) {
+                nodes.insert(peer);
+            }
+        }
+        let peers: Vec<NodeId> = nodes
+            .iter()
+            .filter(|peer| {
+                self.state.cstate(*peer) == ConnState::Connected
+                    && self.conns.get(peer).is_some_and(|c| c.apv() >= 110)
+            })
+            .collect();
+        for peer in peers {
+            let packet = Packet::PeersInSync(PeersInSync { sector, nodes, size: Bytes(len) });
+            self.send(peer, Stream::Control, volume, packet);
+        }
+    }
+
+    /// P_PEERS_IN_SYNC: the sender has the same data as these nodes.
+    ///
+    /// # Errors
+    /// The range is not inside the device.
+    pub(super) fn got_peers_in_sync(
+        &mut self,
+        peer: NodeId,
+        volume: VolumeNr,
+        packet: PeersInSync,
+    ) -> Result<(), PacketError> {
+        self.check_inside(volume, packet.sector, packet.size)?;
+        let (sector, len) = (packet.sector, packet.size.0);
+        let mut changed = 0;
+        for node in packet.nodes.iter().filter(|n| *n != self.node_id).collect::<Vec<_>>() {
+            changed += self.clear_towards(node, volume, sector, len);
+        }
+        if changed > 0 || self.state.repl(peer, volume) == ReplState::SyncSource {
+            for extent in ExtentNr::covering(sector, len).collect::<Vec<_>>() {
+                let first = (u64::from(extent.0) << EXTENT_SECTOR_SHIFT).max(sector.0);
+                let end = sector.0 + u64::from(len / 512);
+                let behind = (u64::from(extent.0) + 1) << EXTENT_SECTOR_SHIFT;
+                let part = end.min(behind).saturating_sub(first) * 512;
+                if let Ok(part) = u32::try_from(part) {
+                    self.announce_in_sync(peer, volume, Sector(first), part);
+                }
+            }
+        }
+        Ok(())
+    }
+}
