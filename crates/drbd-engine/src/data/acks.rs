@@ -54,12 +54,16 @@ impl Engine {
     pub(crate) fn got_neg_ack(&mut self, peer: NodeId, volume: VolumeNr, ack: BlockAck) {
         self.note_seq(peer, volume, ack.seq_num);
         if self.state.pdisk(peer, volume) == DiskState::UpToDate {
-            if let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) {
+            if let Some(pd) = self
+                .conns
+                .get_mut(&peer)
+                .and_then(|c| c.peers.get_mut(&volume))
+            {
                 pd.flags.got_neg_ack = true;
             }
         }
         let Some(id) = self.find_write(peer, volume, ack) else {
-            if let Some(slot) = self.bitmap_slot_of(peer, volume) {
+            if let Some(slot) = self.slot_of(peer, volume) {
                 if let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) {
                     disk.bitmap.set(slot, ack.sector, ack.size.0);
                 }
@@ -89,7 +93,9 @@ impl Engine {
 
     /// The transport has taken all of a protocol A write.
     pub(crate) fn handed_over(&mut self, id: ReqId, peer: NodeId) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         if req.pending.contains(peer) {
             req.pending.remove(peer);
             req.ok.insert(peer);
@@ -106,12 +112,17 @@ impl Engine {
         peer: NodeId,
         ack: BarrierAck,
     ) -> Result<(), PacketError> {
-        let Some(conn) = self.conns.get(&peer) else { return Ok(()) };
+        let Some(conn) = self.conns.get(&peer) else {
+            return Ok(());
+        };
         let writes = &conn.data.unconfirmed;
         let epoch_of = |id: &ReqId| self.data.requests.get(id).map(|r| r.epoch);
         let oldest = writes.front().and_then(epoch_of);
         let open = conn.data.sender.epoch == Some(ack.barrier) && conn.data.sender.count > 0;
-        let count = writes.iter().take_while(|id| epoch_of(id) == oldest).count();
+        let count = writes
+            .iter()
+            .take_while(|id| epoch_of(id) == oldest)
+            .count();
         if oldest != Some(ack.barrier) || count as u64 != u64::from(ack.set_size) || open {
             return Err(PacketError::new(format!(
                 "BAD! BarrierAck #{} received with n_writes={}, expected #{:?} with {count}",
@@ -131,7 +142,9 @@ impl Engine {
         peer: NodeId,
         ack: ConfirmStable,
     ) -> Result<(), PacketError> {
-        let Some(conn) = self.conns.get(&peer) else { return Ok(()) };
+        let Some(conn) = self.conns.get(&peer) else {
+            return Ok(());
+        };
         let writes = &conn.data.unconfirmed;
         let epoch_of = |id: &ReqId| self.data.requests.get(id).map(|r| r.epoch);
         let oldest = writes.front().copied();
@@ -140,7 +153,10 @@ impl Engine {
         let count = youngest.map_or(0, |at| at as u64 + 1);
         let good = oldest.is_some_and(|id| id.block_id() == ack.oldest)
             && count == u64::from(ack.set_size)
-            && writes.iter().take(count as usize).all(|id| epoch_of(id) == epoch);
+            && writes
+                .iter()
+                .take(count as usize)
+                .all(|id| epoch_of(id) == epoch);
         if !good {
             return Err(PacketError::new(format!(
                 "BAD! ConfirmStable of {} writes from {:?} to {:?} does not fit",
@@ -155,9 +171,15 @@ impl Engine {
     /// The oldest `count` writes given to a peer are settled there.
     fn confirm(&mut self, peer: NodeId, count: usize) {
         for _ in 0..count {
-            let Some(conn) = self.conns.get_mut(&peer) else { return };
-            let Some(id) = conn.data.unconfirmed.pop_front() else { break };
-            let Some(req) = self.data.requests.get_mut(&id) else { continue };
+            let Some(conn) = self.conns.get_mut(&peer) else {
+                return;
+            };
+            let Some(id) = conn.data.unconfirmed.pop_front() else {
+                break;
+            };
+            let Some(req) = self.data.requests.get_mut(&id) else {
+                continue;
+            };
             conn.data.ap_in_flight = conn.data.ap_in_flight.saturating_sub(req.weight());
             req.done.insert(peer);
             if req.pending.contains(peer) {
@@ -175,7 +197,11 @@ impl Engine {
 
     /// Remembers the highest sequence number of a peer device (wire protocol, section 13.4).
     pub(crate) fn note_seq(&mut self, peer: NodeId, volume: VolumeNr, seq: u32) {
-        let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) else {
+        let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        else {
             return;
         };
         if (seq.wrapping_sub(pd.data.peer_seq) as i32) > 0 {

@@ -6,12 +6,12 @@ use core::time::Duration;
 use drbd_proto::VolumeNr;
 
 use crate::bitmap::{Mark, PageNr};
-use crate::data::submitter::bitmap_offset;
 use crate::data::DataOpKind;
+use crate::data::submitter::bitmap_offset;
+use crate::disk::DiskFault;
 use crate::effect::{Effect, MetaBlock};
 use crate::engine::Engine;
 use crate::event::OpResult;
-use crate::disk::DiskFault;
 use crate::timer::Timer;
 
 /// Time between write-outs of cleared bits during a resync.
@@ -33,7 +33,9 @@ impl Engine {
     }
 
     fn write_marked(&mut self, volume: VolumeNr, mark: Option<Mark>) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let Some(disk) = v.disk.as_mut() else { return };
         if v.data.bitmap_writes > 0 {
             // Two writes of one page must not overtake each other.
@@ -47,7 +49,10 @@ impl Engine {
             let mut blocks = Vec::new();
             for page in chunk {
                 if let Some(data) = disk.bitmap.take(*page) {
-                    blocks.push(MetaBlock { offset: base + page.0 * 4096, data });
+                    blocks.push(MetaBlock {
+                        offset: base + page.0 * 4096,
+                        data,
+                    });
                 }
             }
             v.data.bm_writes += blocks.len() as u64;
@@ -56,7 +61,12 @@ impl Engine {
         v.data.bitmap_writes = batches.len() as u32;
         for (pages, blocks) in batches {
             let op = self.data_op(volume, DataOpKind::BitmapPages(pages));
-            self.push(Effect::MetaWrite { op, volume, blocks, barrier: false });
+            self.push(Effect::MetaWrite {
+                op,
+                volume,
+                blocks,
+                barrier: false,
+            });
         }
     }
 
@@ -67,7 +77,9 @@ impl Engine {
         pages: Vec<PageNr>,
         result: OpResult,
     ) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
         let last = v.data.bitmap_writes == 0;
         if result.is_err() {
@@ -86,7 +98,8 @@ impl Engine {
 
     /// Bits were cleared by a resync: write them out some time.
     pub(crate) fn lazy_writeout(&mut self, volume: VolumeNr) {
-        self.timers.set_if_idle(Timer::LazyBitmap(volume), self.now + LAZY_INTERVAL);
+        self.timers
+            .set_if_idle(Timer::LazyBitmap(volume), self.now + LAZY_INTERVAL);
     }
 
     /// The time has come.

@@ -17,8 +17,6 @@ pub(crate) enum Owner {
     PeerWrite(PeerReqId),
     /// A resync or verify request.
     Resync(NodeId, ResyncId),
-    /// Nobody who could be woken.
-    Nobody,
 }
 
 impl Engine {
@@ -54,7 +52,9 @@ impl Engine {
 
     /// Submits an interval if nothing is in the way.
     pub(crate) fn interval_submit(&mut self, volume: VolumeNr, id: IntervalId) -> bool {
-        self.volumes.get_mut(&volume).is_some_and(|v| v.data.intervals.submit(id).is_ok())
+        self.volumes
+            .get_mut(&volume)
+            .is_some_and(|v| v.data.intervals.submit(id).is_ok())
     }
 
     /// The local disk has finished with an interval.
@@ -68,14 +68,18 @@ impl Engine {
     }
 
     fn interval_progress(&mut self, volume: VolumeNr, id: IntervalId, flags: Flags) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         v.data.intervals.completed(id, flags, &mut v.data.woken);
         self.data.recheck |= !v.data.woken.is_empty();
     }
 
     /// Removes an interval; who waited for it is looked at again.
     pub(crate) fn interval_leave(&mut self, volume: VolumeNr, id: IntervalId) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         v.data.owners.remove(&id);
         v.data.intervals.remove(id, &mut v.data.woken);
         self.data.recheck |= !v.data.woken.is_empty();
@@ -90,7 +94,9 @@ impl Engine {
             .map(|(nr, _)| *nr)
             .collect();
         for volume in volumes {
-            let Some(v) = self.volumes.get_mut(&volume) else { continue };
+            let Some(v) = self.volumes.get_mut(&volume) else {
+                continue;
+            };
             for id in core::mem::take(&mut v.data.woken) {
                 self.interval_woken(volume, id);
             }
@@ -98,9 +104,17 @@ impl Engine {
     }
 
     fn interval_woken(&mut self, volume: VolumeNr, id: IntervalId) {
-        let Some(v) = self.volumes.get(&volume) else { return };
-        let submitted = v.data.intervals.get(id).is_none_or(|i| i.flags.has(Flags::SUBMITTED));
-        let Some(owner) = v.data.owners.get(&id).copied().filter(|_| !submitted) else { return };
+        let Some(v) = self.volumes.get(&volume) else {
+            return;
+        };
+        let submitted = v
+            .data
+            .intervals
+            .get(id)
+            .is_none_or(|i| i.flags.has(Flags::SUBMITTED));
+        let Some(owner) = v.data.owners.get(&id).copied().filter(|_| !submitted) else {
+            return;
+        };
         match owner {
             Owner::Request(req) => {
                 if self.interval_submit(volume, id) {
@@ -113,7 +127,6 @@ impl Engine {
                 }
             }
             Owner::Resync(peer, req) => self.resync_woken(peer, volume, req, id),
-            Owner::Nobody => {}
         }
     }
 }

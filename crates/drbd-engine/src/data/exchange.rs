@@ -24,7 +24,11 @@ pub(crate) struct Exchange {
 impl Engine {
     /// Forgets a half received bitmap.
     pub(crate) fn reset_exchange(&mut self, peer: NodeId, volume: VolumeNr) {
-        if let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) {
+        if let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        {
             pd.data.exchange = Exchange::default();
         }
     }
@@ -40,10 +44,16 @@ impl Engine {
 
     /// Marks the writes that a peer may lack (data path, section 7.6).
     fn mark_writes_under_way(&mut self, peer: NodeId, volume: VolumeNr) {
-        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return };
-        let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else { return };
+        let Some(slot) = self.slot_of(peer, volume) else {
+            return;
+        };
+        let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else {
+            return;
+        };
         for id in &self.data.log {
-            let Some(req) = self.data.requests.get(id) else { continue };
+            let Some(req) = self.data.requests.get(id) else {
+                continue;
+            };
             if req.volume == volume && !req.ok.contains(peer) {
                 disk.bitmap.set(slot, req.sector, req.len);
             }
@@ -52,9 +62,11 @@ impl Engine {
 
     /// Sends the bitmap of a peer's slot (wire protocol, section 19.2).
     fn send_bitmap(&mut self, peer: NodeId, volume: VolumeNr) {
-        let Some(conn) = self.conns.get(&peer) else { return };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
         let (ctx, rle) = (conn.ctx, conn.options.use_rle && conn.apv() >= 90);
-        let slot = self.bitmap_slot_of(peer, volume);
+        let slot = self.slot_of(peer, volume);
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
         let (Some(slot), Some(disk)) = (slot, disk) else {
             self.fail_connection(
@@ -73,7 +85,11 @@ impl Engine {
         let mut at = 0;
         let mut plain = true;
         while at < total {
-            let runs = if rle { compress(bitmap, slot, at, &ctx) } else { None };
+            let runs = if rle {
+                compress(bitmap, slot, at, &ctx)
+            } else {
+                None
+            };
             let words_left = bitmap.wire_words() - at / 64;
             let plain_bytes = (words_left as usize).min(max_plain) * 8;
             match runs {
@@ -127,7 +143,11 @@ impl Engine {
         let total = disk.bitmap.wire_bits();
         let first = position / 64;
         // At the end all words are received, whatever the position within the last one is.
-        let left = if position >= total { 0 } else { disk.bitmap.wire_words() - first };
+        let left = if position >= total {
+            0
+        } else {
+            disk.bitmap.wire_words() - first
+        };
         let due = left.min(max);
         if words.bytes.len() as u64 != due * 8 {
             return Err(PacketError::new(format!(
@@ -184,8 +204,10 @@ impl Engine {
     }
 
     fn bitmap_slot(&self, peer: NodeId, volume: VolumeNr) -> Result<Slot, PacketError> {
-        self.bitmap_slot_of(peer, volume).ok_or_else(|| {
-            PacketError::new(format!("bitmap for volume {volume}, which has no slot for this peer"))
+        self.slot_of(peer, volume).ok_or_else(|| {
+            PacketError::new(format!(
+                "bitmap for volume {volume}, which has no slot for this peer"
+            ))
         })
     }
 
@@ -195,15 +217,26 @@ impl Engine {
     }
 
     fn set_exchange_position(&mut self, peer: NodeId, volume: VolumeNr, position: u64) {
-        if let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) {
+        if let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        {
             pd.data.exchange.position = position;
         }
     }
 
     /// The whole bitmap of the peer is merged.
     fn bitmap_complete(&mut self, peer: NodeId, volume: VolumeNr) -> Result<(), PacketError> {
-        if let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) {
-            pd.data.exchange = Exchange { position: 0, complete: true };
+        if let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        {
+            pd.data.exchange = Exchange {
+                position: 0,
+                complete: true,
+            };
         }
         self.resync_bits_changed(volume);
         self.exchange_progress(peer, volume);
@@ -213,7 +246,11 @@ impl Engine {
     /// Goes on with the exchange if both the peer's bitmap and the replication state are there.
     pub(crate) fn exchange_progress(&mut self, peer: NodeId, volume: VolumeNr) {
         let repl = self.state.repl(peer, volume);
-        let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) else {
+        let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        else {
             return;
         };
         if !pd.data.exchange.complete {

@@ -72,25 +72,36 @@ impl Engine {
 
     /// The part about one peer device. True if writes start or stop to go to it.
     fn peer_device_committed(&mut self, old: &State, peer: NodeId, volume: VolumeNr) -> bool {
-        let Some(new_pd) = self.state.pd(peer, volume) else { return false };
+        let Some(new_pd) = self.state.pd(peer, volume) else {
+            return false;
+        };
         let (repl, replicates) = (new_pd.repl, new_pd.replicates());
-        let resync = (new_pd.resync_active, new_pd.peer_replication, new_pd.replication);
+        let resync = (
+            new_pd.resync_active,
+            new_pd.peer_replication,
+            new_pd.replication,
+        );
         let old_pd = old.pd(peer, volume);
         let (old_repl, replicated) =
             old_pd.map_or((ReplState::Off, false), |pd| (pd.repl, pd.replicates()));
-        let old_resync =
-            old_pd.map(|pd| (pd.resync_active, pd.peer_replication, pd.replication));
+        let old_resync = old_pd.map(|pd| (pd.resync_active, pd.peer_replication, pd.replication));
         if replicates && !replicated {
             self.data.consequences.push(Consequence::Announce(peer));
         }
         if repl == ReplState::WFBitMapS && old_repl != ReplState::WFBitMapS {
-            self.data.consequences.push(Consequence::SendBitmap(peer, volume));
+            self.data
+                .consequences
+                .push(Consequence::SendBitmap(peer, volume));
         }
         if repl != old_repl && matches!(repl, ReplState::WFBitMapT | ReplState::WFBitMapS) {
-            self.data.consequences.push(Consequence::Exchange(peer, volume));
+            self.data
+                .consequences
+                .push(Consequence::Exchange(peer, volume));
         }
         if repl != old_repl || old_resync != Some(resync) {
-            self.data.consequences.push(Consequence::Resync(peer, volume, old_repl));
+            self.data
+                .consequences
+                .push(Consequence::Resync(peer, volume, old_repl));
         }
         replicates != replicated
     }
@@ -118,7 +129,9 @@ impl Engine {
     /// Fresh streams to a peer (wire protocol, section 13.4; data path, section 12.1).
     pub(crate) fn data_connection_reset(&mut self, peer: NodeId) {
         let now = self.now;
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.data.generation += 1;
         conn.data.sender = Sender::default();
         conn.data.since = now;
@@ -137,7 +150,9 @@ impl Engine {
         self.ops.retain(|_, op| {
             !matches!(op, Op::Data(DataOp { what: DataOpKind::Sent(_, p), .. }) if *p == peer)
         });
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.data.generation += 1;
         conn.data.sender = Sender::default();
         conn.data.ap_in_flight = 0;
@@ -146,7 +161,11 @@ impl Engine {
         conn.data.unconfirmed.clear();
         let receiver = core::mem::take(&mut conn.data.receiver);
         let volumes: Vec<VolumeNr> = conn.peers.keys().copied().collect();
-        for buf in receiver.queue.iter().filter_map(super::receiver::RxItem::payload) {
+        for buf in receiver
+            .queue
+            .iter()
+            .filter_map(super::receiver::RxItem::payload)
+        {
             self.release(buf);
         }
         for volume in &volumes {
@@ -179,7 +198,11 @@ impl Engine {
             }
         }
         // While suspended, writes with protocol B and C are kept for the peer's return.
-        let keep = if suspended { Keep::Synchronous } else { Keep::Nothing };
+        let keep = if suspended {
+            Keep::Synchronous
+        } else {
+            Keep::Nothing
+        };
         self.give_up(peer, keep);
         for id in reads {
             if let Some(req) = self.data.requests.get_mut(&id) {
@@ -195,7 +218,9 @@ impl Engine {
         let ids: Vec<ReqId> = self.data.log.iter().copied().collect();
         let mut touched = Vec::new();
         for id in ids {
-            let Some(req) = self.data.requests.get_mut(&id) else { continue };
+            let Some(req) = self.data.requests.get_mut(&id) else {
+                continue;
+            };
             if !req.expect_barrier.contains(peer)
                 || req.done.contains(peer)
                 || (keep == Keep::Synchronous && req.synchronous.contains(peer))
@@ -230,15 +255,19 @@ impl Engine {
         if ids.is_empty() {
             return;
         }
-        let resync = self.state.conns.get(&peer).is_none_or(|c| {
-            c.peers.values().any(|pd| pd.repl > ReplState::Established)
-        });
+        let resync = self
+            .state
+            .conns
+            .get(&peer)
+            .is_none_or(|c| c.peers.values().any(|pd| pd.repl > ReplState::Established));
         if resync {
             self.give_up(peer, Keep::Nothing);
             return;
         }
         for id in ids {
-            let Some(req) = self.data.requests.get_mut(&id) else { continue };
+            let Some(req) = self.data.requests.get_mut(&id) else {
+                continue;
+            };
             if req.ok.contains(peer) {
                 // The handshake says that the peer did not restart: it has it.
                 req.done.insert(peer);
@@ -282,7 +311,9 @@ impl Engine {
     /// The disk of a volume is on its way out: it gets no further requests. Those under way end by
     /// themselves; then `disk_idle` is called.
     pub(crate) fn data_detach(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         if core::mem::replace(&mut v.data.closing, true) {
             return;
         }
@@ -292,7 +323,9 @@ impl Engine {
 
     /// Whether no operation on the disk of a volume is outstanding.
     pub(crate) fn data_disk_idle(&self, volume: VolumeNr) -> bool {
-        self.volumes.get(&volume).is_none_or(|v| v.data.disk_ops == 0)
+        self.volumes
+            .get(&volume)
+            .is_none_or(|v| v.data.disk_ops == 0)
     }
 
     /// A deadline of the data plane has passed.
@@ -309,8 +342,11 @@ impl Engine {
 
     /// Something was sent that has to be answered (data path, section 20.4).
     pub(crate) fn watch_requests(&mut self, peer: NodeId) {
-        let Some(limit) = self.request_limit(peer) else { return };
-        self.timers.set_if_idle(Timer::RequestTimeout(peer), self.now + limit);
+        let Some(limit) = self.request_limit(peer) else {
+            return;
+        };
+        self.timers
+            .set_if_idle(Timer::RequestTimeout(peer), self.now + limit);
     }
 
     /// How long a peer may take for an answer; `None` without limit.
@@ -322,8 +358,12 @@ impl Engine {
 
     /// Looks whether the oldest unanswered request of a peer is too old (data path, section 20.4).
     fn request_timeout(&mut self, peer: NodeId) {
-        let Some(limit) = self.request_limit(peer) else { return };
-        let Some(conn) = self.conns.get(&peer) else { return };
+        let Some(limit) = self.request_limit(peer) else {
+            return;
+        };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
         let since = conn.data.since;
         let unanswered = self
             .data
@@ -332,8 +372,8 @@ impl Engine {
             .find(|r| r.pending.contains(peer) && r.sent.contains(peer))
             .map(|r| (r.since, "finish a request"));
         let unconfirmed = || {
-            let open = conn.data.sender.count > 0 && conn.data.unconfirmed.len() as u64
-                == u64::from(conn.data.sender.count);
+            let open = conn.data.sender.count > 0
+                && conn.data.unconfirmed.len() as u64 == u64::from(conn.data.sender.count);
             let oldest = conn.data.unconfirmed.front().filter(|_| !open)?;
             let sent = self.data.requests.get(oldest)?.since;
             Some((sent.max(conn.data.barrier_sent), "answer a P_BARRIER"))
@@ -341,7 +381,8 @@ impl Engine {
         let Some((start, what)) = unanswered.or_else(unconfirmed) else {
             // Nothing waits; the next request sets the timer again.
             if !conn.data.unconfirmed.is_empty() {
-                self.timers.set(Timer::RequestTimeout(peer), self.now + limit);
+                self.timers
+                    .set(Timer::RequestTimeout(peer), self.now + limit);
             }
             return;
         };
@@ -355,11 +396,6 @@ impl Engine {
             self.now.since(start).as_millis()
         );
         self.fail_connection(peer, ConnState::Timeout, &text);
-    }
-
-    /// Peers that a request may still be waiting for; for tests and diagnosis.
-    pub(crate) fn unanswered_by(&self, id: ReqId) -> NodeMask {
-        self.data.requests.get(&id).map_or(NodeMask::EMPTY, |r| r.pending)
     }
 }
 

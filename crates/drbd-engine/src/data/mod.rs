@@ -29,7 +29,7 @@ use drbd_proto::{BarrierNr, BlockId, Dagtag, NodeId, NodeMask, VolumeNr};
 use crate::activity_log::ActivityLog;
 use crate::engine::{Engine, Op};
 use crate::event::OpResult;
-use crate::id::{IoId, OpId};
+use crate::id::OpId;
 use crate::interval::{IntervalId, Intervals};
 use crate::resync::{ResyncOp, ResyncState};
 use crate::time::Instant;
@@ -299,7 +299,10 @@ impl Engine {
 
     /// Tells the control plane when a disk that is on its way out has become idle.
     fn note_disk_idle(&mut self, volume: VolumeNr) {
-        let idle = self.volumes.get(&volume).is_some_and(|v| v.data.closing && v.data.disk_ops == 0);
+        let idle = self
+            .volumes
+            .get(&volume)
+            .is_some_and(|v| v.data.closing && v.data.disk_ops == 0);
         if idle {
             self.disk_idle(volume);
         }

@@ -39,14 +39,23 @@ pub(crate) struct PendingAck {
 impl Engine {
     /// A write is settled here (data path, section 12.3).
     pub(crate) fn accumulate_peer_ack(&mut self, id: ReqId, last_in_extent: bool) {
-        let Some(req) = self.data.requests.get(&id) else { return };
+        let Some(req) = self.data.requests.get(&id) else {
+            return;
+        };
         let mut nodes = req.ok;
         if req.local == Local::Ok {
             nodes.insert(self.node_id);
         }
-        let ack = PendingAck { dagtag: req.dagtag, nodes, sent: req.sent };
+        let ack = PendingAck {
+            dagtag: req.dagtag,
+            nodes,
+            sent: req.sent,
+        };
         let wanted = last_in_extent
-            && self.volumes.get(&req.volume).is_some_and(|v| !v.data.al_queue.local.is_empty());
+            && self
+                .volumes
+                .get(&req.volume)
+                .is_some_and(|v| !v.data.al_queue.local.is_empty());
         let window = self.options.peer_ack_window;
         if let Some(pending) = self.data.peer_acks.pending {
             let far = ack.dagtag.0.wrapping_sub(self.data.peer_acks.last.0) >= window;
@@ -60,7 +69,8 @@ impl Engine {
             self.data.peer_acks.last = ack.dagtag;
         }
         self.data.peer_acks.pending = Some(ack);
-        self.timers.set(Timer::PeerAck, self.now + self.options.peer_ack_delay);
+        self.timers
+            .set(Timer::PeerAck, self.now + self.options.peer_ack_delay);
     }
 
     /// Sends what has accumulated: the delay is over, demotion, last close, P_CONFIRM_STABLE, flush
@@ -86,7 +96,10 @@ impl Engine {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in peers {
-            let packet = Packet::PeerAck(PeerAck { nodes: ack.nodes, dagtag: ack.dagtag });
+            let packet = Packet::PeerAck(PeerAck {
+                nodes: ack.nodes,
+                dagtag: ack.dagtag,
+            });
             self.send(peer, Stream::Control, VolumeNr::CONNECTION, packet);
         }
     }
@@ -97,7 +110,9 @@ impl Engine {
     /// # Errors
     /// A write up to there is not answered.
     pub(crate) fn got_peer_ack(&mut self, peer: NodeId, ack: PeerAck) -> Result<(), PacketError> {
-        let Some(conn) = self.conns.get(&peer) else { return Ok(()) };
+        let Some(conn) = self.conns.get(&peer) else {
+            return Ok(());
+        };
         let covered: Vec<PeerReqId> = conn
             .data
             .received
@@ -132,7 +147,9 @@ impl Engine {
     /// Applies to the bitmap who has a received write (data path, section 12.4, item 1), and tells those
     /// who are being resynced from here and lack it (item 3).
     fn settle_peer_write(&mut self, id: PeerReqId, nodes: NodeMask) {
-        let Some(req) = self.data.peer_requests.get(&id) else { return };
+        let Some(req) = self.data.peer_requests.get(&id) else {
+            return;
+        };
         let (peer, volume, sector, len) = (req.peer, req.volume, req.sector, req.len);
         let has = if req.failed { NodeMask::EMPTY } else { nodes };
         self.apply_to_others(peer, volume, sector, len, has);
@@ -147,9 +164,14 @@ impl Engine {
         has: NodeMask,
     ) {
         let slots = self.slots_of(volume);
-        let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else { return };
+        let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else {
+            return;
+        };
         for slot in disk.bitmap.all_slots() {
-            let node = slots.iter().find(|(_, s)| *s == slot).map(|(node, _)| *node);
+            let node = slots
+                .iter()
+                .find(|(_, s)| *s == slot)
+                .map(|(node, _)| *node);
             match node {
                 Some(node) if node == initiator => {}
                 Some(node) if has.contains(node) => {
@@ -186,7 +208,10 @@ impl Engine {
             .map(|(peer, _, _)| peer)
             .collect();
         for target in targets {
-            let packet = Packet::OutOfSync(OutOfSync { sector, size: drbd_proto::Bytes(len) });
+            let packet = Packet::OutOfSync(OutOfSync {
+                sector,
+                size: drbd_proto::Bytes(len),
+            });
             self.send(target, Stream::Data, volume, packet);
         }
     }
@@ -209,11 +234,15 @@ impl Engine {
     /// The connection of an initiator is gone: nobody will say who has its last writes, so everybody may
     /// lack them (data path, section 12.4).
     pub(crate) fn received_writes_lost(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         let received: VecDeque<PeerReqId> = core::mem::take(&mut conn.data.received);
         let mut dropped = false;
         for id in received {
-            let Some(req) = self.data.peer_requests.get(&id) else { continue };
+            let Some(req) = self.data.peer_requests.get(&id) else {
+                continue;
+            };
             let (stage, dagtag, len) = (req.stage, req.dagtag, req.len);
             self.settle_peer_write(id, NodeMask::EMPTY);
             match stage {
@@ -253,7 +282,9 @@ impl Engine {
             .map(|r| (r.peer, r.sector, r.len))
             .collect();
         let slots = self.slots_of(volume);
-        let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else { return };
+        let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else {
+            return;
+        };
         for (initiator, sector, len) in writes {
             for (node, slot) in &slots {
                 if *node != initiator {

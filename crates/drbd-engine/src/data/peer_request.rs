@@ -14,12 +14,12 @@ use crate::data::request::{MAX_DISCARD, MAX_IO};
 use crate::data::sender::in_resync;
 use crate::data::submitter::extent_count;
 use crate::data::{DataOpKind, PeerReqId};
+use crate::disk::DiskFault;
 use crate::effect::{DiscardKind, Effect};
 use crate::engine::{Engine, PacketError};
 use crate::event::{DiskError, OpResult};
 use crate::id::BufId;
 use crate::interval::{Check, IntervalId, Kind};
-use crate::disk::DiskFault;
 use crate::options::WireProtocol;
 
 /// Received writes of one peer that may wait for their peer-ack; more than any peer has under way.
@@ -124,13 +124,24 @@ impl Engine {
         let (sector, len) = (incoming.sector, incoming.size.0);
         let disk = self.local_disk_at_least(volume, DiskState::Inconsistent);
         let two_primaries = self.state.role == Role::Primary
-            && self.conns.get(&peer).is_some_and(|c| c.options.two_primaries);
+            && self
+                .conns
+                .get(&peer)
+                .is_some_and(|c| c.options.two_primaries);
         if two_primaries && !waited && self.must_wait_for_seq(peer, volume, incoming.seq) {
-            return Ok(Handled::Later(Block::Sequence(volume, incoming.seq), packet, payload));
+            return Ok(Handled::Later(
+                Block::Sequence(volume, incoming.seq),
+                packet,
+                payload,
+            ));
         }
         let alone = self.conns.get(&peer).is_some_and(|c| {
             c.data.receiver.active == 0
-                && c.data.receiver.epochs.back().is_none_or(|e| e.size == e.confirmed)
+                && c.data
+                    .receiver
+                    .epochs
+                    .back()
+                    .is_none_or(|e| e.size == e.confirmed)
         });
         if disk && !waited && !alone && self.al_pressure(volume, sector, len) {
             return Ok(Handled::Later(Block::AlPressure, packet, payload));
@@ -150,25 +161,43 @@ impl Engine {
     ) -> Result<Incoming, PacketError> {
         let conn = self.conns.get(&peer);
         if !conn.is_some_and(|c| c.peers.contains_key(&volume)) {
-            return Err(PacketError::new(format!("write to volume {volume}, not configured here")));
+            return Err(PacketError::new(format!(
+                "write to volume {volume}, not configured here"
+            )));
         }
         if conn.is_some_and(|c| c.data.received.len() >= MAX_RECEIVED) {
             return Err(PacketError::new("a million writes without a peer-ack"));
         }
         let (sector, size, block_id, seq, flags, discard, max) = match packet {
-            Packet::Data(d) if payload => {
-                (d.sector, d.size, d.block_id, d.seq_num, d.dp_flags, None, MAX_IO)
-            }
+            Packet::Data(d) if payload => (
+                d.sector, d.size, d.block_id, d.seq_num, d.dp_flags, None, MAX_IO,
+            ),
             Packet::Trim(d) => {
                 // An older sender may mean zeroes (data path, section 10.2).
                 let zero = !conn.is_some_and(|c| c.has(Features::WZEROES));
                 let kind = DiscardKind { trim: true, zero };
-                (d.sector, d.size, d.block_id, d.seq_num, d.dp_flags, Some(kind), MAX_DISCARD)
+                (
+                    d.sector,
+                    d.size,
+                    d.block_id,
+                    d.seq_num,
+                    d.dp_flags,
+                    Some(kind),
+                    MAX_DISCARD,
+                )
             }
             Packet::Zeroes(d) => {
                 let trim = d.dp_flags.contains(DpFlags::DISCARD);
                 let kind = DiscardKind { trim, zero: true };
-                (d.sector, d.size, d.block_id, d.seq_num, d.dp_flags, Some(kind), MAX_DISCARD)
+                (
+                    d.sector,
+                    d.size,
+                    d.block_id,
+                    d.seq_num,
+                    d.dp_flags,
+                    Some(kind),
+                    MAX_DISCARD,
+                )
             }
             other => return Err(Self::unexpected(other)),
         };
@@ -179,7 +208,14 @@ impl Engine {
             )));
         }
         let discard = discard.map(|kind| self.received_discard(volume, kind));
-        Ok(Incoming { sector, size, block_id, seq, flags, discard })
+        Ok(Incoming {
+            sector,
+            size,
+            block_id,
+            seq,
+            flags,
+            discard,
+        })
     }
 
     /// Where discards leave undefined content behind, received ones write zeroes (data path, section
@@ -189,13 +225,20 @@ impl Engine {
         let exact = disk.is_some_and(|d| {
             d.backing.discard_granularity == 0 || !d.options.discard_zeroes_if_aligned
         });
-        DiscardKind { zero: kind.zero || exact, ..kind }
+        DiscardKind {
+            zero: kind.zero || exact,
+            ..kind
+        }
     }
 
     /// Whether acks with lower sequence numbers are still on their way (data path, section 6.3).
     fn must_wait_for_seq(&self, peer: NodeId, volume: VolumeNr, seq: u32) -> bool {
-        let Some(conn) = self.conns.get(&peer).filter(|c| c.resolve_conflicts) else { return false };
-        let Some(pd) = conn.peers.get(&volume) else { return false };
+        let Some(conn) = self.conns.get(&peer).filter(|c| c.resolve_conflicts) else {
+            return false;
+        };
+        let Some(pd) = conn.peers.get(&volume) else {
+            return false;
+        };
         (pd.data.peer_seq.wrapping_sub(seq.wrapping_sub(1)) as i32) < 0
     }
 
@@ -209,11 +252,20 @@ impl Engine {
         disk: bool,
         two_primaries: bool,
     ) -> Result<(), PacketError> {
-        let Incoming { sector, size, block_id, mut flags, discard, .. } = incoming;
+        let Incoming {
+            sector,
+            size,
+            block_id,
+            mut flags,
+            discard,
+            ..
+        } = incoming;
         let pdisk = self.state.pdisk(peer, volume);
         let epoch = self.epoch_add(peer, block_id, disk);
         let id = self.data.new_peer_req();
-        let Some(conn) = self.conns.get_mut(&peer) else { return Ok(()) };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return Ok(());
+        };
         let dagtag = conn.last_dagtag.advance(size);
         conn.data.received.push_back(id);
         if conn.apv() < 100 {
@@ -274,7 +326,10 @@ impl Engine {
         let collides = two_primaries
             && interval.is_some_and(|interval| {
                 self.volumes.get_mut(&volume).is_some_and(|v| {
-                    v.data.intervals.conflict(interval, Check::TwoPrimaries).is_some()
+                    v.data
+                        .intervals
+                        .conflict(interval, Check::TwoPrimaries)
+                        .is_some()
                 })
             });
         if collides {
@@ -294,15 +349,22 @@ impl Engine {
 
     /// Whether a received write still waits for its range.
     pub(crate) fn peer_write_waits(&self, id: PeerReqId) -> bool {
-        self.data.peer_requests.get(&id).is_some_and(|r| r.stage == PeerStage::Conflict)
+        self.data
+            .peer_requests
+            .get(&id)
+            .is_some_and(|r| r.stage == PeerStage::Conflict)
     }
 
     /// A received write owns its range: its extents have to be in the activity log.
     pub(crate) fn activate_peer_write(&mut self, id: PeerReqId) {
-        let Some(req) = self.data.peer_requests.get_mut(&id) else { return };
+        let Some(req) = self.data.peer_requests.get_mut(&id) else {
+            return;
+        };
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         let hot_path = req.discard.is_none();
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let mut extents = ExtentNr::covering(sector, len);
         let hot = match (&mut v.data.al, extents.next(), extents.next()) {
             (Some(al), Some(extent), None) if hot_path => al.get_active(extent),
@@ -321,9 +383,9 @@ impl Engine {
     }
 
     /// Range of a received write that waits for extents, and how many it has.
-    pub(crate) fn peer_write_extents(&self, id: PeerReqId) -> Option<(u64, u32, u32)> {
+    pub(crate) fn peer_write_extents(&self, id: PeerReqId) -> Option<(Sector, u32, u32)> {
         let req = self.data.peer_requests.get(&id)?;
-        (req.stage == PeerStage::Cold).then_some((req.sector.0, req.len, req.extents))
+        (req.stage == PeerStage::Cold).then_some((req.sector, req.len, req.extents))
     }
 
     /// How many extents a received write has now, and whether that is all of them.
@@ -338,7 +400,9 @@ impl Engine {
 
     /// Gives a received write to the disk (data path, section 5.2).
     pub(crate) fn submit_peer_write(&mut self, id: PeerReqId) {
-        let Some(req) = self.data.peer_requests.get_mut(&id) else { return };
+        let Some(req) = self.data.peer_requests.get_mut(&id) else {
+            return;
+        };
         req.stage = PeerStage::Disk;
         let (peer, volume, sector, len) = (req.peer, req.volume, req.sector, req.len);
         let (discard, flags, marks_sender) = (req.discard, req.flags, req.marks_sender);
@@ -358,11 +422,25 @@ impl Engine {
         }
         let op = self.data_op(volume, DataOpKind::PeerWrite(id));
         match (discard, buf) {
-            (Some(kind), _) => self.push(Effect::DiskDiscard { op, volume, sector, len, kind }),
+            (Some(kind), _) => self.push(Effect::DiskDiscard {
+                op,
+                volume,
+                sector,
+                len,
+                kind,
+            }),
             (None, Some(buf)) => {
                 let preflush = flags.contains(DpFlags::FLUSH);
                 let fua = flags.contains(DpFlags::FUA);
-                self.push(Effect::DiskWrite { op, volume, sector, len, buf, preflush, fua });
+                self.push(Effect::DiskWrite {
+                    op,
+                    volume,
+                    sector,
+                    len,
+                    buf,
+                    preflush,
+                    fua,
+                });
                 self.release(buf);
             }
             (None, None) => self.peer_write_done(id, Err(DiskError::Io)),
@@ -376,7 +454,9 @@ impl Engine {
 
     /// Answers a received write (data path, section 5.3). `disk` is false if the disk never saw it.
     fn peer_write_ended(&mut self, id: PeerReqId, result: OpResult, disk: bool) {
-        let Some(req) = self.data.peer_requests.get_mut(&id) else { return };
+        let Some(req) = self.data.peer_requests.get_mut(&id) else {
+            return;
+        };
         req.stage = PeerStage::Written;
         req.failed = result.is_err();
         let (peer, volume, sector, len) = (req.peer, req.volume, req.sector, req.len);
@@ -425,7 +505,11 @@ impl Engine {
             Packet::NegAck(ack)
         } else if in_resync(repl) && flags.contains(DpFlags::MAY_SET_IN_SYNC) {
             self.clear_towards(peer, volume, sector, len);
-            if apv >= 122 { Packet::WriteAckInSync(ack) } else { Packet::RsWriteAck(ack) }
+            if apv >= 122 {
+                Packet::WriteAckInSync(ack)
+            } else {
+                Packet::RsWriteAck(ack)
+            }
         } else {
             Packet::WriteAck(ack)
         };
@@ -434,16 +518,22 @@ impl Engine {
 
     /// Peers before protocol 110 send no peer-acks: an answered write is over.
     fn forget_if_legacy(&mut self, id: PeerReqId) {
-        let Some(req) = self.data.peer_requests.get(&id) else { return };
+        let Some(req) = self.data.peer_requests.get(&id) else {
+            return;
+        };
         let peer = req.peer;
-        let Some(conn) = self.conns.get_mut(&peer).filter(|c| c.apv() < 110) else { return };
+        let Some(conn) = self.conns.get_mut(&peer).filter(|c| c.apv() < 110) else {
+            return;
+        };
         conn.data.received.retain(|r| *r != id);
         self.drop_peer_request(id);
     }
 
     /// Removes a received write and gives back its extents.
     pub(crate) fn drop_peer_request(&mut self, id: PeerReqId) {
-        let Some(req) = self.data.peer_requests.remove(&id) else { return };
+        let Some(req) = self.data.peer_requests.remove(&id) else {
+            return;
+        };
         let extents = ExtentNr::covering(req.sector, req.len).take(req.extents as usize);
         self.put_extents(req.volume, extents);
         if let Some(interval) = req.interval {
@@ -485,7 +575,9 @@ impl Engine {
         sector: Sector,
         len: u32,
     ) -> u64 {
-        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return 0 };
+        let Some(slot) = self.slot_of(peer, volume) else {
+            return 0;
+        };
         let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) else {
             return 0;
         };
@@ -504,7 +596,9 @@ impl Engine {
         sector: Sector,
         len: u32,
     ) -> u64 {
-        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return 0 };
+        let Some(slot) = self.slot_of(peer, volume) else {
+            return 0;
+        };
         match self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) {
             Some(disk) => disk.bitmap.clear(slot, sector, len),
             None => 0,

@@ -10,11 +10,11 @@ use drbd_proto::{
 
 use crate::data::request::{Local, ReqKind, Stage};
 use crate::data::{DataOpKind, ReqId};
+use crate::disk::DiskFault;
 use crate::effect::{Effect, IoError};
 use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
 use crate::id::BufId;
-use crate::disk::DiskFault;
 use crate::options::{ReadBalancing, WireProtocol};
 
 /// A read for a peer.
@@ -34,7 +34,9 @@ pub(crate) struct PeerRead {
 impl Engine {
     /// Starts an admitted read, or starts it again on another path.
     pub(crate) fn start_read(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         req.stage = Stage::Logged;
         let (volume, sector, len, tried) = (req.volume, req.sector, req.len, req.tried);
         let local = !tried.contains(self.node_id) && self.may_read_here(volume, sector, len);
@@ -47,7 +49,12 @@ impl Engine {
                 v.data.read += u64::from(len / 512);
             }
             let op = self.data_op(volume, DataOpKind::Local(id));
-            self.push(Effect::DiskRead { op, volume, sector, len });
+            self.push(Effect::DiskRead {
+                op,
+                volume,
+                sector,
+                len,
+            });
             return;
         }
         let Some(peer) = remote else {
@@ -80,7 +87,9 @@ impl Engine {
                 let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
                 disk.is_some_and(|d| {
                     !slots.is_empty()
-                        && slots.iter().all(|(_, slot)| !d.bitmap.any(*slot, sector, len))
+                        && slots
+                            .iter()
+                            .all(|(_, slot)| !d.bitmap.any(*slot, sector, len))
                 })
             }
             _ => false,
@@ -92,7 +101,9 @@ impl Engine {
         let mut best = WireProtocol::A;
         let mut group = NodeMask::EMPTY;
         for (peer, _, pd) in self.state.peers_of(volume) {
-            let Some(conn) = self.conns.get(&peer) else { continue };
+            let Some(conn) = self.conns.get(&peer) else {
+                continue;
+            };
             if pd.pdisk != DiskState::UpToDate
                 || !conn.options.allow_remote_read
                 || tried.contains(peer)
@@ -119,8 +130,12 @@ impl Engine {
 
     /// Whether a read that could be local goes to a peer (data path, section 11.2).
     fn prefers_remote(&mut self, volume: VolumeNr, sector: Sector, peer: Option<NodeId>) -> bool {
-        let Some(v) = self.volumes.get_mut(&volume) else { return false };
-        let Some(disk) = v.disk.as_ref() else { return true };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return false;
+        };
+        let Some(disk) = v.disk.as_ref() else {
+            return true;
+        };
         match disk.options.read_balancing {
             ReadBalancing::PreferLocal | ReadBalancing::WhenCongestedRemote => false,
             ReadBalancing::PreferRemote => true,
@@ -148,7 +163,9 @@ impl Engine {
 
     /// The own disk answered.
     pub(crate) fn local_read_done(&mut self, id: ReqId, result: OpResult) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         req.local = Local::None;
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         match result {
@@ -170,7 +187,9 @@ impl Engine {
 
     /// A path failed: the read takes another one, or waits for one (data path, section 11.4).
     pub(crate) fn retry_read(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         req.pending = NodeMask::EMPTY;
         req.sent = NodeMask::EMPTY;
         let (volume, kind) = (req.volume, req.kind);
@@ -186,7 +205,11 @@ impl Engine {
             }
             return;
         };
-        self.push(Effect::CompleteIo { io: req.io, result, data });
+        self.push(Effect::CompleteIo {
+            io: req.io,
+            result,
+            data,
+        });
         if let Some(buf) = data {
             self.release(buf);
         }
@@ -214,7 +237,11 @@ impl Engine {
         });
         match (fits, payload) {
             (true, Some(buf)) => {
-                if let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) {
+                if let Some(pd) = self
+                    .conns
+                    .get_mut(&peer)
+                    .and_then(|c| c.peers.get_mut(&volume))
+                {
                     pd.data.received += u64::from(reply.size.0 / 512);
                 }
                 self.finish_read(id, Ok(()), Some(buf));
@@ -273,7 +300,9 @@ impl Engine {
         request: BlockRequest,
     ) -> Result<(), PacketError> {
         self.check_inside(volume, request.sector, request.size)?;
-        let Some(conn) = self.conns.get(&peer) else { return Ok(()) };
+        let Some(conn) = self.conns.get(&peer) else {
+            return Ok(());
+        };
         let read = PeerRead {
             peer,
             generation: conn.data.generation,
@@ -303,12 +332,19 @@ impl Engine {
             v.data.read += u64::from(len / 512);
         }
         let op = self.data_op(volume, DataOpKind::PeerRead(read));
-        self.push(Effect::DiskRead { op, volume, sector, len });
+        self.push(Effect::DiskRead {
+            op,
+            volume,
+            sector,
+            len,
+        });
     }
 
     /// A received write was written: reads that waited for it may go.
     pub(crate) fn release_parked_reads(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         if conn.data.parked_reads.is_empty() {
             return;
         }
@@ -320,17 +356,27 @@ impl Engine {
 
     fn refuse_read(&mut self, read: PeerRead) {
         let ack = self.block_ack(read.peer, read.volume, read.sector, read.len, read.block_id);
-        self.send(read.peer, Stream::Control, read.volume, Packet::NegDreply(ack));
+        self.send(
+            read.peer,
+            Stream::Control,
+            read.volume,
+            Packet::NegDreply(ack),
+        );
     }
 
     /// The disk answered a read for a peer.
     pub(crate) fn peer_read_done(&mut self, read: PeerRead, result: OpResult) {
-        let same = self.conns.get(&read.peer).is_some_and(|c| c.data.generation == read.generation);
+        let same = self
+            .conns
+            .get(&read.peer)
+            .is_some_and(|c| c.data.generation == read.generation);
         match result {
             Ok(OpOutput::Buf(buf)) => {
                 if same {
-                    if let Some(pd) =
-                        self.conns.get_mut(&read.peer).and_then(|c| c.peers.get_mut(&read.volume))
+                    if let Some(pd) = self
+                        .conns
+                        .get_mut(&read.peer)
+                        .and_then(|c| c.peers.get_mut(&read.volume))
                     {
                         pd.data.sent += u64::from(read.len / 512);
                     }
@@ -345,7 +391,11 @@ impl Engine {
                 self.release(buf);
             }
             _ => {
-                if let Some(disk) = self.volumes.get_mut(&read.volume).and_then(|v| v.disk.as_mut()) {
+                if let Some(disk) = self
+                    .volumes
+                    .get_mut(&read.volume)
+                    .and_then(|v| v.disk.as_mut())
+                {
                     disk.bitmap.set_in_all(read.sector, read.len);
                 }
                 self.disk_failed(read.volume, DiskFault::Read);
@@ -366,7 +416,12 @@ impl Engine {
         block_id: BlockId,
     ) -> BlockAck {
         let seq_num = self.next_seq(peer, volume);
-        BlockAck { sector, block_id, size: Bytes(len), seq_num }
+        BlockAck {
+            sector,
+            block_id,
+            size: Bytes(len),
+            seq_num,
+        }
     }
 
     /// Checks that a range lies inside a volume.
@@ -380,7 +435,9 @@ impl Engine {
         size: Bytes,
     ) -> Result<(), PacketError> {
         let Some(v) = self.volumes.get(&volume) else {
-            return Err(PacketError::new(format!("volume {volume} is not configured here")));
+            return Err(PacketError::new(format!(
+                "volume {volume} is not configured here"
+            )));
         };
         let end = sector.end(size).map_or(u64::MAX, |end| end.0);
         if size.0 == 0 || !size.is_sector_aligned() || end > v.size {

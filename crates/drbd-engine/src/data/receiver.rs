@@ -103,13 +103,20 @@ impl Engine {
             return Ok(());
         };
         let receiver = &mut conn.data.receiver;
-        let item = RxItem { volume, packet, payload, waited: false };
+        let item = RxItem {
+            volume,
+            packet,
+            payload,
+            waited: false,
+        };
         if receiver.block != Block::None || !receiver.queue.is_empty() {
             if receiver.queue.len() >= MAX_QUEUED {
                 if let Some(buf) = item.payload {
                     self.release(buf);
                 }
-                return Err(PacketError::new("too many packets while an epoch is being flushed"));
+                return Err(PacketError::new(
+                    "too many packets while an epoch is being flushed",
+                ));
             }
             receiver.queue.push_back(item);
             return Ok(());
@@ -119,12 +126,22 @@ impl Engine {
 
     /// Handles a packet of the data stream, or puts it back to the head of the queue.
     fn take_item(&mut self, peer: NodeId, item: RxItem) -> Result<(), PacketError> {
-        let RxItem { volume, packet, payload, waited } = item;
+        let RxItem {
+            volume,
+            packet,
+            payload,
+            waited,
+        } = item;
         match self.data_stream_packet(peer, volume, packet, payload, waited)? {
             Handled::Yes => {}
             Handled::Later(block, packet, payload) => {
                 if let Some(conn) = self.conns.get_mut(&peer) {
-                    let item = RxItem { volume, packet, payload, waited: true };
+                    let item = RxItem {
+                        volume,
+                        packet,
+                        payload,
+                        waited: true,
+                    };
                     conn.data.receiver.queue.push_front(item);
                     conn.data.receiver.block = block;
                     self.data.recheck = true;
@@ -146,7 +163,10 @@ impl Engine {
             .collect();
         for peer in peers {
             while self.unblock(peer) {
-                let next = self.conns.get_mut(&peer).and_then(|c| c.data.receiver.queue.pop_front());
+                let next = self
+                    .conns
+                    .get_mut(&peer)
+                    .and_then(|c| c.data.receiver.queue.pop_front());
                 let Some(item) = next else { break };
                 if let Err(PacketError(text)) = self.take_item(peer, item) {
                     self.fail_connection(peer, ConnState::ProtocolError, &text);
@@ -158,7 +178,9 @@ impl Engine {
 
     /// Whether the data stream may go on.
     fn unblock(&mut self, peer: NodeId) -> bool {
-        let Some(conn) = self.conns.get_mut(&peer) else { return false };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return false;
+        };
         let receiver = &mut conn.data.receiver;
         let drained = receiver.active == 0;
         let free = match receiver.block {
@@ -166,9 +188,10 @@ impl Engine {
             Block::Drain => drained,
             Block::Barrier | Block::AlPressure if !drained => false,
             Block::Barrier | Block::AlPressure => self.flushed(peer),
-            Block::Sequence(volume, seq) => conn.peers.get(&volume).is_none_or(|pd| {
-                (pd.data.peer_seq.wrapping_sub(seq.wrapping_sub(1)) as i32) >= 0
-            }),
+            Block::Sequence(volume, seq) => conn
+                .peers
+                .get(&volume)
+                .is_none_or(|pd| (pd.data.peer_seq.wrapping_sub(seq.wrapping_sub(1)) as i32) >= 0),
         };
         if free {
             self.end_block(peer);
@@ -178,7 +201,9 @@ impl Engine {
 
     /// Does what the end of a block calls for.
     fn end_block(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         let receiver = &mut conn.data.receiver;
         receiver.flushes = None;
         match core::mem::take(&mut receiver.block) {
@@ -225,7 +250,10 @@ impl Engine {
                 }
             }
             Packet::OutOfSync(range) => {
-                let active = self.conns.get(&peer).is_some_and(|c| c.data.receiver.active > 0);
+                let active = self
+                    .conns
+                    .get(&peer)
+                    .is_some_and(|c| c.data.receiver.active > 0);
                 if active && !waited {
                     return Ok(Handled::Later(Block::Drain, Packet::OutOfSync(range), None));
                 }

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use drbd_proto::packet::{BarrierAck, ConfirmStable};
 use drbd_proto::{BarrierNr, BlockId, DiskState, NodeId, Packet, Stream, VolumeNr};
 
-use crate::data::receiver::Block;
 use crate::data::DataOpKind;
+use crate::data::receiver::Block;
 use crate::effect::{Effect, LogLevel};
 use crate::engine::Engine;
 use crate::event::OpResult;
@@ -37,7 +37,11 @@ impl Engine {
     /// How the order of epochs is kept on the disks of this node (data path, section 8.1). Barriers as
     /// such are never used: flushing does what they do.
     pub(crate) fn data_write_ordering(&self) -> WriteOrdering {
-        let mut method = if self.data.flush_failed { WriteOrdering::Drain } else { WriteOrdering::Flush };
+        let mut method = if self.data.flush_failed {
+            WriteOrdering::Drain
+        } else {
+            WriteOrdering::Flush
+        };
         for disk in self.volumes.values().filter_map(|v| v.disk.as_ref()) {
             let options = &disk.options;
             let best = if options.disk_flushes {
@@ -54,7 +58,9 @@ impl Engine {
 
     /// Counts a write that arrived; returns its epoch.
     pub(crate) fn epoch_add(&mut self, peer: NodeId, block_id: BlockId, active: bool) -> u64 {
-        let Some(conn) = self.conns.get_mut(&peer) else { return 0 };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return 0;
+        };
         let receiver = &mut conn.data.receiver;
         if receiver.epochs.back().is_none_or(|e| e.number.is_some()) {
             receiver.next_epoch += 1;
@@ -69,7 +75,9 @@ impl Engine {
                 flushed: false,
             });
         }
-        let Some(epoch) = receiver.epochs.back_mut() else { return 0 };
+        let Some(epoch) = receiver.epochs.back_mut() else {
+            return 0;
+        };
         epoch.size = epoch.size.saturating_add(1);
         epoch.oldest.get_or_insert(block_id);
         epoch.youngest = block_id;
@@ -82,7 +90,9 @@ impl Engine {
 
     /// A write of an epoch was answered.
     pub(crate) fn epoch_answered(&mut self, peer: NodeId, id: u64) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         let receiver = &mut conn.data.receiver;
         receiver.active = receiver.active.saturating_sub(1);
         if let Some(epoch) = receiver.epochs.iter_mut().find(|e| e.id == id) {
@@ -95,10 +105,14 @@ impl Engine {
     /// P_BARRIER: the open epoch ends (data path, section 7.4).
     pub(crate) fn got_barrier(&mut self, peer: NodeId, number: BarrierNr) {
         let method = self.data_write_ordering();
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         let receiver = &mut conn.data.receiver;
         // A barrier without writes has nothing to answer.
-        let Some(epoch) = receiver.epochs.back_mut().filter(|e| e.number.is_none()) else { return };
+        let Some(epoch) = receiver.epochs.back_mut().filter(|e| e.number.is_none()) else {
+            return;
+        };
         epoch.number = Some(number);
         if method == WriteOrdering::None {
             epoch.flushed = true;
@@ -112,7 +126,9 @@ impl Engine {
     /// Whether the cache flushes that a block needs are done; starts them if they were not.
     pub(crate) fn flushed(&mut self, peer: NodeId) -> bool {
         let method = self.data_write_ordering();
-        let Some(conn) = self.conns.get_mut(&peer) else { return false };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return false;
+        };
         let generation = conn.data.generation;
         if let Some(left) = conn.data.receiver.flushes {
             return left == 0;
@@ -131,7 +147,10 @@ impl Engine {
         }
         for volume in &volumes {
             let op = self.data_op(*volume, DataOpKind::EpochFlush { peer, generation });
-            self.push(Effect::DiskFlush { op, volume: *volume });
+            self.push(Effect::DiskFlush {
+                op,
+                volume: *volume,
+            });
         }
         volumes.is_empty()
     }
@@ -151,7 +170,10 @@ impl Engine {
                 );
             }
         }
-        let Some(conn) = self.conns.get_mut(&peer).filter(|c| c.data.generation == generation)
+        let Some(conn) = self
+            .conns
+            .get_mut(&peer)
+            .filter(|c| c.data.generation == generation)
         else {
             return;
         };
@@ -163,8 +185,16 @@ impl Engine {
 
     /// The writes of all ended epochs are on stable storage.
     pub(crate) fn epoch_flushed(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
-        for epoch in conn.data.receiver.epochs.iter_mut().filter(|e| e.number.is_some()) {
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
+        for epoch in conn
+            .data
+            .receiver
+            .epochs
+            .iter_mut()
+            .filter(|e| e.number.is_some())
+        {
             epoch.flushed = true;
         }
         self.finish_epochs(peer);
@@ -173,15 +203,18 @@ impl Engine {
     /// Answers the epochs that are finished, oldest first.
     fn finish_epochs(&mut self, peer: NodeId) {
         loop {
-            let Some(conn) = self.conns.get_mut(&peer) else { return };
+            let Some(conn) = self.conns.get_mut(&peer) else {
+                return;
+            };
             let epochs = &mut conn.data.receiver.epochs;
-            let finished = epochs.front().is_some_and(|e| {
-                e.number.is_some() && e.active == 0 && e.size > 0 && e.flushed
-            });
+            let finished = epochs
+                .front()
+                .is_some_and(|e| e.number.is_some() && e.active == 0 && e.size > 0 && e.flushed);
             if !finished {
                 return;
             }
-            let Some((barrier, epoch)) = epochs.pop_front().and_then(|e| Some((e.number?, e))) else {
+            let Some((barrier, epoch)) = epochs.pop_front().and_then(|e| Some((e.number?, e)))
+            else {
                 return;
             };
             let set_size = epoch.size.saturating_sub(epoch.confirmed);
@@ -193,15 +226,28 @@ impl Engine {
     /// Reports the open epoch's writes, which are on stable storage, so that the peer lets go of their
     /// extents (data path, section 7.5).
     pub(crate) fn send_confirm_stable(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer).filter(|c| c.apv() >= 114) else { return };
-        let Some(epoch) = conn.data.receiver.epochs.back_mut().filter(|e| e.number.is_none()) else {
+        let Some(conn) = self.conns.get_mut(&peer).filter(|c| c.apv() >= 114) else {
+            return;
+        };
+        let Some(epoch) = conn
+            .data
+            .receiver
+            .epochs
+            .back_mut()
+            .filter(|e| e.number.is_none())
+        else {
             return;
         };
         let set_size = epoch.size.saturating_sub(epoch.confirmed);
-        let Some(oldest) = epoch.oldest.take_if(|_| set_size > 0) else { return };
+        let Some(oldest) = epoch.oldest.take_if(|_| set_size > 0) else {
+            return;
+        };
         epoch.confirmed = epoch.size;
-        let packet =
-            Packet::ConfirmStable(ConfirmStable { oldest, youngest: epoch.youngest, set_size });
+        let packet = Packet::ConfirmStable(ConfirmStable {
+            oldest,
+            youngest: epoch.youngest,
+            set_size,
+        });
         self.send(peer, Stream::Control, VolumeNr::CONNECTION, packet);
     }
 }

@@ -6,20 +6,18 @@
 
 use alloc::collections::VecDeque;
 
-use drbd_proto::{
-    BarrierNr, Bytes, Dagtag, DiskState, NodeId, NodeMask, ReplState, Role, Sector, VolumeNr,
-};
+use drbd_proto::{BarrierNr, Bytes, Dagtag, DiskState, NodeId, NodeMask, Role, Sector, VolumeNr};
 
 use crate::activity_log::ExtentNr;
 use crate::data::conflicts::Owner;
 use crate::data::{DataOpKind, ReqId};
+use crate::disk::DiskFault;
 use crate::effect::{DiscardKind, Effect, IoError};
 use crate::engine::Engine;
 use crate::event::{DiskError, IoRequest, OpOutput, OpResult};
 use crate::id::{BufId, IoId};
 use crate::interval::{IntervalId, Kind};
-use crate::disk::DiskFault;
-use crate::options::{OnNoData, OnNoQuorum};
+use crate::options::OnNoQuorum;
 use crate::time::Instant;
 
 /// Largest read or write, in bytes (data path, section 1).
@@ -132,7 +130,10 @@ pub(crate) struct Request {
 impl Request {
     /// Whether it changes data.
     pub(crate) fn is_write(&self) -> bool {
-        matches!(self.kind, ReqKind::Write { .. } | ReqKind::Discard | ReqKind::Zeroes { .. })
+        matches!(
+            self.kind,
+            ReqKind::Write { .. } | ReqKind::Discard | ReqKind::Zeroes { .. }
+        )
     }
 
     /// Sectors of its range.
@@ -161,9 +162,12 @@ impl Engine {
     pub(crate) fn io_submit(&mut self, io: IoId, volume: VolumeNr, request: IoRequest) {
         let (kind, sector, len, buf) = match request {
             IoRequest::Read { sector, len } => (ReqKind::Read, sector, len, None),
-            IoRequest::Write { sector, len, buf, fua } => {
-                (ReqKind::Write { fua }, sector, len, Some(buf))
-            }
+            IoRequest::Write {
+                sector,
+                len,
+                buf,
+                fua,
+            } => (ReqKind::Write { fua }, sector, len, Some(buf)),
             IoRequest::Flush => (ReqKind::Flush, Sector(0), 0, None),
             IoRequest::Discard { sector, len } => (ReqKind::Discard, sector, len, None),
             IoRequest::WriteZeroes { sector, len, unmap } => {
@@ -172,7 +176,11 @@ impl Engine {
         };
         let early = self.check_request(volume, kind, sector, len);
         if let Some(result) = early {
-            self.push(Effect::CompleteIo { io, result, data: None });
+            self.push(Effect::CompleteIo {
+                io,
+                result,
+                data: None,
+            });
             if let Some(buf) = buf {
                 self.release(buf);
             }
@@ -218,7 +226,9 @@ impl Engine {
         sector: Sector,
         len: u32,
     ) -> Option<Result<(), IoError>> {
-        let Some(v) = self.volumes.get(&volume) else { return Some(Err(IoError::Invalid)) };
+        let Some(v) = self.volumes.get(&volume) else {
+            return Some(Err(IoError::Invalid));
+        };
         if !matches!(kind, ReqKind::Read) && self.state.role != Role::Primary {
             return Some(Err(IoError::NotPrimary));
         }
@@ -250,32 +260,20 @@ impl Engine {
         }
     }
 
-    /// Whether every request of a volume fails (data path, section 21.1).
-    pub(crate) fn fails_io(&self, volume: VolumeNr) -> bool {
-        let quorum = self.state.devices.get(&volume).is_none_or(|d| d.have_quorum);
-        self.state.fail_io
-            || (self.options.on_no_quorum == OnNoQuorum::IoError && !quorum)
-            || (self.options.on_no_data == OnNoData::IoError && !self.data_accessible(volume))
-    }
-
     /// Whether a new request may start now (data path, section 3.1, item 3).
     fn admission(&mut self, volume: VolumeNr, write: bool) -> Admission {
-        if self.fails_io(volume) {
+        if self.error_io(volume) {
             return Admission::Fail(IoError::Io);
         }
         if self.state.suspended() {
             return Admission::Wait;
         }
-        let unstable = matches!(self.state.disk(volume), DiskState::Attaching | DiskState::Negotiating)
-            || self.state.peers_of(volume).any(|(peer, _, pd)| {
-                matches!(pd.repl, ReplState::WFBitMapT | ReplState::WFSyncUUID)
-                    || (pd.repl == ReplState::WFBitMapS
-                        && self.conns.get(&peer).is_some_and(|c| c.apv() < 96))
-            });
-        if unstable {
+        if self.unstable_for_io(volume) {
             return Admission::Wait;
         }
-        let Some(v) = self.volumes.get(&volume) else { return Admission::Fail(IoError::Invalid) };
+        let Some(v) = self.volumes.get(&volume) else {
+            return Admission::Fail(IoError::Invalid);
+        };
         let in_progress = if write { v.data.writes } else { v.data.reads };
         if in_progress >= v.options.max_io_depth {
             return Admission::Wait;
@@ -328,7 +326,9 @@ impl Engine {
 
     /// Starts an admitted request.
     fn start(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get(&id) else { return };
+        let Some(req) = self.data.requests.get(&id) else {
+            return;
+        };
         let (volume, kind) = (req.volume, req.kind);
         if let Some(v) = self.volumes.get_mut(&volume) {
             match kind {
@@ -359,8 +359,14 @@ impl Engine {
 
     /// Fails a request that never got anywhere.
     fn finish_early(&mut self, id: ReqId, error: IoError) {
-        let Some(req) = self.data.requests.remove(&id) else { return };
-        self.push(Effect::CompleteIo { io: req.io, result: Err(error), data: None });
+        let Some(req) = self.data.requests.remove(&id) else {
+            return;
+        };
+        self.push(Effect::CompleteIo {
+            io: req.io,
+            result: Err(error),
+            data: None,
+        });
         if let Some(buf) = req.buf {
             self.release(buf);
         }
@@ -368,7 +374,9 @@ impl Engine {
 
     /// Second step of a write: its extents have to be in the activity log (data path, section 3.2).
     pub(crate) fn activate(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         let hot_path = matches!(req.kind, ReqKind::Write { .. });
         req.covered = false;
@@ -376,7 +384,9 @@ impl Engine {
             self.enter(id);
             return;
         }
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let mut extents = ExtentNr::covering(sector, len);
         let single = match (extents.next(), extents.next()) {
             (Some(extent), None) if hot_path => Some(extent),
@@ -405,7 +415,9 @@ impl Engine {
 
     /// Third step of a write: it takes its range (data path, section 3.3).
     pub(crate) fn enter(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get(&id) else { return };
+        let Some(req) = self.data.requests.get(&id) else {
+            return;
+        };
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         let (interval, free) = self.interval_enter(
             volume,
@@ -428,7 +440,9 @@ impl Engine {
     /// 9.2).
     pub(crate) fn postpone(&mut self, id: ReqId) {
         self.put_extents_of(id);
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         let (volume, kind) = (req.volume, req.kind);
         let interval = req.interval.take();
         if let Some(interval) = interval {
@@ -441,7 +455,9 @@ impl Engine {
     /// A request without data: flush the own disk; the peers have their barriers (data path, section
     /// 9).
     fn start_flush(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get(&id) else { return };
+        let Some(req) = self.data.requests.get(&id) else {
+            return;
+        };
         let volume = req.volume;
         let up_to_date: NodeMask = self
             .state
@@ -467,7 +483,9 @@ impl Engine {
 
     /// Hands the local part of a logged write to the disk.
     pub(crate) fn submit_local(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         req.local = Local::Pending;
         let (volume, sector, len, kind, buf) = (req.volume, req.sector, req.len, req.kind, req.buf);
         let sectors = req.sectors();
@@ -477,15 +495,41 @@ impl Engine {
         let op = self.data_op(volume, DataOpKind::Local(id));
         match (kind, buf) {
             (ReqKind::Write { fua }, Some(buf)) => {
-                self.push(Effect::DiskWrite { op, volume, sector, len, buf, preflush: false, fua });
+                self.push(Effect::DiskWrite {
+                    op,
+                    volume,
+                    sector,
+                    len,
+                    buf,
+                    preflush: false,
+                    fua,
+                });
             }
             (ReqKind::Zeroes { unmap }, _) => {
-                let kind = DiscardKind { trim: unmap, zero: true };
-                self.push(Effect::DiskDiscard { op, volume, sector, len, kind });
+                let kind = DiscardKind {
+                    trim: unmap,
+                    zero: true,
+                };
+                self.push(Effect::DiskDiscard {
+                    op,
+                    volume,
+                    sector,
+                    len,
+                    kind,
+                });
             }
             _ => {
-                let kind = DiscardKind { trim: true, zero: false };
-                self.push(Effect::DiskDiscard { op, volume, sector, len, kind });
+                let kind = DiscardKind {
+                    trim: true,
+                    zero: false,
+                };
+                self.push(Effect::DiskDiscard {
+                    op,
+                    volume,
+                    sector,
+                    len,
+                    kind,
+                });
             }
         }
     }
@@ -520,7 +564,9 @@ impl Engine {
 
     /// Completes a request to the application once nothing is missing (data path, section 4).
     pub(crate) fn try_complete(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get(&id) else { return };
+        let Some(req) = self.data.requests.get(&id) else {
+            return;
+        };
         if req.stage != Stage::Logged
             || req.completed
             || req.held
@@ -544,10 +590,16 @@ impl Engine {
         if is_write && epoch == self.data.epoch {
             self.close_epoch();
         }
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         req.completed = true;
         let (buf, interval) = (req.buf.take(), req.interval);
-        self.push(Effect::CompleteIo { io, result, data: None });
+        self.push(Effect::CompleteIo {
+            io,
+            result,
+            data: None,
+        });
         if let Some(buf) = buf {
             self.release(buf);
         }
@@ -566,24 +618,11 @@ impl Engine {
     fn fails_writes(&self, volume: VolumeNr) -> bool {
         self.state.fail_io
             || (self.options.on_no_quorum == OnNoQuorum::IoError
-                && self.state.devices.get(&volume).is_some_and(|d| !d.have_quorum))
-    }
-
-    /// Requests of a volume that wait for admission or sit in front of the transfer log.
-    pub(crate) fn waiting_requests(&self, volume: VolumeNr) -> VecDeque<ReqId> {
-        self.data
-            .requests
-            .iter()
-            .filter(|(_, r)| r.volume == volume && r.stage != Stage::Logged)
-            .map(|(id, _)| *id)
-            .collect()
-    }
-
-    /// Whether `peer` still counts for a request: it was given to it and is not settled.
-    pub(crate) fn concerns(&self, id: ReqId, peer: NodeId) -> bool {
-        self.data.requests.get(&id).is_some_and(|r| {
-            r.expect_barrier.contains(peer) && !r.done.contains(peer)
-        })
+                && self
+                    .state
+                    .devices
+                    .get(&volume)
+                    .is_some_and(|d| !d.have_quorum))
     }
 }
 

@@ -40,8 +40,12 @@ impl Engine {
     /// Assigns a logged write to a peer and sends it. True if it filled the epoch (data path, section
     /// 7.2, item 2).
     pub(crate) fn replicate(&mut self, id: ReqId, peer: NodeId) -> bool {
-        let Some(req) = self.data.requests.get_mut(&id) else { return false };
-        let Some(conn) = self.conns.get_mut(&peer) else { return false };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return false;
+        };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return false;
+        };
         let data = matches!(req.kind, ReqKind::Write { .. });
         if !data && !conn.has(Features::TRIM) {
             // It cannot be told; its blocks become out of sync.
@@ -55,17 +59,23 @@ impl Engine {
         conn.data.unconfirmed.push_back(id);
         self.send_write(id, peer);
         let epoch_writes = self.data.epoch_writes;
-        let Some(conn) = self.conns.get(&peer) else { return false };
+        let Some(conn) = self.conns.get(&peer) else {
+            return false;
+        };
         epoch_writes >= conn.options.max_epoch_size.max(1) || (!data && conn.apv() < 114)
     }
 
     /// Sends a write to a peer (data path, section 3.6). Also for the second time after a reconnect.
     pub(crate) fn send_write(&mut self, id: ReqId, peer: NodeId) {
-        let Some(req) = self.data.requests.get(&id) else { return };
+        let Some(req) = self.data.requests.get(&id) else {
+            return;
+        };
         let (volume, epoch, dagtag, len) = (req.volume, req.epoch, req.dagtag, req.len);
         self.send_barrier_if_due(peer, epoch);
         let before = dagtag.before(Bytes(len));
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.data.sender.epoch = Some(epoch);
         conn.data.sender.count = conn.data.sender.count.saturating_add(1);
         let known = conn.data.sender.dagtag.replace(dagtag);
@@ -95,7 +105,10 @@ impl Engine {
         let mut flags = DpFlags::RW_SYNC;
         flags = flags.with(DpFlags::MAY_SET_IN_SYNC, in_resync(repl));
         if apv >= 95 {
-            flags = flags.with(DpFlags::FUA, matches!(req.kind, ReqKind::Write { fua: true }));
+            flags = flags.with(
+                DpFlags::FUA,
+                matches!(req.kind, ReqKind::Write { fua: true }),
+            );
         }
         if apv >= 100 {
             flags = flags.with(DpFlags::SEND_RECEIVE_ACK, protocol == WireProtocol::B);
@@ -148,13 +161,22 @@ impl Engine {
     /// Sends the barrier of the sender's epoch if writes were sent in it and `epoch` is another one
     /// (data path, section 7.3).
     pub(crate) fn send_barrier_if_due(&mut self, peer: NodeId, epoch: BarrierNr) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         let sender = &mut conn.data.sender;
-        let Some(sent) = sender.epoch.filter(|e| *e != epoch && sender.count > 0) else { return };
+        let Some(sent) = sender.epoch.filter(|e| *e != epoch && sender.count > 0) else {
+            return;
+        };
         sender.count = 0;
         sender.epoch = Some(epoch);
         conn.data.barrier_sent = self.now;
-        self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::Barrier(Barrier { barrier: sent }));
+        self.send(
+            peer,
+            Stream::Data,
+            VolumeNr::CONNECTION,
+            Packet::Barrier(Barrier { barrier: sent }),
+        );
     }
 
     /// Tells a peer that blocks differ from now on (data path, sections 3.6 and 14.3).
@@ -168,15 +190,21 @@ impl Engine {
         if self.state.repl(peer, volume) < ReplState::Established {
             return;
         }
-        let Some(pd) = self.conns.get_mut(&peer).filter(|c| c.apv() >= 96).and_then(|c| {
-            c.peers.get_mut(&volume)
-        }) else {
+        let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .filter(|c| c.apv() >= 96)
+            .and_then(|c| c.peers.get_mut(&volume))
+        else {
             return;
         };
         if !core::mem::replace(&mut pd.data.told_out_of_sync, true) {
             self.send_state(peer, volume);
         }
-        let packet = Packet::OutOfSync(OutOfSync { sector, size: Bytes(len) });
+        let packet = Packet::OutOfSync(OutOfSync {
+            sector,
+            size: Bytes(len),
+        });
         self.send(peer, Stream::Data, volume, packet);
     }
 
@@ -196,7 +224,9 @@ impl Engine {
     /// section 3.5).
     pub(crate) fn announce_dagtag(&mut self, peer: NodeId) {
         let dagtag = self.data.dagtag;
-        let Some(conn) = self.conns.get_mut(&peer).filter(|c| c.apv() >= 110) else { return };
+        let Some(conn) = self.conns.get_mut(&peer).filter(|c| c.apv() >= 110) else {
+            return;
+        };
         if conn.data.sender.dagtag.replace(dagtag) != Some(dagtag) {
             self.send(peer, Stream::Data, VolumeNr::CONNECTION, dagtag_at(dagtag));
         }
@@ -204,7 +234,11 @@ impl Engine {
 
     /// The next sequence number of a peer device (wire protocol, section 13.4).
     pub(crate) fn next_seq(&mut self, peer: NodeId, volume: VolumeNr) -> u32 {
-        let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) else {
+        let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        else {
             return 0;
         };
         pd.data.packet_seq = pd.data.packet_seq.wrapping_add(1);

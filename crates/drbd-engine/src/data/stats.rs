@@ -52,7 +52,9 @@ pub(crate) struct ConnStats {
 impl Engine {
     /// Counters of a volume.
     pub(crate) fn data_volume_stats(&self, volume: VolumeNr) -> VolumeStats {
-        let Some(v) = self.volumes.get(&volume) else { return VolumeStats::default() };
+        let Some(v) = self.volumes.get(&volume) else {
+            return VolumeStats::default();
+        };
         let mut stats = VolumeStats {
             read: v.data.read,
             written: v.data.written,
@@ -64,7 +66,12 @@ impl Engine {
             stats.upper_pending += u32::from(!req.completed);
             stats.lower_pending += u32::from(req.local == Local::Pending);
         }
-        for req in self.data.peer_requests.values().filter(|r| r.volume == volume) {
+        for req in self
+            .data
+            .peer_requests
+            .values()
+            .filter(|r| r.volume == volume)
+        {
             stats.lower_pending += u32::from(!req.is_written());
         }
         stats
@@ -76,7 +83,7 @@ impl Engine {
             return PeerStats::default();
         };
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
-        let bits = match (disk, self.bitmap_slot_of(peer, volume)) {
+        let bits = match (disk, self.slot_of(peer, volume)) {
             (Some(disk), Some(slot)) => {
                 let bitmap = &disk.bitmap;
                 (bitmap.weight(slot) * bitmap.sectors_per_bit()).min(bitmap.capacity())
@@ -87,9 +94,7 @@ impl Engine {
             .data
             .requests
             .values()
-            .filter(|r| {
-                r.volume == volume && r.stage == Stage::Logged && r.pending.contains(peer)
-            })
+            .filter(|r| r.volume == volume && r.stage == Stage::Logged && r.pending.contains(peer))
             .count();
         let unacked = self
             .data
@@ -103,15 +108,16 @@ impl Engine {
             out_of_sync: bits,
             pending: u32::try_from(pending).unwrap_or(u32::MAX)
                 + self.resync_pending(peer, volume) as u32,
-            unacked: u32::try_from(unacked).unwrap_or(u32::MAX)
-                + self.resync_unacked(peer, volume),
+            unacked: u32::try_from(unacked).unwrap_or(u32::MAX) + self.resync_unacked(peer, volume),
             sync: self.resync_info(peer, volume),
         }
     }
 
     /// Counters of a connection.
     pub(crate) fn data_conn_stats(&self, peer: NodeId) -> ConnStats {
-        let Some(conn) = self.conns.get(&peer) else { return ConnStats::default() };
+        let Some(conn) = self.conns.get(&peer) else {
+            return ConnStats::default();
+        };
         ConnStats {
             ap_in_flight: conn.data.ap_in_flight,
             rs_in_flight: conn.data.rs_in_flight,

@@ -6,16 +6,16 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use drbd_meta::activity_log::{AlHeader, AlLayout, AlUpdate, FREE};
-use drbd_proto::VolumeNr;
+use drbd_proto::{Sector, VolumeNr};
 
 use crate::activity_log::{ActivityLog, Busy, ExtentNr, SLOTS};
 use crate::bitmap::PageNr;
 use crate::command::MetaPlace;
 use crate::data::{DataOpKind, PeerReqId, ReqId};
+use crate::disk::DiskFault;
 use crate::effect::{Effect, LogLevel, MetaBlock};
 use crate::engine::Engine;
 use crate::event::OpResult;
-use crate::disk::DiskFault;
 
 /// Who waits for extents of a volume, and the transaction under way.
 #[derive(Debug, Default)]
@@ -40,7 +40,9 @@ pub(crate) struct AlQueue {
 impl Engine {
     /// A disk is being attached: start with an empty activity log (data path, section 13.2).
     pub(crate) fn data_attached(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let Some(disk) = v.disk.as_ref() else { return };
         let most = al_layout(disk).max_slots().min(*SLOTS.end());
         let slots = u16::try_from(disk.options.al_extents).unwrap_or(u16::MAX);
@@ -50,7 +52,12 @@ impl Engine {
         v.data.al = match ActivityLog::new(slots, v.data.al_tr_number) {
             Ok(al) => Some(al),
             Err(error) => {
-                self.log_at(LogLevel::Error, None, Some(volume), alloc::format!("{error}"));
+                self.log_at(
+                    LogLevel::Error,
+                    None,
+                    Some(volume),
+                    alloc::format!("{error}"),
+                );
                 self.disk_failed(volume, DiskFault::Meta);
                 return;
             }
@@ -73,7 +80,9 @@ impl Engine {
     /// One turn: takes extents for waiting requests, received ones first, and starts a transaction if
     /// any extent was cold (data path, section 13.3).
     fn al_turn(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         v.data.al_queue.turn = false;
         if v.data.al.is_none() {
             self.al_bypass(volume);
@@ -98,8 +107,11 @@ impl Engine {
             peers.push(id);
         }
         while let Some(&id) = self.al_queue(volume).and_then(|q| q.local.front()) {
-            let Some((sector, len, held)) =
-                self.data.requests.get(&id).map(|r| (r.sector.0, r.len, r.extents))
+            let Some((sector, len, held)) = self
+                .data
+                .requests
+                .get(&id)
+                .map(|r| (r.sector, r.len, r.extents))
             else {
                 self.al_queue_mut(volume, |q| q.local.pop_front());
                 continue;
@@ -115,7 +127,9 @@ impl Engine {
             self.al_queue_mut(volume, |q| q.local.pop_front());
             locals.push(id);
         }
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let Some(al) = v.data.al.as_mut() else { return };
         if al.pending_changes() == 0 || al.is_running() {
             // All of them were hot; a running transaction admits only hot ones.
@@ -130,8 +144,18 @@ impl Engine {
 
     /// Takes references on the extents of a range from number `held` on. How many are held then, and
     /// whether that is all of them.
-    fn take_extents(&mut self, volume: VolumeNr, sector: u64, len: u32, held: u32) -> (u32, bool) {
-        let Some(al) = self.volumes.get_mut(&volume).and_then(|v| v.data.al.as_mut()) else {
+    fn take_extents(
+        &mut self,
+        volume: VolumeNr,
+        sector: Sector,
+        len: u32,
+        held: u32,
+    ) -> (u32, bool) {
+        let Some(al) = self
+            .volumes
+            .get_mut(&volume)
+            .and_then(|v| v.data.al.as_mut())
+        else {
             return (0, true);
         };
         let mut got = held;
@@ -174,7 +198,9 @@ impl Engine {
     /// First part of a transaction: what evicted extents left in the bitmap, and in a volatile cache,
     /// becomes durable (data path, section 13.3, item 6a, and section 28, hazard 27).
     fn al_transaction(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let (Some(disk), Some(al)) = (v.disk.as_mut(), v.data.al.as_ref()) else {
             self.al_bypass(volume);
             return;
@@ -184,7 +210,9 @@ impl Engine {
             self.al_commit(volume, false);
             return;
         }
-        let Some(transaction) = al.transaction() else { return };
+        let Some(transaction) = al.transaction() else {
+            return;
+        };
         let mut blocks = Vec::new();
         let base = bitmap_offset(disk);
         let evicted: Vec<ExtentNr> = transaction.evicted().collect();
@@ -192,7 +220,10 @@ impl Engine {
             let pages: Vec<PageNr> = disk.bitmap.pages_of_extent(*extent).collect();
             for page in pages {
                 if let Some(data) = disk.bitmap.take(page) {
-                    blocks.push(MetaBlock { offset: base + page.0 * 4096, data });
+                    blocks.push(MetaBlock {
+                        offset: base + page.0 * 4096,
+                        data,
+                    });
                 }
             }
         }
@@ -207,7 +238,12 @@ impl Engine {
         }
         if !blocks.is_empty() {
             let op = self.data_op(volume, DataOpKind::AlPrepare { attached });
-            self.push(Effect::MetaWrite { op, volume, blocks, barrier: false });
+            self.push(Effect::MetaWrite {
+                op,
+                volume,
+                blocks,
+                barrier: false,
+            });
         }
         if flush {
             let op = self.data_op(volume, DataOpKind::AlPrepare { attached });
@@ -217,7 +253,9 @@ impl Engine {
 
     /// Bitmap pages are written, or the data device is flushed.
     pub(crate) fn al_prepared(&mut self, volume: VolumeNr, attached: u64, result: OpResult) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         if v.data.al_queue.attached != attached {
             return;
         }
@@ -235,9 +273,15 @@ impl Engine {
 
     /// Second part of a transaction: the block (data path, section 13.2).
     fn al_write_block(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
-        let (Some(disk), Some(al)) = (v.disk.as_ref(), v.data.al.as_ref()) else { return };
-        let Some(transaction) = al.transaction() else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
+        let (Some(disk), Some(al)) = (v.disk.as_ref(), v.data.al.as_ref()) else {
+            return;
+        };
+        let Some(transaction) = al.transaction() else {
+            return;
+        };
         let header = AlHeader {
             tr_number: transaction.tr_number(),
             context_size: transaction.context_size(),
@@ -245,12 +289,20 @@ impl Engine {
         };
         let updates: Vec<AlUpdate> = transaction
             .updates()
-            .map(|(slot, extent)| AlUpdate { slot, extent: extent.0 })
+            .map(|(slot, extent)| AlUpdate {
+                slot,
+                extent: extent.0,
+            })
             .collect();
         let mut block = Box::new([0; 4096]);
         let context = transaction.context().map(|e| e.map_or(FREE, |e| e.0));
         if let Err(error) = header.encode(&updates, context, &mut block) {
-            self.log_at(LogLevel::Error, None, Some(volume), alloc::format!("{error}"));
+            self.log_at(
+                LogLevel::Error,
+                None,
+                Some(volume),
+                alloc::format!("{error}"),
+            );
             self.disk_failed(volume, DiskFault::Meta);
             self.al_failed(volume);
             return;
@@ -260,13 +312,23 @@ impl Engine {
         let attached = v.data.al_queue.attached;
         v.data.al_writes += 1;
         let op = self.data_op(volume, DataOpKind::AlBlock { attached });
-        let blocks = alloc::vec![MetaBlock { offset, data: block }];
-        self.push(Effect::MetaWrite { op, volume, blocks, barrier });
+        let blocks = alloc::vec![MetaBlock {
+            offset,
+            data: block
+        }];
+        self.push(Effect::MetaWrite {
+            op,
+            volume,
+            blocks,
+            barrier,
+        });
     }
 
     /// The block is durable: the writes may go.
     pub(crate) fn al_block_written(&mut self, volume: VolumeNr, attached: u64, result: OpResult) {
-        let Some(v) = self.volumes.get(&volume) else { return };
+        let Some(v) = self.volumes.get(&volume) else {
+            return;
+        };
         if v.data.al_queue.attached != attached {
             return;
         }
@@ -279,8 +341,12 @@ impl Engine {
     }
 
     fn al_commit(&mut self, volume: VolumeNr, written: bool) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
-        let Some(al) = v.data.al.as_mut().filter(|al| al.is_running()) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
+        let Some(al) = v.data.al.as_mut().filter(|al| al.is_running()) else {
+            return;
+        };
         al.commit(written);
         v.data.al_tr_number = al.tr_number();
         let queue = &mut v.data.al_queue;
@@ -299,7 +365,9 @@ impl Engine {
 
     /// Lets go of the activity log together with the disk. Nobody holds extents any more.
     pub(crate) fn drop_activity_log(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         if let Some(al) = v.data.al.take() {
             // A transaction on its way may have reached the disk.
             let running = u32::from(al.is_running());
@@ -308,34 +376,58 @@ impl Engine {
         v.data.al_queue.attached += 1;
         v.data.al_queue.turn = true;
         self.data.recheck = true;
-        for req in self.data.requests.values_mut().filter(|r| r.volume == volume) {
+        for req in self
+            .data
+            .requests
+            .values_mut()
+            .filter(|r| r.volume == volume)
+        {
             req.extents = 0;
             req.covered = false;
         }
-        for req in self.data.peer_requests.values_mut().filter(|r| r.volume == volume) {
+        for req in self
+            .data
+            .peer_requests
+            .values_mut()
+            .filter(|r| r.volume == volume)
+        {
             req.extents = 0;
         }
     }
 
     /// Whether received writes wait for more extents than there are (data path, section 5.1, item 9).
-    pub(crate) fn al_pressure(&self, volume: VolumeNr, sector: u64, len: u32) -> bool {
-        let Some(v) = self.volumes.get(&volume) else { return false };
-        let Some(al) = v.data.al.as_ref() else { return false };
+    pub(crate) fn al_pressure(&self, volume: VolumeNr, sector: Sector, len: u32) -> bool {
+        let Some(v) = self.volumes.get(&volume) else {
+            return false;
+        };
+        let Some(al) = v.data.al.as_ref() else {
+            return false;
+        };
         let free = u32::from(al.len().saturating_sub(al.referenced()));
-        v.data.al_queue.waiting_extents.saturating_add(extent_count(sector, len)) > free
+        v.data
+            .al_queue
+            .waiting_extents
+            .saturating_add(extent_count(sector, len))
+            > free
     }
 
     fn al_queue(&self, volume: VolumeNr) -> Option<&AlQueue> {
         self.volumes.get(&volume).map(|v| &v.data.al_queue)
     }
 
-    fn al_queue_mut<T>(&mut self, volume: VolumeNr, f: impl FnOnce(&mut AlQueue) -> T) -> Option<T> {
-        self.volumes.get_mut(&volume).map(|v| f(&mut v.data.al_queue))
+    fn al_queue_mut<T>(
+        &mut self,
+        volume: VolumeNr,
+        f: impl FnOnce(&mut AlQueue) -> T,
+    ) -> Option<T> {
+        self.volumes
+            .get_mut(&volume)
+            .map(|v| f(&mut v.data.al_queue))
     }
 }
 
 /// How many extents a range touches.
-pub(crate) fn extent_count(sector: u64, len: u32) -> u32 {
+pub(crate) fn extent_count(sector: Sector, len: u32) -> u32 {
     u32::try_from(ExtentNr::covering(sector, len).count()).unwrap_or(u32::MAX)
 }
 

@@ -8,8 +8,8 @@ use drbd_proto::{Bytes, DiskState, NodeId, NodeMask, VolumeNr};
 
 use crate::activity_log::ExtentNr;
 use crate::bitmap::Slot;
-use crate::data::request::{Local, Stage};
 use crate::data::ReqId;
+use crate::data::request::{Local, Stage};
 use crate::effect::{Effect, IoError, LogLevel};
 use crate::engine::Engine;
 
@@ -17,7 +17,9 @@ impl Engine {
     /// Fourth step of a write: it gets its place in the stream of writes, and goes to the peers and to
     /// the local disk at once (data path, section 3.4).
     pub(crate) fn log_write(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get(&id) else { return };
+        let Some(req) = self.data.requests.get(&id) else {
+            return;
+        };
         let (volume, sector, len, covered) = (req.volume, req.sector, req.len, req.covered);
         if self.state.suspended() {
             self.postpone(id);
@@ -70,13 +72,18 @@ impl Engine {
     /// Whether a write has a place to go to (state machine, section 2.7).
     fn may_write(&self, volume: VolumeNr) -> bool {
         self.state.disk(volume) == DiskState::UpToDate
-            || self.state.peers_of(volume).any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate)
+            || self
+                .state
+                .peers_of(volume)
+                .any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate)
     }
 
     /// Fails a write that has no place to go to (data path, section 3.4, item 9.3).
     fn refuse(&mut self, id: ReqId) {
         self.put_extents_of(id);
-        let Some(req) = self.data.requests.remove(&id) else { return };
+        let Some(req) = self.data.requests.remove(&id) else {
+            return;
+        };
         if let Some(interval) = req.interval {
             self.interval_leave(req.volume, interval);
         }
@@ -90,7 +97,11 @@ impl Engine {
                 req.sectors()
             ),
         );
-        self.push(Effect::CompleteIo { io: req.io, result: Err(IoError::Io), data: None });
+        self.push(Effect::CompleteIo {
+            io: req.io,
+            result: Err(IoError::Io),
+            data: None,
+        });
         if let Some(buf) = req.buf {
             self.release(buf);
         }
@@ -99,7 +110,9 @@ impl Engine {
 
     /// Takes a write back to the activity log step.
     fn restart(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         let volume = req.volume;
         if let Some(interval) = req.interval.take() {
             self.interval_leave(volume, interval);
@@ -132,9 +145,11 @@ impl Engine {
     /// section 3.7, invariant O6).
     pub(crate) fn advance_log(&mut self) {
         while let Some(&id) = self.data.log.front() {
-            let finished = self.data.requests.get(&id).is_none_or(|r| {
-                r.completed && r.done.contains_all(r.expect_barrier)
-            });
+            let finished = self
+                .data
+                .requests
+                .get(&id)
+                .is_none_or(|r| r.completed && r.done.contains_all(r.expect_barrier));
             if !finished {
                 return;
             }
@@ -146,7 +161,9 @@ impl Engine {
     /// A write is *done*: it leaves the interval tree and the activity log, and what it means for the
     /// bitmap becomes known (data path, section 3.7).
     fn settle_write(&mut self, id: ReqId) {
-        let Some(req) = self.data.requests.get_mut(&id) else { return };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         let (ok, sis, oos, local) = (req.ok, req.sis, req.pending_oos, req.local);
         let interval = req.interval.take();
@@ -158,7 +175,10 @@ impl Engine {
         if let Some(disk) = self.volumes.get_mut(&volume).and_then(|v| v.disk.as_mut()) {
             let bitmap = &mut disk.bitmap;
             for slot in bitmap.all_slots() {
-                let node = slots.iter().find(|(_, s)| *s == slot).map(|(node, _)| *node);
+                let node = slots
+                    .iter()
+                    .find(|(_, s)| *s == slot)
+                    .map(|(node, _)| *node);
                 let has = node.is_some_and(|n| ok.contains(n));
                 if local != Local::Ok {
                     // The own disk lacks it: it differs from everybody (data path, section 28,
@@ -186,7 +206,9 @@ impl Engine {
 
     /// Gives back the activity log extents of a request. True if one of them has no user left.
     pub(crate) fn put_extents_of(&mut self, id: ReqId) -> bool {
-        let Some(req) = self.data.requests.get_mut(&id) else { return false };
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return false;
+        };
         let held = core::mem::take(&mut req.extents);
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         req.covered = false;
@@ -199,8 +221,12 @@ impl Engine {
         volume: VolumeNr,
         extents: impl Iterator<Item = ExtentNr>,
     ) -> bool {
-        let Some(v) = self.volumes.get_mut(&volume) else { return false };
-        let Some(al) = v.data.al.as_mut() else { return false };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return false;
+        };
+        let Some(al) = v.data.al.as_mut() else {
+            return false;
+        };
         let mut last = false;
         for extent in extents {
             last |= al.put(extent);
@@ -214,22 +240,18 @@ impl Engine {
 
     /// The nodes that have a slot in the bitmap of a volume.
     pub(crate) fn slots_of(&self, volume: VolumeNr) -> Vec<(NodeId, Slot)> {
-        let slots = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
-        let Some(count) = slots.map(|d| d.bitmap.slots()) else { return Vec::new() };
-        self.conns
-            .iter()
-            .filter_map(|(peer, c)| {
-                let slot = c.peers.get(&volume)?.slot.filter(|s| *s < count)?;
-                Some((*peer, Slot(slot)))
-            })
+        NodeId::all()
+            .filter_map(|node| Some((node, self.slot_of(node, volume)?)))
             .collect()
     }
 
     /// The slot of a peer in the bitmap of a volume.
-    pub(crate) fn bitmap_slot_of(&self, peer: NodeId, volume: VolumeNr) -> Option<Slot> {
-        let count = self.volumes.get(&volume)?.disk.as_ref()?.bitmap.slots();
-        let slot = self.conns.get(&peer)?.peers.get(&volume)?.slot?;
-        (slot < count).then_some(Slot(slot))
+    pub(crate) fn slot_of(&self, peer: NodeId, volume: VolumeNr) -> Option<Slot> {
+        let disk = self.volumes.get(&volume)?.disk.as_ref()?;
+        disk.meta
+            .slot(peer)
+            .filter(|slot| *slot < disk.bitmap.slots())
+            .map(Slot)
     }
 
     /// No application write is on its way (data path, section 7.1).
@@ -240,7 +262,11 @@ impl Engine {
     /// Neither own nor received writes are on their way.
     pub(crate) fn data_idle(&self) -> bool {
         self.data.log.is_empty()
-            && !self.data.requests.values().any(|r| r.is_write() && r.stage != Stage::Waiting)
+            && !self
+                .data
+                .requests
+                .values()
+                .any(|r| r.is_write() && r.stage != Stage::Waiting)
             && !self.data.peer_requests.values().any(|p| !p.is_written())
     }
 }

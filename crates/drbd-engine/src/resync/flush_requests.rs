@@ -5,9 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use drbd_proto::packet::{self, FlushForward, FlushRequestsAck};
-use drbd_proto::{
-    ConnState, Dagtag, DiskState, NodeId, NodeMask, Packet, Role, Stream, VolumeNr,
-};
+use drbd_proto::{ConnState, Dagtag, DiskState, NodeId, NodeMask, Packet, Role, Stream, VolumeNr};
 
 use crate::engine::Engine;
 
@@ -51,8 +49,17 @@ impl Engine {
         flush.sequence = flush.sequence.wrapping_add(1).max(1);
         flush.awaited.clear();
         let sequence = flush.sequence;
-        let peers: Vec<NodeId> = self.conns.keys().copied().filter(|p| self.flushes(*p)).collect();
-        let nodes: NodeMask = peers.iter().copied().filter(|p| self.is_up_to_date(*p)).collect();
+        let peers: Vec<NodeId> = self
+            .conns
+            .keys()
+            .copied()
+            .filter(|p| self.flushes(*p))
+            .collect();
+        let nodes: NodeMask = peers
+            .iter()
+            .copied()
+            .filter(|p| self.is_up_to_date(*p))
+            .collect();
         for peer in peers {
             let role = self.state.conns.get(&peer).map(|c| c.peer_role);
             if role == Some(Role::Primary) {
@@ -66,7 +73,9 @@ impl Engine {
     /// Whether an acknowledgement is missing.
     pub(super) fn flush_outstanding(&self) -> bool {
         self.data.flush.awaited.values().any(|nodes| {
-            nodes.iter().any(|node| self.flushes(node) && self.is_up_to_date(node))
+            nodes
+                .iter()
+                .any(|node| self.flushes(node) && self.is_up_to_date(node))
         })
     }
 
@@ -75,7 +84,11 @@ impl Engine {
         let dagtag = self.data.dagtag;
         let forwards = &mut self.data.flush.forwards;
         forwards.retain(|f| f.initiator != peer);
-        forwards.push(Forward { initiator: peer, sequence, dagtag });
+        forwards.push(Forward {
+            initiator: peer,
+            sequence,
+            dagtag,
+        });
         self.flush_requests_progress();
     }
 
@@ -84,24 +97,48 @@ impl Engine {
         if self.data.flush.forwards.is_empty() {
             return;
         }
-        let oldest =
-            self.data.log.iter().find_map(|id| self.data.requests.get(id)).map(|r| r.dagtag);
+        let oldest = self
+            .data
+            .log
+            .iter()
+            .find_map(|id| self.data.requests.get(id))
+            .map(|r| r.dagtag);
         let ready = |f: &Forward| oldest.is_none_or(|d| super::is_behind(f.dagtag, d));
-        let due: Vec<Forward> = self.data.flush.forwards.iter().copied().filter(ready).collect();
+        let due: Vec<Forward> = self
+            .data
+            .flush
+            .forwards
+            .iter()
+            .copied()
+            .filter(ready)
+            .collect();
         if due.is_empty() {
             return;
         }
         self.data.flush.forwards.retain(|f| !ready(f));
         self.send_accumulated_peer_ack();
-        let peers: Vec<NodeId> = self.conns.keys().copied().filter(|p| self.flushes(*p)).collect();
+        let peers: Vec<NodeId> = self
+            .conns
+            .keys()
+            .copied()
+            .filter(|p| self.flushes(*p))
+            .collect();
         let primary = self.node_id;
-        for Forward { initiator, sequence, .. } in due {
+        for Forward {
+            initiator,
+            sequence,
+            ..
+        } in due
+        {
             for peer in &peers {
                 if *peer == initiator {
                     let packet = Packet::FlushRequestsAck(FlushRequestsAck { sequence, primary });
                     self.send(*peer, Stream::Data, VolumeNr::CONNECTION, packet);
                 } else {
-                    let packet = Packet::FlushForward(FlushForward { sequence, initiator });
+                    let packet = Packet::FlushForward(FlushForward {
+                        sequence,
+                        initiator,
+                    });
                     self.send(*peer, Stream::Control, VolumeNr::CONNECTION, packet);
                 }
             }
@@ -130,7 +167,10 @@ impl Engine {
     pub(crate) fn flush_requests_peer_lost(&mut self, peer: NodeId) {
         let flush = &mut self.data.flush;
         flush.awaited.remove(&peer);
-        flush.awaited.values_mut().for_each(|nodes| nodes.remove(peer));
+        flush
+            .awaited
+            .values_mut()
+            .for_each(|nodes| nodes.remove(peer));
         flush.forwards.retain(|f| f.initiator != peer);
     }
 }

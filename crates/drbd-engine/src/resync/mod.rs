@@ -106,7 +106,10 @@ pub(crate) enum Step {
 impl ResyncOp {
     /// Whether it keeps the disk busy.
     pub(crate) fn uses_disk(&self) -> bool {
-        !matches!(self.step, Step::ChecksumDigest | Step::Digest | Step::VerifyDigest)
+        !matches!(
+            self.step,
+            Step::ChecksumDigest | Step::Digest | Step::VerifyDigest
+        )
     }
 }
 
@@ -125,7 +128,15 @@ impl Engine {
 
     /// The resync state of a peer device, to change it.
     fn resync_mut(&mut self, peer: NodeId, volume: VolumeNr) -> Option<&mut ResyncState> {
-        Some(&mut self.conns.get_mut(&peer)?.peers.get_mut(&volume)?.data.resync)
+        Some(
+            &mut self
+                .conns
+                .get_mut(&peer)?
+                .peers
+                .get_mut(&volume)?
+                .data
+                .resync,
+        )
     }
 
     /// A fresh name for a request.
@@ -138,7 +149,15 @@ impl Engine {
     /// An operation for a request.
     fn resync_op(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId, step: Step) -> OpId {
         let generation = self.conns.get(&peer).map_or(0, |c| c.data.generation);
-        self.data_op(volume, DataOpKind::Resync(ResyncOp { peer, generation, id, step }))
+        self.data_op(
+            volume,
+            DataOpKind::Resync(ResyncOp {
+                peer,
+                generation,
+                id,
+                step,
+            }),
+        )
     }
 
     /// A packet of resync or verify, on either stream.
@@ -218,8 +237,16 @@ impl Engine {
 
     /// An operation of resync or verify has ended.
     pub(crate) fn resync_op_done(&mut self, volume: VolumeNr, op: ResyncOp, result: OpResult) {
-        let ResyncOp { peer, generation, id, step } = op;
-        let same = self.conns.get(&peer).is_some_and(|c| c.data.generation == generation);
+        let ResyncOp {
+            peer,
+            generation,
+            id,
+            step,
+        } = op;
+        let same = self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.data.generation == generation);
         match step {
             Step::Write => self.resync_written(peer, volume, id, same, result),
             Step::ChecksumRead | Step::ChecksumDigest => {
@@ -240,10 +267,20 @@ impl Engine {
         id: ResyncId,
         interval: IntervalId,
     ) {
-        let Some(state) = self.resync(peer, volume) else { return };
-        if state.requests.get(&id).is_some_and(|r| r.interval == Some(interval)) {
+        let Some(state) = self.resync(peer, volume) else {
+            return;
+        };
+        if state
+            .requests
+            .get(&id)
+            .is_some_and(|r| r.interval == Some(interval))
+        {
             self.target_woken(peer, volume, id);
-        } else if state.served.get(&id).is_some_and(|r| r.interval == Some(interval)) {
+        } else if state
+            .served
+            .get(&id)
+            .is_some_and(|r| r.interval == Some(interval))
+        {
             self.source_woken(peer, volume, id);
         }
     }
@@ -284,7 +321,9 @@ impl Engine {
     /// Bits of a volume changed in memory.
     pub(crate) fn resync_bits_changed(&mut self, volume: VolumeNr) {
         let running = self.conns.values().any(|c| {
-            c.peers.get(&volume).is_some_and(|pd| pd.data.resync.run.is_some())
+            c.peers
+                .get(&volume)
+                .is_some_and(|pd| pd.data.resync.run.is_some())
         });
         if running {
             self.lazy_writeout(volume);
@@ -306,7 +345,9 @@ impl Engine {
         if dagtag == Dagtag::ZERO || node == self.node_id {
             return true;
         }
-        let Some(conn) = self.conns.get(&node) else { return true };
+        let Some(conn) = self.conns.get(&node) else {
+            return true;
+        };
         if self.state.cstate(node) < ConnState::Connected {
             return true;
         }
@@ -330,9 +371,15 @@ impl Engine {
         }
         let primary = self.conns.iter().find(|(peer, c)| {
             c.dagtag_received
-                && self.state.conns.get(*peer).is_some_and(|s| s.peer_role == Role::Primary)
+                && self
+                    .state
+                    .conns
+                    .get(*peer)
+                    .is_some_and(|s| s.peer_role == Role::Primary)
         });
-        primary.map_or((self.node_id, Dagtag::ZERO), |(peer, c)| (*peer, c.last_dagtag))
+        primary.map_or((self.node_id, Dagtag::ZERO), |(peer, c)| {
+            (*peer, c.last_dagtag)
+        })
     }
 
     /// Answers a request on the control stream.
@@ -351,7 +398,11 @@ impl Engine {
 
     /// The id that an ack carries: before protocol 122 it is always the same (wire protocol, chapter 9).
     fn rs_ack_id(&self, peer: NodeId, id: BlockId) -> BlockId {
-        if self.conns.get(&peer).is_some_and(|c| c.apv() >= 122) { id } else { BlockId::SYNCER }
+        if self.conns.get(&peer).is_some_and(|c| c.apv() >= 122) {
+            id
+        } else {
+            BlockId::SYNCER
+        }
     }
 
     /// Whether a feature is agreed with a peer.
@@ -382,7 +433,8 @@ impl Engine {
 
     /// Requests of this node that the peer has not answered.
     pub(crate) fn resync_pending(&self, peer: NodeId, volume: VolumeNr) -> u64 {
-        self.resync(peer, volume).map_or(0, |s| s.requests.len() as u64)
+        self.resync(peer, volume)
+            .map_or(0, |s| s.requests.len() as u64)
     }
 
     /// Requests of the peer that are not over.
@@ -394,7 +446,13 @@ impl Engine {
     /// Progress for status output.
     pub(crate) fn resync_info(&self, peer: NodeId, volume: VolumeNr) -> Option<SyncInfo> {
         let state = self.resync(peer, volume)?;
-        let spb = self.volumes.get(&volume)?.disk.as_ref()?.bitmap.sectors_per_bit();
+        let spb = self
+            .volumes
+            .get(&volume)?
+            .disk
+            .as_ref()?
+            .bitmap
+            .sectors_per_bit();
         let weight = self.bits_towards(peer, volume);
         if let Some(run) = &state.run {
             return Some(run.info(self.now, weight, spb));
@@ -402,12 +460,17 @@ impl Engine {
         if let Some(verify) = &state.verify {
             return Some(verify.info(self.now, spb));
         }
-        state.source.as_ref().map(|source| source.info(self.now, weight, spb))
+        state
+            .source
+            .as_ref()
+            .map(|source| source.info(self.now, weight, spb))
     }
 
     /// Bits set towards a peer.
     fn bits_towards(&self, peer: NodeId, volume: VolumeNr) -> u64 {
-        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return 0 };
+        let Some(slot) = self.slot_of(peer, volume) else {
+            return 0;
+        };
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
         disk.map_or(0, |d| d.bitmap.weight(slot))
     }

@@ -5,9 +5,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use drbd_proto::packet::PeersInSync;
-use drbd_proto::{
-    Bytes, ConnState, NodeId, NodeMask, Packet, ReplState, Sector, Stream, VolumeNr,
-};
+use drbd_proto::{Bytes, ConnState, NodeId, NodeMask, Packet, ReplState, Sector, Stream, VolumeNr};
 
 use crate::activity_log::{EXTENT_SECTOR_SHIFT, ExtentNr};
 use crate::engine::{Engine, PacketError};
@@ -31,10 +29,14 @@ impl Engine {
         let step = sector.0 >> EXTENT_SECTOR_SHIFT;
         let end = (step + 1) << EXTENT_SECTOR_SHIFT;
         let _ = len;
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         state.in_sync.open.insert(step);
         let busy = state.steps_busy(step);
-        let passed = self.target_position(peer, volume).is_none_or(|at| at >= end);
+        let passed = self
+            .target_position(peer, volume)
+            .is_none_or(|at| at >= end);
         if !busy && passed {
             if let Some(state) = self.resync_mut(peer, volume) {
                 state.in_sync.open.remove(&step);
@@ -45,16 +47,23 @@ impl Engine {
 
     /// The resync ends: tell about what is left over.
     pub(super) fn finish_in_sync_steps(&mut self, peer: NodeId, volume: VolumeNr) {
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         for step in core::mem::take(&mut state.in_sync.open) {
             self.announce_step(peer, volume, step);
         }
     }
 
     fn announce_step(&mut self, peer: NodeId, volume: VolumeNr, step: u64) {
-        let Some(v) = self.volumes.get(&volume) else { return };
+        let Some(v) = self.volumes.get(&volume) else {
+            return;
+        };
         let sector = Sector(step << EXTENT_SECTOR_SHIFT);
-        let sectors = v.size.saturating_sub(sector.0).min(1 << EXTENT_SECTOR_SHIFT);
+        let sectors = v
+            .size
+            .saturating_sub(sector.0)
+            .min(1 << EXTENT_SECTOR_SHIFT);
         if let Ok(len) = u32::try_from(sectors * 512) {
             self.announce_in_sync(peer, volume, sector, len);
         }
@@ -66,10 +75,15 @@ impl Engine {
         if len == 0 {
             return;
         }
-        let Some(v) = self.volumes.get(&volume) else { return };
+        let Some(v) = self.volumes.get(&volume) else {
+            return;
+        };
         let Some(disk) = &v.disk else { return };
         let occupied = v.data.intervals.overlapping(sector, len).any(|(_, i)| {
-            matches!(i.kind, Kind::LocalWrite | Kind::PeerWrite | Kind::ResyncWrite)
+            matches!(
+                i.kind,
+                Kind::LocalWrite | Kind::PeerWrite | Kind::ResyncWrite
+            )
         });
         let active = v.data.al.as_ref().is_some_and(|al| {
             ExtentNr::covering(sector, len).any(|extent| al.is_referenced(extent))
@@ -106,7 +120,11 @@ impl Engine {
             })
             .collect();
         for peer in peers {
-            let packet = Packet::PeersInSync(PeersInSync { sector, nodes, size: Bytes(len) });
+            let packet = Packet::PeersInSync(PeersInSync {
+                sector,
+                nodes,
+                size: Bytes(len),
+            });
             self.send(peer, Stream::Control, volume, packet);
         }
     }
@@ -124,7 +142,12 @@ impl Engine {
         self.check_inside(volume, packet.sector, packet.size)?;
         let (sector, len) = (packet.sector, packet.size.0);
         let mut changed = 0;
-        for node in packet.nodes.iter().filter(|n| *n != self.node_id).collect::<Vec<_>>() {
+        for node in packet
+            .nodes
+            .iter()
+            .filter(|n| *n != self.node_id)
+            .collect::<Vec<_>>()
+        {
             changed += self.clear_towards(node, volume, sector, len);
         }
         if changed > 0 || self.state.repl(peer, volume) == ReplState::SyncSource {

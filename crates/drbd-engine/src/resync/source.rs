@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 use drbd_proto::packet::{BlockAck, BlockRequest, DagtagRequest, DataReply};
 use drbd_proto::{
     BlockId, Bytes, Dagtag, DigestAlg, DigestValue, DiskState, Features, NodeId, Packet, ReplState,
-    Sector, Stream, VolumeNr,
+    Sector, VolumeNr,
 };
 
-use crate::engine::{Engine, PacketError};
 use crate::effect::Effect;
+use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
 use crate::id::BufId;
 use crate::interval::{IntervalId, Kind};
@@ -93,7 +93,10 @@ impl Asked {
 
     /// Equal content need not be sent.
     pub(super) fn checksum(self, digest: DigestValue) -> Self {
-        Asked { digest: Some(digest), ..self }
+        Asked {
+            digest: Some(digest),
+            ..self
+        }
     }
 }
 
@@ -142,12 +145,25 @@ impl Engine {
             _ => Some(Packet::NegRsDreply),
         };
         if let Some(answer) = answer {
-            self.send_rs_ack(peer, volume, asked.sector, asked.size.0, asked.block_id, answer);
+            self.send_rs_ack(
+                peer,
+                volume,
+                asked.sector,
+                asked.size.0,
+                asked.block_id,
+                answer,
+            );
             return Ok(());
         }
-        let Some(id) = self.new_resync_id(peer, volume) else { return Ok(()) };
+        let Some(id) = self.new_resync_id(peer, volume) else {
+            return Ok(());
+        };
         if let Some(state) = self.resync_mut(peer, volume) {
-            let request = SourceRequest { asked, stage: Stage::Parked, interval: None };
+            let request = SourceRequest {
+                asked,
+                stage: Stage::Parked,
+                interval: None,
+            };
             state.served.insert(id, request);
         }
         self.try_serve(peer, volume, id);
@@ -160,13 +176,18 @@ impl Engine {
             return;
         };
         let asked = request.asked;
-        let reached = asked.node.is_none_or(|node| self.dagtag_reached(node, asked.dagtag));
+        let reached = asked
+            .node
+            .is_none_or(|node| self.dagtag_reached(node, asked.dagtag));
         if request.stage != Stage::Parked || !reached {
             return;
         }
         let (sector, len) = (asked.sector, asked.size.0);
         let interval = self.resync_interval(peer, volume, id, Kind::ResyncRead, sector, len);
-        if let Some(request) = self.resync_mut(peer, volume).and_then(|s| s.served.get_mut(&id)) {
+        if let Some(request) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.served.get_mut(&id))
+        {
             request.stage = Stage::Conflict;
             request.interval = interval;
         }
@@ -201,12 +222,20 @@ impl Engine {
         {
             return;
         }
-        if let Some(request) = self.resync_mut(peer, volume).and_then(|s| s.served.get_mut(&id)) {
+        if let Some(request) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.served.get_mut(&id))
+        {
             request.stage = Stage::Reading(None);
         }
         let (sector, len) = (asked.sector, asked.size.0);
         let op = self.resync_op(peer, volume, id, Step::Read);
-        self.push(Effect::DiskRead { op, volume, sector, len });
+        self.push(Effect::DiskRead {
+            op,
+            volume,
+            sector,
+            len,
+        });
     }
 
     /// The disk answered, or the digest is there.
@@ -237,8 +266,9 @@ impl Engine {
                     self.send_resync_data(peer, volume, id, asked, buf);
                     return;
                 };
-                if let Some(request) =
-                    self.resync_mut(peer, volume).and_then(|s| s.served.get_mut(&id))
+                if let Some(request) = self
+                    .resync_mut(peer, volume)
+                    .and_then(|s| s.served.get_mut(&id))
                 {
                     request.stage = Stage::Reading(Some(buf));
                 }
@@ -246,7 +276,9 @@ impl Engine {
                 self.push(Effect::Digest { op, buf, algorithm });
             }
             (Step::Digest, result) => {
-                let Stage::Reading(Some(buf)) = stage else { return };
+                let Stage::Reading(Some(buf)) = stage else {
+                    return;
+                };
                 let digest = match result {
                     Ok(OpOutput::Digest(bytes)) => DigestValue::new(&bytes),
                     _ => None,
@@ -266,7 +298,14 @@ impl Engine {
             (_, Err(_)) => {
                 self.disk_failed(volume, crate::disk::DiskFault::Read);
                 let (sector, len) = (asked.sector, asked.size.0);
-                self.send_rs_ack(peer, volume, sector, len, asked.block_id, Packet::NegRsDreply);
+                self.send_rs_ack(
+                    peer,
+                    volume,
+                    sector,
+                    len,
+                    asked.block_id,
+                    Packet::NegRsDreply,
+                );
                 self.forget_served(peer, volume, id);
             }
         }
@@ -286,7 +325,14 @@ impl Engine {
         if gone || self.state.repl(peer, volume) == ReplState::Ahead {
             self.release(buf);
             if !gone || self.has_feature(peer, Features::RESYNC_DAGTAG) {
-                self.send_rs_ack(peer, volume, sector, size.0, asked.block_id, Packet::RsCancel);
+                self.send_rs_ack(
+                    peer,
+                    volume,
+                    sector,
+                    size.0,
+                    asked.block_id,
+                    Packet::RsCancel,
+                );
             }
             self.forget_served(peer, volume, id);
             return;
@@ -303,7 +349,12 @@ impl Engine {
         }
         let block_id = asked.block_id;
         let digest = DigestValue::EMPTY;
-        let packet = Packet::RsDataReply(DataReply { sector, block_id, size, digest });
+        let packet = Packet::RsDataReply(DataReply {
+            sector,
+            block_id,
+            size,
+            digest,
+        });
         self.send_payload(peer, volume, packet, buf, None);
         self.release(buf);
     }
@@ -334,7 +385,8 @@ impl Engine {
         let Some(id) = found else {
             return Err(PacketError::new(alloc::format!(
                 "resync ack for sector {}, size {}, that was not sent",
-                ack.sector, ack.size
+                ack.sector,
+                ack.size
             )));
         };
         if let Some(conn) = self.conns.get_mut(&peer) {
@@ -351,7 +403,10 @@ impl Engine {
 
     /// A request is over: writes may come to its range again.
     fn forget_served(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId) {
-        let Some(request) = self.resync_mut(peer, volume).and_then(|s| s.served.remove(&id)) else {
+        let Some(request) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.served.remove(&id))
+        else {
             return;
         };
         self.leave_interval(volume, request.interval);
@@ -364,7 +419,9 @@ impl Engine {
             ReplState::SyncSource | ReplState::PausedSyncS
         );
         let (total, started) = (self.bits_towards(peer, volume), self.now);
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         if is_source {
             state.source.get_or_insert(SourceRun { started, total });
         } else if state.source.take().is_some() {
@@ -375,7 +432,9 @@ impl Engine {
 
     /// Cancels requests that wait for a position.
     fn cancel_parked(&mut self, peer: NodeId, volume: VolumeNr, which: impl Fn(&Asked) -> bool) {
-        let Some(state) = self.resync(peer, volume) else { return };
+        let Some(state) = self.resync(peer, volume) else {
+            return;
+        };
         let parked: Vec<(ResyncId, Asked)> = state
             .served
             .iter()
@@ -396,7 +455,9 @@ impl Engine {
         for other in others {
             self.cancel_parked(other, volume, |asked| asked.node == Some(peer));
         }
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         state.source = None;
         for request in core::mem::take(&mut state.served).into_values() {
             if let Stage::Reading(Some(buf)) = request.stage {

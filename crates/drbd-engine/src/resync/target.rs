@@ -5,10 +5,12 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use drbd_proto::packet::{BlockAck, BlockRequest, CsumDagtagRequest, CsumRequest, DagtagRequest, DataReply};
+use drbd_proto::packet::{
+    BlockAck, BlockRequest, CsumDagtagRequest, CsumRequest, DagtagRequest, DataReply,
+};
 use drbd_proto::{
-    BlockId, Bytes, ConnState, DigestAlg, DigestValue, DiskState, Features, NodeId, NodeMask, Packet,
-    ReplState, Sector, Stream, VolumeNr,
+    BlockId, Bytes, ConnState, DigestAlg, DigestValue, DiskState, Features, NodeId, NodeMask,
+    Packet, ReplState, Sector, Stream, VolumeNr,
 };
 
 use crate::activity_log::EXTENT_SECTOR_SHIFT;
@@ -91,7 +93,8 @@ impl TargetRequest {
     /// Whether it lies in a step of 4 MiB.
     pub(super) fn touches_step(&self, step: u64) -> bool {
         let end = self.sector.0 + u64::from(self.len / 512);
-        self.sector.0 >> EXTENT_SECTOR_SHIFT <= step && step < end.div_ceil(1 << EXTENT_SECTOR_SHIFT)
+        self.sector.0 >> EXTENT_SECTOR_SHIFT <= step
+            && step < end.div_ceil(1 << EXTENT_SECTOR_SHIFT)
     }
 }
 
@@ -136,7 +139,9 @@ impl Engine {
         let timer = Timer::ResyncTurn(peer, volume);
         let now = self.now;
         if !matches!(repl, ReplState::SyncTarget | ReplState::PausedSyncT) {
-            let Some(state) = self.resync_mut(peer, volume) else { return };
+            let Some(state) = self.resync_mut(peer, volume) else {
+                return;
+            };
             if state.run.take().is_some() {
                 if repl != ReplState::VerifyS {
                     self.timers.cancel(timer);
@@ -150,7 +155,9 @@ impl Engine {
         let weight = self.bits_towards(peer, volume);
         let replicated = self.all_replicate(volume);
         let checksums = self.checksum_algorithm(peer, volume);
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         let fresh = state.run.is_none();
         let run = state.run.get_or_insert_with(|| Run {
             cursor: BitNr(0),
@@ -208,9 +215,14 @@ impl Engine {
     fn checksum_algorithm(&self, peer: NodeId, volume: VolumeNr) -> Option<DigestAlg> {
         let conn = self.conns.get(&peer).filter(|c| c.apv() >= 89)?;
         let algorithm = DigestAlg::from_name(&conn.options.csums_alg)?;
-        let crashed = self.volumes.get(&volume).is_some_and(|v| v.flags.crashed_primary);
-        let reconcile =
-            conn.peers.get(&volume).is_some_and(|pd| pd.flags.reconciliation_resync);
+        let crashed = self
+            .volumes
+            .get(&volume)
+            .is_some_and(|v| v.flags.crashed_primary);
+        let reconcile = conn
+            .peers
+            .get(&volume)
+            .is_some_and(|pd| pd.flags.reconciliation_resync);
         (!conn.options.csums_after_crash_only || crashed || reconcile).then_some(algorithm)
     }
 
@@ -225,15 +237,23 @@ impl Engine {
         }
         let (now, timer) = (self.now, Timer::ResyncTurn(peer, volume));
         self.timers.set(timer, now + TURN);
-        let Some(sectors) = self.turn_budget(peer, volume) else { return };
-        let Some(slot) = self.bitmap_slot_of(peer, volume) else { return };
+        let Some(sectors) = self.turn_budget(peer, volume) else {
+            return;
+        };
+        let Some(slot) = self.slot_of(peer, volume) else {
+            return;
+        };
         let peer_block = self.conns.get(&peer).and_then(|c| c.peers.get(&volume));
         let peer_block = peer_block.map_or(4096, |pd| pd.sizes.bm_block.max(4096));
         let mut made = Vec::new();
-        let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else { return };
+        let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else {
+            return;
+        };
         let bitmap = &disk.bitmap;
         let thin = disk.options.rs_discard_granularity;
-        let Some(run) = self.resync(peer, volume).and_then(|s| s.run.as_ref()) else { return };
+        let Some(run) = self.resync(peer, volume).and_then(|s| s.run.as_ref()) else {
+            return;
+        };
         let thin = if run.checksums.is_none() && self.has_feature(peer, Features::THIN_RESYNC) {
             thin
         } else {
@@ -282,7 +302,11 @@ impl Engine {
             return None;
         }
         let room = max_buffers.saturating_sub(run.in_flight);
-        let budget = if max_rate > 0 { room.min(max_rate) } else { room };
+        let budget = if max_rate > 0 {
+            room.min(max_rate)
+        } else {
+            room
+        };
         (budget > 0).then_some(budget)
     }
 
@@ -295,18 +319,40 @@ impl Engine {
         len: u32,
         thin: bool,
     ) {
-        let Some(id) = self.new_resync_id(peer, volume) else { return };
+        let Some(id) = self.new_resync_id(peer, volume) else {
+            return;
+        };
         let interval = self.resync_interval(peer, volume, id, Kind::ResyncWrite, sector, len);
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         let checksum = state.run.as_ref().is_some_and(|r| r.checksums.is_some());
         if let Some(run) = &mut state.run {
             run.in_flight += u64::from(len / 512);
         }
-        let stage = if checksum { Stage::Checksum } else { Stage::WaitSend(None) };
-        state.requests.insert(id, TargetRequest { sector, len, stage, thin, interval });
+        let stage = if checksum {
+            Stage::Checksum
+        } else {
+            Stage::WaitSend(None)
+        };
+        state.requests.insert(
+            id,
+            TargetRequest {
+                sector,
+                len,
+                stage,
+                thin,
+                interval,
+            },
+        );
         if checksum {
             let op = self.resync_op(peer, volume, id, Step::ChecksumRead);
-            self.push(Effect::DiskRead { op, volume, sector, len });
+            self.push(Effect::DiskRead {
+                op,
+                volume,
+                sector,
+                len,
+            });
         } else {
             self.try_send(peer, volume, id);
         }
@@ -317,28 +363,45 @@ impl Engine {
         let Some(request) = self.resync(peer, volume).and_then(|s| s.requests.get(&id)) else {
             return;
         };
-        let Stage::WaitSend(digest) = request.stage else { return };
+        let Stage::WaitSend(digest) = request.stage else {
+            return;
+        };
         let (sector, len, thin, interval) =
             (request.sector, request.len, request.thin, request.interval);
-        let (Some(interval), Some(v)) = (interval, self.volumes.get_mut(&volume)) else { return };
+        let (Some(interval), Some(v)) = (interval, self.volumes.get_mut(&volume)) else {
+            return;
+        };
         if v.data.intervals.conflict(interval, Check::Send).is_some() {
             return;
         }
         v.data.intervals.set(interval, Flags::READY_TO_SEND);
-        if let Some(request) = self.resync_mut(peer, volume).and_then(|s| s.requests.get_mut(&id)) {
+        if let Some(request) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.requests.get_mut(&id))
+        {
             request.stage = Stage::Sent;
         }
         let (block_id, size) = (id.block_id(), Bytes(len));
         let packet = if self.has_feature(peer, Features::RESYNC_DAGTAG) {
             let (dagtag_node_id, dagtag) = self.own_position();
-            let request = DagtagRequest { sector, block_id, size, dagtag_node_id, dagtag };
+            let request = DagtagRequest {
+                sector,
+                block_id,
+                size,
+                dagtag_node_id,
+                dagtag,
+            };
             match digest {
                 Some(digest) => Packet::RsCsumDagtagReq(CsumDagtagRequest { request, digest }),
                 None if thin => Packet::RsThinDagtagReq(request),
                 None => Packet::RsDagtagReq(request),
             }
         } else {
-            let request = BlockRequest { sector, block_id, size };
+            let request = BlockRequest {
+                sector,
+                block_id,
+                size,
+            };
             match digest {
                 Some(digest) => Packet::CsumRsRequest(CsumRequest { request, digest }),
                 None if thin => Packet::RsThinReq(request),
@@ -362,9 +425,13 @@ impl Engine {
             Ok(OpOutput::Buf(buf)) => Some(*buf),
             _ => None,
         };
-        let known = self.resync(peer, volume).is_some_and(|s| s.requests.contains_key(&id));
-        let algorithm =
-            self.resync(peer, volume).and_then(|s| s.run.as_ref()).and_then(|r| r.checksums);
+        let known = self
+            .resync(peer, volume)
+            .is_some_and(|s| s.requests.contains_key(&id));
+        let algorithm = self
+            .resync(peer, volume)
+            .and_then(|s| s.run.as_ref())
+            .and_then(|r| r.checksums);
         if let (true, true, Step::ChecksumRead, Some(buf), Some(algorithm)) =
             (same, known, step, buf, algorithm)
         {
@@ -389,8 +456,9 @@ impl Engine {
         };
         match digest {
             Some(digest) => {
-                if let Some(request) =
-                    self.resync_mut(peer, volume).and_then(|s| s.requests.get_mut(&id))
+                if let Some(request) = self
+                    .resync_mut(peer, volume)
+                    .and_then(|s| s.requests.get_mut(&id))
                 {
                     request.stage = Stage::WaitSend(Some(digest));
                 }
@@ -422,8 +490,8 @@ impl Engine {
         len: u32,
         block_id: BlockId,
     ) -> Result<ResyncId, PacketError> {
-        let by_id = self.conns.get(&peer).is_some_and(|c| c.apv() >= 122)
-            && block_id != BlockId::SYNCER;
+        let by_id =
+            self.conns.get(&peer).is_some_and(|c| c.apv() >= 122) && block_id != BlockId::SYNCER;
         let fits = |id: &ResyncId, r: &TargetRequest| {
             r.sector == sector
                 && r.len == len
@@ -431,7 +499,12 @@ impl Engine {
                 && matches!(r.stage, Stage::Sent)
         };
         self.resync(peer, volume)
-            .and_then(|s| s.requests.iter().find(|(id, r)| fits(id, r)).map(|(id, _)| *id))
+            .and_then(|s| {
+                s.requests
+                    .iter()
+                    .find(|(id, r)| fits(id, r))
+                    .map(|(id, _)| *id)
+            })
             .ok_or_else(|| {
                 PacketError::new(format!(
                     "resync answer for sector {sector}, size {len}, that was not asked for"
@@ -457,10 +530,16 @@ impl Engine {
                 if let Some(buf) = payload {
                     self.release(buf);
                 }
-                return Err(found.err().unwrap_or_else(|| PacketError::new("data is missing")));
+                return Err(found
+                    .err()
+                    .unwrap_or_else(|| PacketError::new("data is missing")));
             }
         };
-        if let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) {
+        if let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        {
             pd.data.received += u64::from(reply.size.0 / 512);
         }
         self.answer_to_write(peer, volume, id, Some(buf));
@@ -506,7 +585,9 @@ impl Engine {
         id: ResyncId,
         buf: Option<BufId>,
     ) {
-        let Some(request) = self.resync_mut(peer, volume).and_then(|s| s.requests.get_mut(&id))
+        let Some(request) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.requests.get_mut(&id))
         else {
             return;
         };
@@ -531,12 +612,17 @@ impl Engine {
         let Some(request) = self.resync(peer, volume).and_then(|s| s.requests.get(&id)) else {
             return;
         };
-        let Stage::WaitWrite(buf) = request.stage else { return };
+        let Stage::WaitWrite(buf) = request.stage else {
+            return;
+        };
         let (sector, len, interval) = (request.sector, request.len, request.interval);
         if !interval.is_some_and(|i| self.interval_submit(volume, i)) {
             return;
         }
-        if let Some(request) = self.resync_mut(peer, volume).and_then(|s| s.requests.get_mut(&id)) {
+        if let Some(request) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.requests.get_mut(&id))
+        {
             request.stage = Stage::Writing;
         }
         if !self.local_disk_at_least(volume, DiskState::Inconsistent) {
@@ -553,12 +639,29 @@ impl Engine {
         match buf {
             Some(buf) => {
                 let (preflush, fua) = (false, false);
-                self.push(Effect::DiskWrite { op, volume, sector, len, buf, preflush, fua });
+                self.push(Effect::DiskWrite {
+                    op,
+                    volume,
+                    sector,
+                    len,
+                    buf,
+                    preflush,
+                    fua,
+                });
                 self.release(buf);
             }
             None => {
-                let kind = DiscardKind { trim: true, zero: true };
-                self.push(Effect::DiskDiscard { op, volume, sector, len, kind });
+                let kind = DiscardKind {
+                    trim: true,
+                    zero: true,
+                };
+                self.push(Effect::DiskDiscard {
+                    op,
+                    volume,
+                    sector,
+                    len,
+                    kind,
+                });
             }
         }
     }
@@ -573,7 +676,9 @@ impl Engine {
         result: OpResult,
     ) {
         let request = self.resync(peer, volume).and_then(|s| s.requests.get(&id));
-        let Some((sector, len)) = request.map(|r| (r.sector, r.len)) else { return };
+        let Some((sector, len)) = request.map(|r| (r.sector, r.len)) else {
+            return;
+        };
         if result.is_err() {
             self.disk_failed(volume, crate::disk::DiskFault::Write);
         }
@@ -601,7 +706,11 @@ impl Engine {
             self.end_request(peer, volume, id, Outcome::Written);
         } else {
             let apv = self.conns.get(&peer).map_or(0, |c| c.apv());
-            let packet = if apv >= 122 { Packet::RsNegAck } else { Packet::NegAck };
+            let packet = if apv >= 122 {
+                Packet::RsNegAck
+            } else {
+                Packet::NegAck
+            };
             self.send_rs_ack(peer, volume, sector, len, block_id, packet);
             self.end_request(peer, volume, id, Outcome::Failed);
         }
@@ -610,17 +719,25 @@ impl Engine {
     /// Sectors came back.
     fn note_answered(&mut self, peer: NodeId, volume: VolumeNr, len: u32) {
         let now = self.now;
-        let Some(pd) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&volume)) else {
+        let Some(pd) = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.peers.get_mut(&volume))
+        else {
             return;
         };
         let max_rate = u64::from(pd.options.c_max_rate);
-        let Some(run) = pd.data.resync.run.as_mut() else { return };
+        let Some(run) = pd.data.resync.run.as_mut() else {
+            return;
+        };
         let sectors = u64::from(len / 512);
         run.in_flight = run.in_flight.saturating_sub(sectors);
         run.answered += sectors;
         if run.in_flight == 0 && !run.unsuccessful && !run.ahead {
             // Everything is back: an early turn, as far as c-max-rate allows (data path, section 15.4).
-            let micros = (run.answered / 2 * 1_000_000).checked_div(max_rate).unwrap_or(0);
+            let micros = (run.answered / 2 * 1_000_000)
+                .checked_div(max_rate)
+                .unwrap_or(0);
             let at = (run.last_turn + Duration::from_micros(micros)).max(now);
             self.timers.set(Timer::ResyncTurn(peer, volume), at);
         }
@@ -628,7 +745,9 @@ impl Engine {
 
     /// A request is over.
     fn end_request(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId, outcome: Outcome) {
-        let Some((sector, len)) = self.remove_request(peer, volume, id) else { return };
+        let Some((sector, len)) = self.remove_request(peer, volume, id) else {
+            return;
+        };
         if outcome != Outcome::Written {
             self.note_answered(peer, volume, len);
         }
@@ -675,9 +794,15 @@ impl Engine {
     }
 
     fn drop_requests(&mut self, peer: NodeId, volume: VolumeNr, which: fn(&Stage) -> bool) {
-        let Some(state) = self.resync(peer, volume) else { return };
-        let ids: Vec<ResyncId> =
-            state.requests.iter().filter(|(_, r)| which(&r.stage)).map(|(id, _)| *id).collect();
+        let Some(state) = self.resync(peer, volume) else {
+            return;
+        };
+        let ids: Vec<ResyncId> = state
+            .requests
+            .iter()
+            .filter(|(_, r)| which(&r.stage))
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             self.remove_request(peer, volume, id);
         }
@@ -700,8 +825,7 @@ impl Engine {
 
     /// Whether no bit is left behind the cursor and nothing is under way (data path, section 16.5).
     fn pass_over(&self, peer: NodeId, volume: VolumeNr) -> bool {
-        let (Some(slot), Some(state)) =
-            (self.bitmap_slot_of(peer, volume), self.resync(peer, volume))
+        let (Some(slot), Some(state)) = (self.slot_of(peer, volume), self.resync(peer, volume))
         else {
             return false;
         };
@@ -715,12 +839,24 @@ impl Engine {
             && disk.bitmap.next_set(slot, run.cursor).is_none()
     }
 
+    /// Bits were set while the end was being agreed on: another pass.
+    pub(crate) fn data_resync_again(&mut self, peer: NodeId, volume: VolumeNr) {
+        let now = self.now;
+        if let Some(run) = self.resync_mut(peer, volume).and_then(|s| s.run.as_mut()) {
+            run.finishing = false;
+            run.cursor = BitNr(0);
+            self.timers.set(Timer::ResyncTurn(peer, volume), now);
+        }
+    }
+
     /// Another pass, or the end (data path, section 16.5).
     fn end_of_pass(&mut self, peer: NodeId, volume: VolumeNr) {
         let weight = self.bits_towards(peer, volume);
         let replicated = self.all_replicate(volume);
         let (now, timer) = (self.now, Timer::ResyncTurn(peer, volume));
-        let Some(run) = self.resync_mut(peer, volume).and_then(|s| s.run.as_mut()) else { return };
+        let Some(run) = self.resync_mut(peer, volume).and_then(|s| s.run.as_mut()) else {
+            return;
+        };
         let failed = run.failed > 0;
         let shrinks = !failed && weight > 0 && weight < run.previous / 2;
         run.previous = weight;
@@ -776,7 +912,11 @@ fn find_request(
     let first = bitmap.next_set(slot, cursor)?.0;
     let first = first - first % step;
     let most = (u64::from(MAX_REQUEST / bitmap.block_size())).max(step);
-    let aligned = if first == 0 { most } else { (1 << first.trailing_zeros()).min(most) };
+    let aligned = if first == 0 {
+        most
+    } else {
+        (1 << first.trailing_zeros()).min(most)
+    };
     let budget = left.max(1).next_power_of_two().min(most);
     let mut limit = aligned.min(budget).max(step);
     if thin >= bitmap.block_size() {
@@ -791,6 +931,13 @@ fn find_request(
         bits += step;
     }
     let range = bitmap.sectors(&(BitNr(first)..=BitNr(first + bits - 1)));
-    let len = u32::try_from((range.end.0 - range.start.0) * 512).ok().filter(|len| *len > 0)?;
-    Some(Found { sector: range.start, len, bits, next: BitNr(first + bits) })
+    let len = u32::try_from((range.end.0 - range.start.0) * 512)
+        .ok()
+        .filter(|len| *len > 0)?;
+    Some(Found {
+        sector: range.start,
+        len,
+        bits,
+        next: BitNr(first + bits),
+    })
 }

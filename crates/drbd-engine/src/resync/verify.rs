@@ -8,8 +8,8 @@ use drbd_proto::packet::{
     BlockAck, BlockRequest, DagtagRequest, OvDagtagReply, OvOutcome, OvReply, OvResult, OvResultId,
 };
 use drbd_proto::{
-    BlockId, Bytes, ConnState, DigestAlg, DigestValue, DiskState, Features, NodeId, Packet, ReplState,
-    Sector, Stream, VolumeNr,
+    BlockId, Bytes, ConnState, DigestAlg, DigestValue, DiskState, Features, NodeId, Packet,
+    ReplState, Sector, Stream, VolumeNr,
 };
 
 use crate::bitmap::BitNr;
@@ -91,7 +91,7 @@ pub(crate) struct VerifyRequest {
 
 impl Engine {
     /// The administrator gave bounds for the next verify, in sectors (data path, section 17, item 2).
-    pub(crate) fn data_verify_range(
+    pub(crate) fn verify_range(
         &mut self,
         peer: NodeId,
         volume: VolumeNr,
@@ -124,9 +124,13 @@ impl Engine {
 
     fn verify_begin(&mut self, peer: NodeId, volume: VolumeNr, asks: bool) {
         let now = self.now;
-        let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else { return };
+        let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else {
+            return;
+        };
         let (bits, spb) = (disk.bitmap.bits(), disk.bitmap.sectors_per_bit());
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         let cursor = (state.verify_from / spb).min(bits.saturating_sub(1));
         let left = bits - cursor;
         state.verify = Some(Verify {
@@ -150,11 +154,16 @@ impl Engine {
     fn verify_end(&mut self, peer: NodeId, volume: VolumeNr) {
         self.verify_report(peer, volume);
         let block = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
-        let (spb, block) =
-            block.map_or((8, 4), |d| (d.bitmap.sectors_per_bit(), d.bitmap.block_size() / 1024));
+        let (spb, block) = block.map_or((8, 4), |d| {
+            (d.bitmap.sectors_per_bit(), d.bitmap.block_size() / 1024)
+        });
         let now = self.now;
-        let Some(state) = self.resync_mut(peer, volume) else { return };
-        let Some(verify) = state.verify.take() else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
+        let Some(verify) = state.verify.take() else {
+            return;
+        };
         let done = verify.left == 0 || verify.stop.is_some_and(|s| verify.cursor * spb >= s);
         let at = (verify.cursor - state.compared.len() as u64).saturating_mul(spb);
         state.verify_from = if done { 0 } else { at };
@@ -175,7 +184,9 @@ impl Engine {
             let found = verify.differ;
             let text = format!("Online verify found {found} {block}k blocks out of sync!");
             self.log_resync(peer, volume, &text);
-            let op = self.op(crate::engine::Op::Control(crate::control::ControlOp::Nothing));
+            let op = self.op(crate::engine::Op::Control(
+                crate::control::ControlOp::Upcall,
+            ));
             self.push(Effect::Upcall {
                 op,
                 handler: "out-of-sync",
@@ -187,7 +198,10 @@ impl Engine {
 
     /// The asking side has ended the verify.
     pub(crate) fn data_verify_finished(&mut self, peer: NodeId, volume: VolumeNr) {
-        if let Some(verify) = self.resync_mut(peer, volume).and_then(|s| s.verify.as_mut()) {
+        if let Some(verify) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.verify.as_mut())
+        {
             // What the asking side did not ask for is not our business.
             verify.left = 0;
         }
@@ -198,23 +212,35 @@ impl Engine {
         if !self.local_disk_at_least(volume, DiskState::Inconsistent) {
             return;
         }
-        self.timers.set(Timer::ResyncTurn(peer, volume), self.now + TURN);
-        let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else { return };
+        self.timers
+            .set(Timer::ResyncTurn(peer, volume), self.now + TURN);
+        let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else {
+            return;
+        };
         let (bits, spb) = (disk.bitmap.bits(), disk.bitmap.sectors_per_bit());
-        let Some(pd) = self.conns.get(&peer).and_then(|c| c.peers.get(&volume)) else { return };
+        let Some(pd) = self.conns.get(&peer).and_then(|c| c.peers.get(&volume)) else {
+            return;
+        };
         // As many blocks as c-max-rate allows in a turn.
         let most = (u64::from(pd.options.c_max_rate) * 2 / 10 / spb).clamp(1, 1024);
         let state = &pd.data.resync;
         let Some(verify) = &state.verify else { return };
         let room = most.saturating_sub(state.compared.len() as u64);
         let first = verify.cursor;
-        let end = verify.stop.map_or(bits, |stop| stop.div_ceil(spb).max(first + 1).min(bits));
+        let end = verify
+            .stop
+            .map_or(bits, |stop| stop.div_ceil(spb).max(first + 1).min(bits));
         for bit in first..end.min(first + room) {
-            let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else { return };
+            let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else {
+                return;
+            };
             let range = disk.bitmap.sectors(&(BitNr(bit)..=BitNr(bit)));
             let len = (range.end.0 - range.start.0) * 512;
             self.verify_ask(peer, volume, range.start, len as u32);
-            if let Some(verify) = self.resync_mut(peer, volume).and_then(|s| s.verify.as_mut()) {
+            if let Some(verify) = self
+                .resync_mut(peer, volume)
+                .and_then(|s| s.verify.as_mut())
+            {
                 verify.cursor = bit + 1;
             }
         }
@@ -222,19 +248,37 @@ impl Engine {
     }
 
     fn verify_ask(&mut self, peer: NodeId, volume: VolumeNr, sector: Sector, len: u32) {
-        let Some(id) = self.new_resync_id(peer, volume) else { return };
+        let Some(id) = self.new_resync_id(peer, volume) else {
+            return;
+        };
         let interval = self.verify_interval(peer, volume, id, Kind::VerifySource, sector, len);
-        let request = BlockRequest { sector, block_id: id.block_id(), size: Bytes(len) };
+        let request = BlockRequest {
+            sector,
+            block_id: id.block_id(),
+            size: Bytes(len),
+        };
         let asked = Asked::from(request);
         if let Some(state) = self.resync_mut(peer, volume) {
             let stage = Stage::Sent;
-            let request = VerifyRequest { asked, stage, interval, theirs: None, asks: true };
+            let request = VerifyRequest {
+                asked,
+                stage,
+                interval,
+                theirs: None,
+                asks: true,
+            };
             state.compared.insert(id, request);
         }
         let packet = if self.has_feature(peer, Features::RESYNC_DAGTAG) {
             let (dagtag_node_id, dagtag) = self.own_position();
             let (block_id, size) = (id.block_id(), Bytes(len));
-            Packet::OvDagtagReq(DagtagRequest { sector, block_id, size, dagtag_node_id, dagtag })
+            Packet::OvDagtagReq(DagtagRequest {
+                sector,
+                block_id,
+                size,
+                dagtag_node_id,
+                dagtag,
+            })
         } else {
             Packet::OvRequest(request)
         };
@@ -264,7 +308,10 @@ impl Engine {
     /// Whether a write came in between.
     fn crossed(&self, volume: VolumeNr, interval: Option<IntervalId>) -> bool {
         let v = self.volumes.get(&volume);
-        let flags = v.zip(interval).and_then(|(v, id)| v.data.intervals.get(id)).map(|i| i.flags);
+        let flags = v
+            .zip(interval)
+            .and_then(|(v, id)| v.data.intervals.get(id))
+            .map(|i| i.flags);
         flags.is_none_or(|f| f.has(Flags::CONFLICT))
     }
 
@@ -281,7 +328,9 @@ impl Engine {
         self.check_inside(volume, asked.sector, asked.size)?;
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
         let bits = disk.map(|d| (d.bitmap.bits(), d.bitmap.sectors_per_bit()));
-        let verify = self.resync_mut(peer, volume).and_then(|s| s.verify.as_mut());
+        let verify = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.verify.as_mut());
         if let (Some(verify), Some((bits, spb))) = (verify, bits) {
             if !core::mem::replace(&mut verify.begun, true) {
                 verify.left = bits.saturating_sub(asked.sector.0 / spb);
@@ -294,11 +343,19 @@ impl Engine {
             self.verify_cancel(peer, volume, asked);
             return Ok(());
         }
-        let Some(id) = self.new_resync_id(peer, volume) else { return Ok(()) };
+        let Some(id) = self.new_resync_id(peer, volume) else {
+            return Ok(());
+        };
         if let Some(state) = self.resync_mut(peer, volume) {
             let stage = Stage::Parked;
             let interval = None;
-            let request = VerifyRequest { asked, stage, interval, theirs: None, asks: false };
+            let request = VerifyRequest {
+                asked,
+                stage,
+                interval,
+                theirs: None,
+                asks: false,
+            };
             state.compared.insert(id, request);
         }
         self.try_compare(peer, volume, id);
@@ -334,22 +391,35 @@ impl Engine {
             return;
         };
         let (asked, asks) = (request.asked, request.asks);
-        let reached = asked.node.is_none_or(|node| self.dagtag_reached(node, asked.dagtag));
+        let reached = asked
+            .node
+            .is_none_or(|node| self.dagtag_reached(node, asked.dagtag));
         if request.stage != Stage::Parked || !reached {
             return;
         }
         let (sector, len) = (asked.sector, asked.size.0);
         if !asks {
             let interval = self.verify_interval(peer, volume, id, Kind::VerifyTarget, sector, len);
-            if let Some(r) = self.resync_mut(peer, volume).and_then(|s| s.compared.get_mut(&id)) {
+            if let Some(r) = self
+                .resync_mut(peer, volume)
+                .and_then(|s| s.compared.get_mut(&id))
+            {
                 r.interval = interval;
             }
         }
-        if let Some(r) = self.resync_mut(peer, volume).and_then(|s| s.compared.get_mut(&id)) {
+        if let Some(r) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.compared.get_mut(&id))
+        {
             r.stage = Stage::Reading;
         }
         let op = self.resync_op(peer, volume, id, Step::VerifyRead);
-        self.push(Effect::DiskRead { op, volume, sector, len });
+        self.push(Effect::DiskRead {
+            op,
+            volume,
+            sector,
+            len,
+        });
     }
 
     /// The own block was read, or digested.
@@ -363,9 +433,13 @@ impl Engine {
         result: OpResult,
     ) {
         let request = self.resync(peer, volume).and_then(|s| s.compared.get(&id));
-        let known = request.filter(|_| same).map(|r| (r.asked, r.asks, r.interval, r.theirs));
-        let algorithm =
-            self.conns.get(&peer).and_then(|c| DigestAlg::from_name(&c.options.verify_alg));
+        let known = request
+            .filter(|_| same)
+            .map(|r| (r.asked, r.asks, r.interval, r.theirs));
+        let algorithm = self
+            .conns
+            .get(&peer)
+            .and_then(|c| DigestAlg::from_name(&c.options.verify_alg));
         let mine = match result {
             Ok(OpOutput::Buf(buf)) => {
                 if let (Some(_), Some(algorithm), Step::VerifyRead) = (known, algorithm, step) {
@@ -385,7 +459,9 @@ impl Engine {
                 None
             }
         };
-        let Some((asked, asks, interval, theirs)) = known else { return };
+        let Some((asked, asks, interval, theirs)) = known else {
+            return;
+        };
         let crossed = self.crossed(volume, interval);
         if asks {
             let outcome = match (crossed, mine, theirs) {
@@ -407,19 +483,37 @@ impl Engine {
         }
         // The interval has served its purpose: the position of the digest is known.
         self.leave_interval(volume, interval);
-        if let Some(r) = self.resync_mut(peer, volume).and_then(|s| s.compared.get_mut(&id)) {
+        if let Some(r) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.compared.get_mut(&id))
+        {
             r.interval = None;
             r.stage = Stage::Sent;
         }
         let zeroes = || DigestValue::zeroes(algorithm.map_or(0, DigestAlg::digest_len));
-        let Some(digest) = mine.or_else(zeroes) else { return };
+        let Some(digest) = mine.or_else(zeroes) else {
+            return;
+        };
         let (sector, block_id, size) = (asked.sector, asked.block_id, asked.size);
         let packet = if self.has_feature(peer, Features::RESYNC_DAGTAG) {
             let (dagtag_node_id, dagtag) = self.own_position();
-            let request = DagtagRequest { sector, block_id, size, dagtag_node_id, dagtag };
+            let request = DagtagRequest {
+                sector,
+                block_id,
+                size,
+                dagtag_node_id,
+                dagtag,
+            };
             Packet::OvDagtagReply(OvDagtagReply { request, digest })
         } else {
-            Packet::OvReply(OvReply { request: BlockRequest { sector, block_id, size }, digest })
+            Packet::OvReply(OvReply {
+                request: BlockRequest {
+                    sector,
+                    block_id,
+                    size,
+                },
+                digest,
+            })
         };
         self.send(peer, Stream::Data, volume, packet);
     }
@@ -444,7 +538,11 @@ impl Engine {
                 && r.asked.size.0 == len
                 && block_id.is_none_or(|id| r.asked.block_id == id)
         };
-        state.compared.iter().find(|(_, r)| fits(r)).map(|(id, _)| *id)
+        state
+            .compared
+            .iter()
+            .find(|(_, r)| fits(r))
+            .map(|(id, _)| *id)
     }
 
     /// P_OV_REPLY or P_OV_DAGTAG_REPLY: the other side's digest.
@@ -461,7 +559,10 @@ impl Engine {
         let (sector, len) = (reply.sector, reply.size.0);
         let found = self.find_compared(peer, volume, sector, len, Some(reply.block_id), true);
         let id = found.ok_or_else(|| not_asked(sector, len))?;
-        if let Some(r) = self.resync_mut(peer, volume).and_then(|s| s.compared.get_mut(&id)) {
+        if let Some(r) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.compared.get_mut(&id))
+        {
             r.theirs = Some(digest);
             r.stage = Stage::Parked;
             r.asked.node = reply.node;
@@ -494,7 +595,8 @@ impl Engine {
     /// Whether a refusal is about a block of a verify.
     pub(super) fn is_verify_request(&self, peer: NodeId, volume: VolumeNr, ack: &BlockAck) -> bool {
         let (sector, len) = (ack.sector, ack.size.0);
-        self.find_compared(peer, volume, sector, len, Some(ack.block_id), true).is_some()
+        self.find_compared(peer, volume, sector, len, Some(ack.block_id), true)
+            .is_some()
     }
 
     /// P_RS_CANCEL or P_RS_CANCEL_AHEAD for a block of a verify.
@@ -518,16 +620,30 @@ impl Engine {
         let seq_num = self.next_seq(peer, volume);
         let (sector, block_id, size) = (asked.sector, asked.block_id, asked.size);
         let packet = if self.conns.get(&peer).is_some_and(|c| c.apv() >= 122) {
-            Packet::OvResultId(OvResultId { sector, block_id, size, seq_num, result })
+            Packet::OvResultId(OvResultId {
+                sector,
+                block_id,
+                size,
+                seq_num,
+                result,
+            })
         } else {
-            Packet::OvResult(OvResult { sector, result, size, seq_num })
+            Packet::OvResult(OvResult {
+                sector,
+                result,
+                size,
+                seq_num,
+            })
         };
         self.send(peer, Stream::Control, volume, packet);
     }
 
     /// A comparison is over.
     fn end_compared(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId) {
-        if let Some(r) = self.resync_mut(peer, volume).and_then(|s| s.compared.remove(&id)) {
+        if let Some(r) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.compared.remove(&id))
+        {
             self.leave_interval(volume, r.interval);
         }
     }
@@ -545,7 +661,10 @@ impl Engine {
             self.set_towards(peer, volume, sector, len);
         }
         let sectors = u64::from(len / 512);
-        let Some(verify) = self.resync_mut(peer, volume).and_then(|s| s.verify.as_mut()) else {
+        let Some(verify) = self
+            .resync_mut(peer, volume)
+            .and_then(|s| s.verify.as_mut())
+        else {
             return;
         };
         verify.left = verify.left.saturating_sub(1);
@@ -570,7 +689,9 @@ impl Engine {
 
     fn verify_report(&mut self, peer: NodeId, volume: VolumeNr) {
         let state = self.resync_mut(peer, volume);
-        let report = state.and_then(|s| s.verify.as_mut()).and_then(|v| v.report.take());
+        let report = state
+            .and_then(|s| s.verify.as_mut())
+            .and_then(|v| v.report.take());
         if let Some((start, size)) = report {
             let text = format!("Out of sync: start={start}, size={size} (sectors)");
             self.log_resync(peer, volume, &text);
@@ -582,8 +703,12 @@ impl Engine {
         let spb = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
         let spb = spb.map_or(8, |d| d.bitmap.sectors_per_bit());
         let now = self.now;
-        let Some(state) = self.resync(peer, volume) else { return };
-        let Some(verify) = state.verify.as_ref().filter(|v| v.asks) else { return };
+        let Some(state) = self.resync(peer, volume) else {
+            return;
+        };
+        let Some(verify) = state.verify.as_ref().filter(|v| v.asks) else {
+            return;
+        };
         let stopped = verify.stop.is_some_and(|stop| verify.cursor * spb >= stop);
         if !state.compared.is_empty() {
             return;
@@ -604,7 +729,9 @@ impl Engine {
     }
 
     fn drop_compared(&mut self, peer: NodeId, volume: VolumeNr) {
-        let Some(state) = self.resync_mut(peer, volume) else { return };
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
         for request in core::mem::take(&mut state.compared).into_values() {
             self.leave_interval(volume, request.interval);
         }
@@ -612,7 +739,10 @@ impl Engine {
 
     /// The streams are gone; the next run goes on where this one was.
     pub(super) fn verify_lost(&mut self, peer: NodeId, volume: VolumeNr) {
-        if self.resync(peer, volume).is_some_and(|s| s.verify.is_some()) {
+        if self
+            .resync(peer, volume)
+            .is_some_and(|s| s.verify.is_some())
+        {
             self.verify_end(peer, volume);
         }
         self.drop_compared(peer, volume);
@@ -620,5 +750,7 @@ impl Engine {
 }
 
 fn not_asked(sector: Sector, len: u32) -> PacketError {
-    PacketError::new(format!("verify answer for sector {sector}, size {len}, not asked for"))
+    PacketError::new(format!(
+        "verify answer for sector {sector}, size {len}, not asked for"
+    ))
 }
