@@ -41,13 +41,18 @@ struct Run {
 
 fn run(file: &Path, verbose: bool) -> Run {
     let environment = environment(file);
+    let extent = if verbose {
+        expand::Extent::All
+    } else {
+        expand::Extent::Written
+    };
     let mut parser = Parser::new(&environment);
     parser.read(Input::File(file.to_path_buf()));
     let parsed = parser.finish();
     let mut config = parsed.config;
     let mut found = parsed.diagnostics;
     if !expand::failed(&found) {
-        found.extend(expand::expand(&mut config, &environment, verbose));
+        found.extend(expand::expand(&mut config, &environment, extent));
     }
     let first = found
         .iter()
@@ -242,7 +247,7 @@ fn round_trip() {
                 file.display()
             );
             let mut config = parsed.config;
-            let found = expand::expand(&mut config, &environment, false);
+            let found = expand::expand(&mut config, &environment, expand::Extent::Written);
             let errors: String = found.iter().map(|d| d.render(&config.sources)).collect();
             assert!(!expand::failed(&found), "{}\n{errors}", file.display());
             let second = dump::config(&config, &environment, false);

@@ -21,7 +21,11 @@ fn read(text: &[u8]) -> bool {
     let mut config = parsed.config;
     let mut found = parsed.diagnostics;
     if !expand::failed(&found) {
-        found.extend(expand::expand(&mut config, &environment, true));
+        found.extend(expand::expand(
+            &mut config,
+            &environment,
+            expand::Extent::All,
+        ));
     }
     for d in &found {
         let text = d.render(&config.sources);

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use crate::diagnostic::{Diagnostic, EXIT_INVALID, Severity};
-use crate::environment::Environment;
+use crate::environment::{Environment, same_host};
 use crate::model::{Address, Config, Disk, Family, HostKind, MetaDisk, Origin, Resource, Text};
 use crate::parser::conflict;
 use crate::source::{FileId, Span};
@@ -114,59 +114,76 @@ fn place(address: &Address) -> Option<Place> {
 pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
     let mut uses: HashMap<Place, (usize, Span)> = HashMap::new();
     for (r, resource) in config.resources.iter().enumerate() {
-        // Generated connections repeat the addresses of the hosts: each is looked at once.
-        let mut seen = vec![false; resource.hosts.len()];
-        for connection in &resource.connections {
+        let both = |address: &Address, span: Span| {
+            let message = format!(
+                "in resource {} {} is used for both endpoints",
+                resource.name,
+                address.word()
+            );
+            Diagnostic::error(span, message).full()
+        };
+        let mut note = |address: &Address, span: Span, found: &mut Vec<Diagnostic>| {
+            let Some(key) = place(address) else { return };
+            match uses.entry(key) {
+                Entry::Vacant(free) => {
+                    free.insert((r, span));
+                }
+                Entry::Occupied(first) if first.get().0 != r => {
+                    let (other, first) = *first.get();
+                    let other = config.resources.get(other).map_or("", |o| &*o.name);
+                    let message = format!(
+                        "in resource {}\n    {} is also used {}:{} (resource {other})",
+                        resource.name,
+                        address.word(),
+                        config.sources.full_name(first),
+                        first.line,
+                    );
+                    found.push(Diagnostic::error(span, message).full());
+                }
+                Entry::Occupied(_) => {}
+            }
+        };
+        // The connections of meshes use the addresses of the hosts; not all of them may be there.
+        for mesh in &resource.meshes {
+            let mut members: Vec<&Address> = Vec::new();
+            for host in &resource.hosts {
+                let named = |n: &(Text, Span)| host.names.iter().any(|h| same_host(h, &n.0));
+                if !mesh.hosts.iter().any(named) {
+                    continue;
+                }
+                let Some(address) = &host.address else {
+                    continue;
+                };
+                let clash = |m: &&&Address| {
+                    m.port == address.port && place(address).is_some_and(|p| place(m) == Some(p))
+                };
+                let span = Span {
+                    line: 0,
+                    ..mesh.span
+                };
+                if members.iter().find(clash).is_some() {
+                    found.push(both(address, span));
+                }
+                members.push(address);
+                note(address, span, found);
+            }
+        }
+        for connection in resource
+            .connections
+            .iter()
+            .filter(|c| c.origin != Origin::Mesh)
+        {
             for path in &connection.paths {
                 if let [a, b] = &path.endpoints[..]
                     && let (Some(x), Some(y)) = (&a.resolved, &b.resolved)
                     && x.port == y.port
-                    && let (Some(p), Some(q)) = (place(x), place(y))
-                    && p == q
+                    && place(x).is_some_and(|p| place(y) == Some(p))
                 {
-                    let message = format!(
-                        "in resource {} {} is used for both endpoints",
-                        resource.name,
-                        x.word()
-                    );
-                    found.push(Diagnostic::error(connection.span, message).full());
+                    found.push(both(x, connection.span));
                     continue;
                 }
-                for endpoint in &path.endpoints {
-                    if connection.origin != Origin::Explicit
-                        && let Some(seen) = endpoint.host.and_then(|h| seen.get_mut(h))
-                        && std::mem::replace(seen, true)
-                    {
-                        continue;
-                    }
-                    let Some(address) = &endpoint.resolved else {
-                        continue;
-                    };
-                    let Some(key) = place(address) else { continue };
-                    match uses.entry(key) {
-                        Entry::Vacant(free) => {
-                            free.insert((r, connection.span));
-                        }
-                        Entry::Occupied(first) if first.get().0 != r => {
-                            let (other, span) = *first.get();
-                            let other = config.resources.get(other).map_or("", |o| &*o.name);
-                            found.push(
-                                Diagnostic::error(
-                                    connection.span,
-                                    format!(
-                                        "in resource {}\n    {} is also used {}:{} (resource \
-                                         {other})",
-                                        resource.name,
-                                        address.word(),
-                                        config.sources.full_name(span),
-                                        span.line,
-                                    ),
-                                )
-                                .full(),
-                            );
-                        }
-                        Entry::Occupied(_) => {}
-                    }
+                for address in path.endpoints.iter().filter_map(|e| e.resolved.as_ref()) {
+                    note(address, connection.span, found);
                 }
             }
         }

@@ -11,6 +11,8 @@ use crate::model::{
 use crate::options::OptionSet;
 use crate::source::Span;
 
+use super::Extent;
+
 /// Every path must have two endpoints.
 pub(super) fn check_endpoints(resource: &Resource, found: &mut Vec<Diagnostic>) {
     for path in resource.connections.iter().flat_map(|c| &c.paths) {
@@ -54,8 +56,9 @@ fn nowhere(resource: &Resource) -> Span {
 }
 
 /// Adds the connections of meshes, or the implicit one.
-pub(super) fn generate(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
+pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<Diagnostic>) {
     let mut new: Vec<Connection> = Vec::new();
+    let own_only = extent != Extent::All && meshes_are_simple(resource);
     for mesh in &resource.meshes {
         let mut members = Vec::new();
         for (name, span) in &mesh.hosts {
@@ -89,8 +92,19 @@ pub(super) fn generate(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
             }
             members.push((at, host, name));
         }
+        let net = mesh.net.inherited();
+        // If this host is not a member, one connection stands for all.
+        let mine = members.iter().any(|(h, ..)| Some(*h) == resource.me);
         for (i, (a, host_a, name_a)) in members.iter().enumerate() {
             for (b, host_b, name_b) in members.iter().skip(i + 1) {
+                let own = if mine {
+                    resource.me.is_some_and(|me| me == *a || me == *b)
+                } else {
+                    new.is_empty()
+                };
+                if own_only && !own {
+                    continue;
+                }
                 let mut c = Connection::new(
                     Origin::Mesh,
                     Span {
@@ -107,7 +121,7 @@ pub(super) fn generate(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
                     ],
                 });
                 c.hosts = Some([*a, *b]);
-                c.net.inherit(&mesh.net, |_| {});
+                c.net = net.clone();
                 new.push(c);
             }
         }
@@ -150,6 +164,34 @@ pub(super) fn generate(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
         }
     }
     resource.connections.append(&mut new);
+}
+
+/// True if the connections of a mesh among other hosts can only be right or wrong in the same way
+/// as our own: then they need not be made.
+fn meshes_are_simple(resource: &Resource) -> bool {
+    let [mesh] = &resource.meshes[..] else {
+        return false;
+    };
+    let distinct: HashSet<&str> = mesh.hosts.iter().map(|(n, _)| &**n).collect();
+    distinct.len() == mesh.hosts.len()
+        && resource.connections.is_empty()
+        && resource.hosts.iter().all(|h| {
+            h.node_id.is_some()
+                && h.names.len() == 1
+                && h.volumes.iter().all(|v| v.peer_device_options.is_empty())
+        })
+}
+
+/// Marks the connections that involve this host.
+pub(super) fn mark_own(resource: &mut Resource) {
+    for connection in &mut resource.connections {
+        connection.peer = match (connection.hosts, resource.me) {
+            (Some([a, b]), Some(me)) if a == me => Some(b),
+            (Some([a, b]), Some(me)) if b == me => Some(a),
+            _ => None,
+        };
+        connection.ignored = connection.peer.is_none();
+    }
 }
 
 fn find_host(resource: &Resource, name: &str) -> Option<usize> {

@@ -16,11 +16,22 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::environment::Environment;
 use crate::model::{Config, HostKind, Resource};
 
-/// Completes a configuration in place for one node and checks it. With `inherit`, options are
-/// merged from `common` down to the peer devices as well; plain dumps leave that out.
+/// How much of a configuration is completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Structure only, without inheritance of options: for plain dumps.
+    Written,
+    /// What this host needs to work with. The connections of a mesh among other hosts may be
+    /// left out; whatever could be wrong with them is checked all the same.
+    Own,
+    /// Everything, for all hosts.
+    All,
+}
+
+/// Completes a configuration in place for one node and checks it.
 ///
 /// Returns errors and warnings; with errors the model is only good for more messages.
-pub fn expand(config: &mut Config, environment: &Environment, inherit: bool) -> Vec<Diagnostic> {
+pub fn expand(config: &mut Config, environment: &Environment, extent: Extent) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for resource in &mut config.resources {
         volumes::distribute(resource, &mut found);
@@ -37,19 +48,18 @@ pub fn expand(config: &mut Config, environment: &Environment, inherit: bool) -> 
         return found;
     }
     for resource in &mut config.resources {
-        connections::generate(resource, &mut found);
+        find_me(resource, environment, &mut found);
+        connections::generate(resource, extent, &mut found);
         connections::resolve(resource, &mut found);
         node_ids::assign(resource, &mut found);
     }
     check::addresses(config, &mut found);
-    for resource in &mut config.resources {
-        find_me(resource, environment, &mut found);
-    }
     stacked::disks(config, environment);
     for resource in &mut config.resources {
+        connections::mark_own(resource);
         connections::peer_devices(resource, &mut found);
     }
-    if inherit && !failed(&found) {
+    if extent != Extent::Written && !failed(&found) {
         inherit::merge(config, &mut found);
     }
     found
@@ -109,12 +119,4 @@ fn find_me(resource: &mut Resource, environment: &Environment, found: &mut Vec<D
         .me
         .and_then(|m| resource.hosts.get(m))
         .is_some_and(|h| h.is_stacked());
-    for connection in &mut resource.connections {
-        connection.peer = match (connection.hosts, resource.me) {
-            (Some([a, b]), Some(me)) if a == me => Some(b),
-            (Some([a, b]), Some(me)) if b == me => Some(a),
-            _ => None,
-        };
-        connection.ignored = connection.peer.is_none();
-    }
 }

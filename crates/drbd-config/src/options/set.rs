@@ -90,6 +90,13 @@ impl OptionSet {
         }
     }
 
+    /// What a section that has nothing yet would inherit from this one.
+    pub(crate) fn inherited(&self) -> OptionSet {
+        let mut set = OptionSet::default();
+        set.inherit(self, |_| {});
+        set
+    }
+
     /// Takes over from a section further out what is missing here ("Configuration language",
     /// section 10). Copies go to the front. An own value wins silently; a value inherited before
     /// that differs is reported.

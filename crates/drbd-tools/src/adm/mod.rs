@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
-use drbd_config::expand::{self, check_addresses, resync_after};
+use drbd_config::expand::{self, Extent, check_addresses, resync_after};
 use drbd_config::model::Resource;
 use drbd_config::{Config, Diagnostic, Environment, dump};
 
@@ -106,14 +106,17 @@ fn start(program: &Path, invocation: Invocation) -> i32 {
     helpers.verbose = invocation.verbose;
     helpers.varname = invocation.varname.clone();
     helpers.limits(&loaded.global);
-    Adm {
+    let mut adm = Adm {
         config: loaded,
         environment,
         invocation,
         command,
         helpers,
-    }
-    .execute()
+    };
+    let code = adm.execute();
+    // The process ends: taking a large configuration apart would only cost time.
+    std::mem::forget(adm);
+    code
 }
 
 /// Prints findings; the exit code of the first error.
@@ -148,8 +151,12 @@ impl Adm {
 
     fn try_execute(&mut self) -> Result<i32, i32> {
         let dumps = matches!(self.command.name, "dump" | "dump-xml");
-        let inherit = !dumps || self.invocation.dry_run || self.invocation.verbose > 0;
-        let found = expand::expand(&mut self.config, &self.environment, inherit);
+        let extent = match dumps {
+            true if self.invocation.verbose > 0 => Extent::All,
+            true if !self.invocation.dry_run => Extent::Written,
+            _ => Extent::Own,
+        };
+        let found = expand::expand(&mut self.config, &self.environment, extent);
         self.report(&found)?;
         if self.command.name == "sh-nop" {
             return Ok(0);
