@@ -4,6 +4,8 @@
 //! | module | its one question |
 //! | --- | --- |
 //! | [`target`] | Which blocks does a SyncTarget ask for, and what does it do with the answers? |
+//! | [`rate`] | How much may it ask for, and when? |
+//! | [`requests`] | In which pieces? |
 //! | [`source`] | How does a SyncSource answer? |
 //! | [`flush_requests`] | When has every write of every Primary reached the bitmaps? |
 //! | [`peers_in_sync`] | How do other nodes learn what was made equal? |
@@ -28,6 +30,10 @@ use crate::timer::Timer;
 
 mod flush_requests;
 mod peers_in_sync;
+#[allow(dead_code)] // Until the target uses it.
+pub(crate) mod rate;
+#[allow(dead_code)] // Until the target uses it.
+pub(crate) mod requests;
 mod source;
 mod target;
 mod verify;
