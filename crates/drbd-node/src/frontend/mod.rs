@@ -20,6 +20,7 @@
 
 pub mod file_volume;
 pub mod fuse;
+pub mod loopdev;
 pub mod nbd;
 mod programs;
 mod requests;

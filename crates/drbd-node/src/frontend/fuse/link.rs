@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -16,6 +16,7 @@ pub(crate) struct Link {
     /// The thread that opens the file for the loop device, while it does; 0: none.
     opener: AtomicU32,
     in_use: AtomicBool,
+    ios: AtomicU64,
     to_guest: Arc<OwnedFd>,
     to_watcher: Arc<OwnedFd>,
 }
@@ -26,6 +27,7 @@ impl Link {
         Ok(Link {
             opener: AtomicU32::new(0),
             in_use: AtomicBool::new(false),
+            ios: AtomicU64::new(0),
             to_guest: event()?,
             to_watcher: event()?,
         })
@@ -49,6 +51,16 @@ impl Link {
     /// Whether the loop device has users.
     pub(super) fn in_use(&self) -> bool {
         self.in_use.load(Ordering::SeqCst)
+    }
+
+    /// A request came through the loop device.
+    pub(super) fn count_io(&self) {
+        self.ios.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that came through the loop device so far.
+    pub(crate) fn ios(&self) -> u64 {
+        self.ios.load(Ordering::Relaxed)
     }
 
     /// The watcher found out whether the loop device has users; the guest looks at every change to "no".

@@ -69,6 +69,19 @@ impl FuseFrontend {
     }
 }
 
+/// Unmounts the files below a directory whose daemon is gone.
+pub(crate) fn remove_stale(dir: &Path) -> io::Result<()> {
+    for path in mount::below(dir)? {
+        if let Err(e) = mount::clean_up(&path) {
+            tracing::warn!("cannot remove the stale mount {}: {e}", path.display());
+        }
+        if let Some(parent) = path.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+    Ok(())
+}
+
 /// The group that block devices belong to.
 fn disk_group() -> Option<u32> {
     let groups = std::fs::read_to_string("/etc/group").ok()?;

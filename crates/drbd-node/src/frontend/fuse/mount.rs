@@ -104,11 +104,25 @@ pub(super) fn clean_up(at: &Path) -> io::Result<()> {
 
 /// Whether a line of mountinfo is a mount of ours at this path.
 fn is_ours(line: &str, at: &Path) -> bool {
-    let Some((mount, file_system)) = line.split_once(" - ") else {
-        return false;
-    };
-    let place = mount.split(' ').nth(4).map(unescape);
-    place.is_some_and(|p| Path::new(&p) == at) && file_system.starts_with(&format!("{TYPE} "))
+    ours(line).is_some_and(|place| place == at)
+}
+
+/// Where a line of mountinfo has a mount of ours.
+fn ours(line: &str) -> Option<PathBuf> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let place = mount.split(' ').nth(4).map(unescape)?;
+    file_system
+        .starts_with(&format!("{TYPE} "))
+        .then(|| place.into())
+}
+
+/// Mounts of ours below a directory.
+pub(super) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mut places: Vec<_> = mounts.lines().filter_map(ours).collect();
+    places.retain(|place| place.starts_with(dir));
+    places.dedup();
+    Ok(places)
 }
 
 /// Octal escapes of mountinfo.

@@ -526,10 +526,13 @@ impl File {
     fn begin(&mut self, cx: &mut GuestContext<'_>, fh: u64, request: Io) {
         match self.opens.get(&fh) {
             Some(Open::Program) => self.in_turn(cx, fh, request),
-            Some(Open::Loop) => match self.loop_opener(cx, &request) {
-                Some(opener) => self.in_turn(cx, opener, request),
-                None => self.parked.push_back(request),
-            },
+            Some(Open::Loop) => {
+                self.link.count_io();
+                match self.loop_opener(cx, &request) {
+                    Some(opener) => self.in_turn(cx, opener, request),
+                    None => self.parked.push_back(request),
+                }
+            }
             _ => self.error(request.name.unique, Errno::BADF),
         }
     }
