@@ -41,6 +41,9 @@ impl Engine {
         if stream == Stream::Control {
             self.arm_ping(peer);
         }
+        if stream == Stream::Data {
+            self.heard_in_handshake(peer);
+        }
         match packet {
             Packet::Ping => {
                 self.send(peer, Stream::Control, VolumeNr::CONNECTION, Packet::PingAck);

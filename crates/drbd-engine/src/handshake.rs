@@ -106,6 +106,14 @@ impl Engine {
         self.timers.set(Timer::Handshake(peer), self.now + timeout * n);
     }
 
+    /// The peer speaks: its silence in the handshake counts from now on again.
+    pub(crate) fn heard_in_handshake(&mut self, peer: NodeId) {
+        let done = self.conns.get(&peer).is_some_and(|c| c.handshake.done());
+        if done && self.timers.is_set(Timer::Handshake(peer)) {
+            self.arm_handshake(peer, 10);
+        }
+    }
+
     /// The peer kept silent in the handshake.
     pub(crate) fn handshake_timeout(&mut self, peer: NodeId) {
         if self.state.cstate(peer) == ConnState::Connecting {
@@ -344,6 +352,10 @@ impl Engine {
     /// The transport gave a connection up.
     pub(crate) fn streams_lost(&mut self, peer: NodeId, reason: LostReason) {
         let Some(conn) = self.conns.get(&peer) else { return };
+        if conn.handshake == Handshake::NoStreams {
+            // This side gave the streams up already; the transport had not heard of it yet.
+            return;
+        }
         let expected = conn.flags.disconnect_expected
             || self.state.cstate(peer) == ConnState::TearDown;
         let (state, text) = match reason {
