@@ -52,7 +52,9 @@ pub fn compare(f: &Facts<'_>) -> Compared {
 /// Whether what was sent in this handshake is no longer true.
 fn changed(f: &Facts<'_>) -> bool {
     f.sent.is_some_and(|sent| {
-        let relevant = |flags: UuidFlags| flags.minus(UuidFlags::INCONSISTENT);
+        // Which node stands for day 0 says nothing about the data.
+        let ignored = UuidFlags::INCONSISTENT.with_unallocated_node(NodeId::MAX);
+        let relevant = |flags: UuidFlags| flags.minus(ignored);
         !sent.current.same(f.resolved)
             || !sent.bitmap.same(f.b())
             || relevant(sent.flags) != relevant(f.flags)

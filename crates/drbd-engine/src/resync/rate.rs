@@ -13,7 +13,7 @@ use crate::time::Instant;
 mod tests;
 
 /// Nominal time between turns.
-pub const TURN: Duration = Duration::from_millis(100);
+pub(crate) const TURN: Duration = Duration::from_millis(100);
 /// Longest time between turns that is believed.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Shortest time between turns that is believed: replies that came in no time say nothing about a rate.
@@ -23,24 +23,27 @@ const BLOCK: u64 = 8;
 
 /// The options that steer the rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RateOptions {
+pub(crate) struct RateOptions {
     /// `resync-rate` in KiB/s.
-    pub resync_rate: u32,
+    pub(crate) resync_rate: u32,
     /// `c-plan-ahead` in units of 0.1 s; 0: fixed rate.
-    pub plan_ahead: u32,
+    pub(crate) plan_ahead: u32,
     /// `c-delay-target` in units of 0.1 s.
-    pub delay_target: u32,
+    pub(crate) delay_target: u32,
     /// `c-fill-target` in sectors.
-    pub fill_target: u32,
+    pub(crate) fill_target: u32,
     /// `c-max-rate` in KiB/s; 0: no limit.
-    pub max_rate: u32,
+    pub(crate) max_rate: u32,
     /// `max-buffers` in pages of 4 KiB.
-    pub max_buffers: u32,
+    pub(crate) max_buffers: u32,
 }
 
 impl RateOptions {
     /// As configured for a connection and a peer device.
-    pub fn new(net: &crate::options::NetOptions, peer: &crate::options::PeerDeviceOptions) -> Self {
+    pub(crate) fn new(
+        net: &crate::options::NetOptions,
+        peer: &crate::options::PeerDeviceOptions,
+    ) -> Self {
         RateOptions {
             resync_rate: peer.resync_rate,
             plan_ahead: peer.c_plan_ahead,
@@ -54,7 +57,7 @@ impl RateOptions {
 
 /// The rate controller of one resync.
 #[derive(Clone, Debug)]
-pub struct Rate {
+pub(crate) struct Rate {
     /// Corrections for the turns to come, in sectors.
     plan: VecDeque<i64>,
     total: i64,
@@ -70,7 +73,7 @@ pub struct Rate {
 
 impl Rate {
     /// A resync starts.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Rate {
             plan: VecDeque::new(),
             total: 0,
@@ -84,31 +87,31 @@ impl Rate {
     }
 
     /// Sectors asked for that have not come back.
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
     /// That many sectors were asked for.
-    pub fn asked(&mut self, sectors: u64) {
+    pub(crate) fn asked(&mut self, sectors: u64) {
         self.asked += sectors;
         self.in_flight += sectors;
     }
 
     /// An answer to a request of that many sectors came, of whatever kind.
-    pub fn came_back(&mut self, sectors: u64) {
+    pub(crate) fn came_back(&mut self, sectors: u64) {
         self.back += sectors;
         self.in_flight = self.in_flight.saturating_sub(sectors);
     }
 
     /// A request of this turn could not be made, or was cancelled.
-    pub fn unsuccessful(&mut self) {
+    pub(crate) fn unsuccessful(&mut self) {
         self.unsuccessful = true;
     }
 
     /// A turn begins. Returns how many sectors it may ask for, a multiple of `block`, the larger of the
     /// two nodes' bitmap block sizes in sectors; `None` if what is under way has to come back first
     /// (data path, section 15.2, item 5).
-    pub fn turn(&mut self, now: Instant, options: &RateOptions, block: u64) -> Option<u64> {
+    pub(crate) fn turn(&mut self, now: Instant, options: &RateOptions, block: u64) -> Option<u64> {
         let since = now.since(self.last_turn).clamp(SHORTEST, LONGEST);
         let back = core::mem::take(&mut self.back);
         let drain = core::mem::take(&mut self.unsuccessful) && self.in_flight > 0;
@@ -185,7 +188,7 @@ impl Rate {
     }
 
     /// The turn is over: how long until the next one.
-    pub fn pause(&self) -> Duration {
+    pub(crate) fn pause(&self) -> Duration {
         if self.asked == 0 || self.unsuccessful || self.asked >= self.allowed {
             return TURN;
         }
@@ -196,7 +199,12 @@ impl Rate {
     /// Everything asked for is back: when to have the next turn, if earlier than planned. `max_bio` is
     /// the largest request of the exposed device in bytes. With a fixed rate there are no early turns:
     /// they would make it an amount per round trip.
-    pub fn early_turn(&self, now: Instant, options: &RateOptions, max_bio: u32) -> Option<Instant> {
+    pub(crate) fn early_turn(
+        &self,
+        now: Instant,
+        options: &RateOptions,
+        max_bio: u32,
+    ) -> Option<Instant> {
         let back = self.back / 2; // KiB
         if self.in_flight > 0 || self.unsuccessful || back == 0 || options.plan_ahead == 0 {
             return None;

@@ -13,24 +13,24 @@ use crate::bitmap::{BitNr, Bitmap, Slot};
 mod tests;
 
 /// Largest request in bytes.
-pub const MAX_REQUEST: u32 = 1 << 20;
+pub(crate) const MAX_REQUEST: u32 = 1 << 20;
 
 /// One request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// Its bits; the first one is where to go on if the request cannot be made.
-    pub bits: RangeInclusive<BitNr>,
+    pub(crate) bits: RangeInclusive<BitNr>,
     /// First sector.
-    pub sector: Sector,
+    pub(crate) sector: Sector,
     /// Length in bytes, cut at the end of the device.
-    pub len: u32,
+    pub(crate) len: u32,
     /// It has exactly the discard granularity: to be asked for as a thin one.
-    pub thin: bool,
+    pub(crate) thin: bool,
 }
 
 /// The requests of one turn, an iterator.
 #[derive(Clone, Debug)]
-pub struct Requests<'a> {
+pub(crate) struct Requests<'a> {
     bitmap: &'a Bitmap,
     slot: Slot,
     cursor: BitNr,
@@ -48,7 +48,7 @@ impl<'a> Requests<'a> {
     /// A turn that begins at `cursor`. `sectors` is what the rate controller allows, `peer_block` the
     /// peer's bitmap block size in bytes, `thin` the `rs-discard-granularity` in bytes if thin requests
     /// may be made.
-    pub fn new(
+    pub(crate) fn new(
         bitmap: &'a Bitmap,
         slot: Slot,
         cursor: BitNr,
@@ -73,7 +73,7 @@ impl<'a> Requests<'a> {
     }
 
     /// Where the next turn begins.
-    pub fn cursor(&self) -> BitNr {
+    pub(crate) fn cursor(&self) -> BitNr {
         self.cursor
     }
 

@@ -1,0 +1,122 @@
+//! What a strategy does to bitmaps and states, and the other occasions for a decision.
+
+use alloc::vec;
+
+use super::*;
+
+#[test]
+fn missed_ends() {
+    // State machine, section 19.13.
+    let mut a = Half {
+        source_missed: true,
+        bits: 4,
+        ..half(0, 0x30, &[(1, 0x10)], &[])
+    };
+    let mut b = Half {
+        peer_missed: true,
+        ..half(1, 0x30, &[], &[])
+    };
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!(
+        (da.strategy, db.strategy),
+        (SourceUseBitmap, TargetUseBitmap)
+    );
+    // Without UpToDate data there is nothing to repeat.
+    a.side.disk = DiskState::Outdated;
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!((da.strategy, db.strategy), (NoSync, NoSync));
+    assert_eq!(db.fixups, [Fixup::ClearBitmapUuid]);
+    // Older peers without bits.
+    (a.bits, a.side.disk) = (0, DiskState::UpToDate);
+    let link = Link { pv: 123, ..LINK };
+    assert_eq!(run(&a, &b, link, |_| {}).strategy, RetryConnect);
+    b.side.role = Role::Primary;
+    let d = run(&b, &a, link, |_| {});
+    assert_eq!(
+        (d.strategy, d.outcome),
+        (RequiresProto(124), Outcome::Disconnect)
+    );
+}
+
+#[test]
+fn bitmaps_and_outcomes() {
+    let new = half(0, J, &[], &[]);
+    let old = half(1, 0x10, &[], &[]);
+    let d = run(&new, &old, LINK, |_| {});
+    assert_eq!(
+        (d.outcome, d.bitmap),
+        (
+            Outcome::Repl(ReplState::WFBitMapT),
+            BitmapAction::SetAllSlots
+        )
+    );
+    let d = run(&new, &old, LINK, |f| f.other_resync = true);
+    assert_eq!(d.bitmap, BitmapAction::Keep);
+    let d = run(&old, &new, LINK, |_| {});
+    assert_eq!(
+        (d.outcome, d.bitmap),
+        (Outcome::Repl(ReplState::WFBitMapS), BitmapAction::SetAll)
+    );
+    assert_eq!(d.fixups, []);
+    // Section 19.14: day-0 slot.
+    let grown = half(1, 0x30, &[(2, 0xd0)], &[0xd0]);
+    let again = half(0, 0xd0, &[], &[]);
+    let (dg, da) = both(&grown, &again, LINK);
+    assert_eq!(
+        (dg.bitmap, da.bitmap),
+        (BitmapAction::CopyFrom(node(2)), BitmapAction::Clear)
+    );
+    let dry = Link {
+        dry_run: true,
+        ..LINK
+    };
+    let d = run(&grown, &again, dry, |_| {});
+    assert_eq!(
+        (d.outcome, d.bitmap),
+        (Outcome::Disconnect, BitmapAction::Keep)
+    );
+    // if-both-failed: a Primary is the source.
+    let mut p = with(&half(0, 0x10, &[], &[]), LOST);
+    let mut s = half(1, 0x10, &[], &[]);
+    let states = |p: &Half, s: &Half| {
+        let (a, b) = both(p, s, LINK);
+        (a.outcome, b.outcome)
+    };
+    use {Outcome::Repl, ReplState::*};
+    assert_eq!(states(&p, &s), (Repl(WFBitMapS), Repl(WFBitMapT)));
+    s.side.role = Role::Primary;
+    assert_eq!(states(&p, &s), (Repl(WFBitMapT), Repl(WFBitMapS)));
+    p.side.role = Role::Primary;
+    assert_eq!(states(&p, &s), (Repl(Established), Repl(Established)));
+}
+
+#[test]
+fn attach_and_reevaluation() {
+    let (a, b) = policies::split(1, 2);
+    let at = |occasion| Link { occasion, ..LINK };
+    let d = run(&a, &b, at(Occasion::Attach), |_| {});
+    assert_eq!((d.outcome, d.handlers), (Outcome::NoResult, vec![]));
+    let (x, y) = (half(0, 0x10, &[], &[]), half(1, 0x30, &[(0, 0x10)], &[]));
+    let d = run(&x, &y, at(Occasion::Attach), |_| {});
+    assert_eq!(d.outcome, Outcome::Repl(ReplState::WFBitMapT));
+    let unrelated = half(1, 0x70, &[], &[]);
+    assert_eq!(
+        run(&x, &unrelated, at(Occasion::Attach), |_| {}).outcome,
+        Outcome::NoResult
+    );
+    // A resync offered: a split brain is decided by the disks.
+    let mut old = a.clone();
+    old.side.disk = DiskState::Outdated;
+    let (da, db) = both(&old, &b, at(Occasion::Resync { disk_states: false }));
+    assert_eq!(
+        (da.strategy, db.strategy),
+        (TargetUseBitmap, SourceUseBitmap)
+    );
+    let d = run(
+        &x,
+        &unrelated,
+        at(Occasion::Resync { disk_states: true }),
+        |_| {},
+    );
+    assert_eq!(d.outcome, Outcome::NoResult);
+}
