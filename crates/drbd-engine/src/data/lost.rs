@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use drbd_proto::{BarrierNr, ConnState, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
+use drbd_proto::{BarrierNr, ConnState, DiskState, NodeId, ReplState, Role, VolumeNr};
 
 use crate::data::request::ReqKind;
 use crate::data::sender::Sender;

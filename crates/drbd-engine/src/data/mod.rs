@@ -287,6 +287,8 @@ impl Engine {
 
     /// Runs what this event has made possible: woken intervals, activity log turns, admission.
     pub(crate) fn data_settle(&mut self) {
+        // Admission depends on much that is decided elsewhere.
+        self.data.recheck |= self.volumes.values().any(|v| !v.data.waiting.is_empty());
         while core::mem::take(&mut self.data.recheck) {
             self.settle_consequences();
             self.settle_intervals();

@@ -4,9 +4,7 @@
 //! (another request owns its range), *logged* (given to the peers and the local disk). See data path,
 //! section 3.
 
-use alloc::collections::VecDeque;
-
-use drbd_proto::{BarrierNr, Bytes, Dagtag, DiskState, NodeId, NodeMask, Role, Sector, VolumeNr};
+use drbd_proto::{BarrierNr, Bytes, Dagtag, DiskState, NodeMask, Role, Sector, VolumeNr};
 
 use crate::activity_log::ExtentNr;
 use crate::data::conflicts::Owner;
