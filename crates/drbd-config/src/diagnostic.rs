@@ -33,6 +33,8 @@ pub struct Diagnostic {
     pub exit: u8,
     /// A second place that matters, with its own message.
     pub related: Option<(Span, String)>,
+    /// Places to show instead of `span`.
+    pub shown: Vec<Span>,
 }
 
 impl Diagnostic {
@@ -46,6 +48,7 @@ impl Diagnostic {
             help: None,
             exit: EXIT_INVALID,
             related: None,
+            shown: Vec::new(),
         }
     }
 
@@ -104,6 +107,15 @@ impl Diagnostic {
         }
     }
 
+    /// Shows other places than the one named.
+    #[must_use]
+    pub fn show(self, shown: impl IntoIterator<Item = Span>) -> Self {
+        Diagnostic {
+            shown: shown.into_iter().collect(),
+            ..self
+        }
+    }
+
     /// The first line as the reference prints it (`FILE:LINE: MESSAGE`), then the source line with
     /// the offending text underlined, then advice. Ends with a newline.
     pub fn render(&self, sources: &Sources) -> String {
@@ -131,8 +143,9 @@ impl Diagnostic {
         if let Some((span, message)) = &self.related {
             let _ = writeln!(out, "{}: {message}", location(*span));
         }
-        if let Some(span) = self.span {
-            excerpt(&mut out, sources, span);
+        let own = self.span.filter(|_| self.shown.is_empty());
+        for span in own.iter().chain(&self.shown) {
+            excerpt(&mut out, sources, *span);
         }
         if let Some(help) = &self.help {
             let _ = writeln!(out, "  = help: {help}");
@@ -192,9 +205,21 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         return None;
     }
     let limit = (word.chars().count() / 3).max(1);
+    // The beginning or a longer form of a word counts as close.
+    let extends = |a: &str, b: &str| b.len() >= 4 && a.starts_with(b);
     candidates
         .into_iter()
-        .map(|c| (distance(word, c), c))
+        .map(|c| {
+            let near = extends(word, c) || extends(c, word);
+            (
+                if near {
+                    limit.min(distance(word, c))
+                } else {
+                    distance(word, c)
+                },
+                c,
+            )
+        })
         .filter(|(d, _)| *d <= limit)
         .min_by_key(|(d, _)| *d)
         .map(|(_, c)| c)

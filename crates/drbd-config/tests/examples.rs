@@ -208,6 +208,12 @@ fn invalid_files() {
             if stem.starts_with("e42") || (stem.starts_with("e43") && verbose) {
                 wanted = 0;
             }
+            // Every error names the file and a line, and shows it; a bad name only says so.
+            let named =
+                run.errors.contains(&format!("{stem}.conf:")) && run.errors.contains(" --> ");
+            if run.exit != 0 && !named && !stem.starts_with("e50") {
+                failures.push(format!("{stem} {command}: no place in {}", run.errors));
+            }
             if run.exit != wanted {
                 failures.push(format!(
                     "{stem} {command}: exit {} instead of {wanted}",
@@ -260,4 +266,43 @@ fn round_trip() {
             assert_eq!(strip(&first), strip(&second), "{}", file.display());
         }
     }
+}
+
+/// The reference's message, the line with the place underlined, and advice.
+#[test]
+fn a_diagnostic_as_it_is_printed() {
+    let text = "resource r0 {\n\tnet { ping-intervall 10; protocol D; }\n}\n";
+    let environment = Environment::named("alpha");
+    let show = |text: &str| {
+        let mut parser = Parser::new(&environment);
+        let text = text.as_bytes().to_vec();
+        parser.read(Input::Text {
+            name: "x.conf".to_owned(),
+            text,
+        });
+        let parsed = parser.finish();
+        parsed
+            .diagnostics
+            .iter()
+            .map(|d| d.render(&parsed.config.sources))
+            .collect::<String>()
+    };
+    assert_eq!(
+        show(text),
+        "x.conf:2: Parse error: 'an option keyword' expected,\n\
+         \tbut got 'ping-intervall'\n  \
+         --> x.conf:2:8\n \
+         2 |  net { ping-intervall 10; protocol D; }\n   \
+         |        ^^^^^^^^^^^^^^\n  \
+         = help: did you mean 'ping-int'?\n"
+    );
+    assert!(show("resource on { }").contains("quote it to use it as a name: \"on\""));
+    assert!(show("resource r {\nnet { timeout 0; }\n}").contains("timeout takes 1 to 600"));
+    let twice = "resource a { }\nresource b { }\nresource a { }";
+    let shown = show(twice);
+    assert!(shown.starts_with("x.conf:3: conflicting use of resource section 'a' ...\n"));
+    assert!(
+        shown.contains("x.conf:1: resource section 'a' first used here.\n"),
+        "{shown}"
+    );
 }

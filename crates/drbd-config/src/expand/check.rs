@@ -157,10 +157,7 @@ pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
                 let clash = |m: &&&Address| {
                     m.port == address.port && place(address).is_some_and(|p| place(m) == Some(p))
                 };
-                let span = Span {
-                    line: 0,
-                    ..mesh.span
-                };
+                let span = host.address_span;
                 if members.iter().find(clash).is_some() {
                     found.push(both(address, span));
                 }
@@ -179,11 +176,13 @@ pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
                     && x.port == y.port
                     && place(x).is_some_and(|p| place(y) == Some(p))
                 {
-                    found.push(both(x, connection.span));
+                    found.push(both(x, b.span));
                     continue;
                 }
-                for address in path.endpoints.iter().filter_map(|e| e.resolved.as_ref()) {
-                    note(address, connection.span, found);
+                for endpoint in &path.endpoints {
+                    if let Some(address) = &endpoint.resolved {
+                        note(address, endpoint.span, found);
+                    }
                 }
             }
         }

@@ -43,7 +43,7 @@ fn generated(host: &Host, index: usize, name: Option<&crate::model::Text>) -> En
         host: Some(index),
         resolved: host.address.clone(),
         proxy: host.proxy.clone(),
-        ..Endpoint::new(kind, host.span, host.address.clone())
+        ..Endpoint::new(kind, host.address_span, host.address.clone())
     }
 }
 
@@ -154,7 +154,7 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
             }
         } else if resource.hosts.len() > 2 {
             found.push(Diagnostic::warning(
-                nowhere(resource),
+                resource.span,
                 format!(
                     "Resource {}:\n\tUse explicit 'connection' sections (or a \
                      'connection-mesh' section) with more than two 'on' sections.",

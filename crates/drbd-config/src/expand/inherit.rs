@@ -27,6 +27,7 @@ impl Report<'_> {
                 self.found.push(
                     Diagnostic::error(self.span, message.clone())
                         .full()
+                        .show(a.spans)
                         .help("an option may come from one of the sections around only"),
                 );
             }

@@ -33,8 +33,8 @@ pub struct Ambiguous {
     pub old: String,
     /// The value that should be there as well.
     pub new: String,
-    /// Where the second value was written.
-    pub span: Span,
+    /// Where the two were written.
+    pub spans: [Span; 2],
 }
 
 impl OptionSet {
@@ -117,7 +117,7 @@ impl OptionSet {
                     name: item.def.name,
                     old: old.value.as_deref().unwrap_or("").to_owned(),
                     new: item.value.as_deref().unwrap_or("").to_owned(),
-                    span: item.span,
+                    spans: [old.span, item.span],
                 }),
                 Some(_) => {}
             }

@@ -7,6 +7,7 @@ mod connection;
 mod options;
 mod resource;
 mod tokens;
+mod volume;
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;

@@ -2,26 +2,13 @@
 
 use crate::diagnostic::Diagnostic;
 use crate::lexer::{Keyword, Kind, Token};
-use crate::model::{
-    Address, Common, Disk, Host, HostKind, MetaDisk, Resource, Sections, Text, Volume,
-};
-use crate::options::{Group, OptionSet, Scale, parse_number};
+use crate::model::{Address, Common, Host, HostKind, Resource, Sections, Text};
+use crate::options::{Group, OptionSet};
 use crate::source::Span;
 
 use super::options::DiskPlace;
-use super::tokens::{Range, Step, Stop, Tokens, conflict, unexpected};
-use super::{NODE_ID, Parser, VOLUME};
-
-const MINOR: Range = Range {
-    name: "minor",
-    min: 0,
-    max: u32::MAX as u64,
-};
-const INDEX: Range = Range {
-    name: "meta-disk",
-    min: 0,
-    max: u32::MAX as u64,
-};
+use super::tokens::{Step, Tokens, conflict, unexpected};
+use super::{NODE_ID, Parser};
 
 const RESOURCE_WORDS: &[&str] = &[
     "protocol",
@@ -57,14 +44,6 @@ const HOST_WORDS: &[&str] = &[
     "proxy",
     "skip",
     "tiebreaker",
-];
-const VOLUME_WORDS: &[&str] = &[
-    "device",
-    "disk",
-    "meta-disk",
-    "flexible-meta-disk",
-    "tiebreaker",
-    "skip",
 ];
 
 /// First uses of things that may appear once.
@@ -283,175 +262,6 @@ impl Parser {
         }
     }
 
-    /// A `volume` block, or a statement of the implicit volume 0.
-    fn volume_or_part(
-        &mut self,
-        t: &mut Tokens<'_>,
-        token: &Token<'_>,
-        keyword: Keyword,
-        volumes: &mut Vec<Volume>,
-    ) -> Step<()> {
-        if keyword == Keyword::Volume {
-            let (number, span) = t.integer(VOLUME, &mut self.diagnostics)?;
-            t.expect(Kind::Open)?;
-            let number = number.map_or(0, |n| n as u32);
-            let at = volumes
-                .iter()
-                .position(|v| v.number == number && !v.implicit);
-            let mut volume = match at {
-                Some(at) => volumes.remove(at),
-                None => Volume::new(number, false, span),
-            };
-            loop {
-                let token = t.next();
-                match token.kind {
-                    Kind::Close => break,
-                    Kind::Keyword(keyword) => self.volume_part(t, &token, keyword, &mut volume)?,
-                    _ => return Err(unexpected_in_volume(&token)),
-                }
-            }
-            let at = volumes.partition_point(|v| v.number < number);
-            volumes.insert(at.min(volumes.len()), volume);
-            return Ok(());
-        }
-        if volumes.iter().any(|v| !v.implicit) {
-            self.report(Diagnostic::error(
-                token.span,
-                "mixing explicit and implicit volumes is not allowed",
-            ));
-        }
-        if !volumes.iter().any(|v| v.implicit) {
-            volumes.insert(0, Volume::new(0, true, token.span));
-        }
-        match volumes.iter_mut().find(|v| v.implicit) {
-            Some(volume) => self.volume_part(t, token, keyword, volume),
-            None => Ok(()),
-        }
-    }
-
-    /// One `volume_stmt`.
-    fn volume_part(
-        &mut self,
-        t: &mut Tokens<'_>,
-        token: &Token<'_>,
-        keyword: Keyword,
-        volume: &mut Volume,
-    ) -> Step<()> {
-        match keyword {
-            Keyword::Device => {
-                volume.device = None;
-                volume.minor = None;
-                volume.device_span = token.span;
-                volume.given.device = true;
-                volume.given.device_name = false;
-                if t.keyword() != Some(Keyword::Minor) {
-                    let name = t.string("TK_STRING | minor")?;
-                    volume.device_span = name.span;
-                    volume.given.device_name = true;
-                    let name = if name.text.starts_with("drbd") {
-                        format!("/dev/{}", name.text)
-                    } else {
-                        name.text.into_owned()
-                    };
-                    volume.minor = minor_of(&name);
-                    volume.device = Some(self.texts.share(&name));
-                }
-                let next = t.next();
-                match next.kind {
-                    Kind::Semicolon => return Ok(()),
-                    Kind::Keyword(Keyword::Minor) => {}
-                    _ => return Err(unexpected(&next, "minor | ;", &["minor"])),
-                }
-                let (minor, span) = t.integer(MINOR, &mut self.diagnostics)?;
-                let minor = minor.map(|m| m as u32);
-                if volume.device.is_none() {
-                    volume.device_span = span;
-                } else if volume.minor.is_some() && volume.minor != minor {
-                    self.device_errors.push((
-                        volume.device_span,
-                        format!(
-                            "explicit minor number must match with device name\n\
-                             \tTry \"device /dev/drbd{m} minor {m};\",\n\
-                             \tor leave off either device name or explicit minor.",
-                            m = minor.unwrap_or(0)
-                        ),
-                    ));
-                } else if let Some(name) = &volume.device
-                    && volume.minor.is_none()
-                    && !name.starts_with("/dev/drbd_")
-                {
-                    self.device_errors.push((
-                        volume.device_span,
-                        "arbitrary device name must start with /dev/drbd_\n\
-                         \tmind the '_'! (/dev/ is optional, but drbd_ is required)"
-                            .to_owned(),
-                    ));
-                }
-                volume.minor = minor;
-                t.expect(Kind::Semicolon)?;
-            }
-            Keyword::Disk => {
-                volume.given.disk = true;
-                if t.accept(Kind::Open).is_some() {
-                    let Volume {
-                        disk_options,
-                        peer_device_options,
-                        device_options,
-                        ..
-                    } = volume;
-                    self.disk_options(t, DiskPlace::Volume, |item| match item.def.group {
-                        Group::PeerDevice => peer_device_options.push(item),
-                        Group::Device => device_options.push(item),
-                        _ => disk_options.push(item),
-                    })?;
-                    return Ok(());
-                }
-                let path = t.string("TK_STRING | {")?;
-                t.expect(Kind::Semicolon)?;
-                volume.disk_span = path.span;
-                volume.disk = Some(match &*path.text {
-                    "none" => Disk::None,
-                    path => Disk::Path(self.texts.share(path)),
-                });
-            }
-            Keyword::MetaDisk | Keyword::FlexibleMetaDisk => {
-                let path = t.string("TK_STRING")?;
-                volume.given.meta_disk = true;
-                volume.meta_disk_span = path.span;
-                let name = self.texts.share(&path.text);
-                let mut meta_disk = match &*name {
-                    "internal" => MetaDisk::Internal,
-                    _ => MetaDisk::Flexible(name.clone()),
-                };
-                if keyword == Keyword::MetaDisk && t.accept(Kind::OpenBracket).is_some() {
-                    let (index, span) = t.integer(INDEX, &mut self.diagnostics)?;
-                    t.expect(Kind::CloseBracket)?;
-                    if meta_disk == MetaDisk::Internal {
-                        let message = "internal meta data has no index";
-                        self.report(Diagnostic::error(span, message));
-                    } else {
-                        meta_disk = MetaDisk::Indexed(name, index.map_or(0, |i| i as u32));
-                    }
-                }
-                t.expect(Kind::Semicolon)?;
-                volume.meta_disk = Some(meta_disk);
-            }
-            Keyword::Tiebreaker => {
-                let value = t.next();
-                volume.given.tiebreaker = true;
-                volume.tiebreaker = match value.kind {
-                    Kind::Keyword(Keyword::Yes) => Some(true),
-                    Kind::Keyword(Keyword::No) => Some(false),
-                    _ => return Err(unexpected(&value, "yes | no", &["yes", "no"])),
-                };
-                t.expect(Kind::Semicolon)?;
-            }
-            Keyword::Skip => self.skip(t)?,
-            _ => return Err(unexpected_in_volume(token)),
-        }
-        Ok(())
-    }
-
     /// After the keyword of a host section.
     fn host(
         &mut self,
@@ -632,25 +442,6 @@ impl Parser {
         }
         Ok(Some((self.config.sources.full_name(open.span), common)))
     }
-}
-
-fn unexpected_in_volume(token: &Token<'_>) -> Stop {
-    unexpected(
-        token,
-        "device | disk | meta-disk | flexible-meta-disk | tiebreaker",
-        VOLUME_WORDS,
-    )
-}
-
-/// The minor a device name stands for: `/dev/drbdN`.
-fn minor_of(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("/dev/drbd")?;
-    if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    parse_number(digits, Scale::One)
-        .ok()
-        .and_then(|n| u32::try_from(n).ok())
 }
 
 /// The made-up name of a floating host: characters that resource names may not have are replaced.
