@@ -329,7 +329,7 @@ impl Dump {
             && let Some(minor) = volume.minor
         {
             match &volume.device {
-                Some(device) if all || given.device_name => {
+                Some(device) if all || volume.device_named => {
                     self.statement("device", &format!("{} minor {minor}", quote(device)));
                 }
                 _ => self.statement("device", &format!("minor {minor}")),

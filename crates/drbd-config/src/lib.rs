@@ -6,6 +6,7 @@
 
 pub mod diagnostic;
 pub mod dump;
+pub mod dump_xml;
 pub mod environment;
 pub mod expand;
 pub mod lexer;

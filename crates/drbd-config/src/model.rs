@@ -251,8 +251,6 @@ impl MetaDisk {
 pub struct Given {
     /// `device`
     pub device: bool,
-    /// `device` with a name, not only a minor
-    pub device_name: bool,
     /// `disk`, as statement or section
     pub disk: bool,
     /// `meta-disk`
@@ -281,6 +279,8 @@ pub struct Volume {
     pub minor: Option<u32>,
     /// Device name, starting with `/dev/`.
     pub device: Option<Text>,
+    /// The device name was written, here or at resource level; else it follows from the minor.
+    pub device_named: bool,
     /// Where the device was written.
     pub device_span: Span,
     /// Backing disk; `none` for intentionally diskless.
@@ -312,6 +312,7 @@ impl Volume {
             span,
             minor: None,
             device: None,
+            device_named: false,
             device_span: span,
             disk: None,
             disk_span: span,

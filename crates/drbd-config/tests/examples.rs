@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use drbd_config::{Environment, Input, Parser, dump, expand};
+use drbd_config::{Config, Environment, Input, Parser, dump, dump_xml, expand};
 
 fn data(dir: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -34,18 +34,26 @@ fn files(dir: &str) -> Vec<PathBuf> {
 }
 
 struct Run {
+    config: Config,
     output: String,
     errors: String,
     exit: u8,
 }
 
 fn run(file: &Path, verbose: bool) -> Run {
+    run_to(
+        file,
+        verbose,
+        if verbose {
+            expand::Extent::All
+        } else {
+            expand::Extent::Written
+        },
+    )
+}
+
+fn run_to(file: &Path, verbose: bool, extent: expand::Extent) -> Run {
     let environment = environment(file);
-    let extent = if verbose {
-        expand::Extent::All
-    } else {
-        expand::Extent::Written
-    };
     let mut parser = Parser::new(&environment);
     parser.read(Input::File(file.to_path_buf()));
     let parsed = parser.finish();
@@ -61,6 +69,7 @@ fn run(file: &Path, verbose: bool) -> Run {
         exit: first.map_or(0, |d| d.exit),
         errors: found.iter().map(|d| d.render(&config.sources)).collect(),
         output: dump::config(&config, &environment, verbose),
+        config,
     }
 }
 
@@ -305,4 +314,56 @@ fn a_diagnostic_as_it_is_printed() {
         shown.contains("x.conf:1: resource section 'a' first used here.\n"),
         "{shown}"
     );
+}
+
+#[test]
+fn xml_of_valid_files() {
+    let mut failures = Vec::new();
+    let mut compared = 0;
+    for file in files("valid") {
+        let Ok(expected) = std::fs::read_to_string(file.with_extension("xml")) else {
+            continue;
+        };
+        compared += 1;
+        // Recorded without inheritance, but with all connections.
+        let config = run_to(&file, false, expand::Extent::Structure).config;
+        let resources: Vec<_> = config.resources.iter().collect();
+        let here = std::fs::canonicalize(data("valid")).unwrap();
+        let ours =
+            dump_xml::config(&config, &resources).replace(&*here.to_string_lossy(), "/etc/drbd.d");
+        // What would not be well-formed or makes no sense is different: see the module.
+        let mut theirs = String::new();
+        let mut diskless = false;
+        for line in expected.lines() {
+            let mut line = line.to_owned();
+            if line.contains("family=\"(null)\"") {
+                continue;
+            }
+            if line.trim_start().starts_with("<disk>") {
+                line = line.replace("<disk></disk>", "<disk>none</disk>");
+                diskless = line.contains("<disk>none</disk>");
+            }
+            if diskless && line.trim_start().starts_with("<meta-disk>") {
+                continue;
+            }
+            if line.trim_start().starts_with("<template ") {
+                line = line.replace("\">", "\"/>");
+            }
+            if file.ends_with("16-floating.conf") {
+                line = line.replace("host name=\"10.1.1.31:", "host name=\"10.1.1.31_");
+                line = line.replace("host name=\"10.1.1.32:", "host name=\"10.1.1.32_");
+            }
+            theirs.push_str(&line);
+            theirs.push('\n');
+        }
+        if ours != theirs {
+            failures.push(format!(
+                "{}: {}",
+                file.display(),
+                first_difference(&ours, &theirs)
+            ));
+        }
+    }
+    assert!(compared > 20, "only {compared} examples");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

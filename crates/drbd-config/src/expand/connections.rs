@@ -58,7 +58,7 @@ fn nowhere(resource: &Resource) -> Span {
 /// Adds the connections of meshes, or the implicit one.
 pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<Diagnostic>) {
     let mut new: Vec<Connection> = Vec::new();
-    let own_only = extent != Extent::All && meshes_are_simple(resource);
+    let own_only = matches!(extent, Extent::Written | Extent::Own) && meshes_are_simple(resource);
     for mesh in &resource.meshes {
         let mut members = Vec::new();
         for (name, span) in &mesh.hosts {

@@ -21,6 +21,8 @@ use crate::model::{Config, HostKind, Resource};
 pub enum Extent {
     /// Structure only, without inheritance of options: for plain dumps.
     Written,
+    /// The same with all connections.
+    Structure,
     /// What this host needs to work with. The connections of a mesh among other hosts may be
     /// left out; whatever could be wrong with them is checked all the same.
     Own,
@@ -59,7 +61,7 @@ pub fn expand(config: &mut Config, environment: &Environment, extent: Extent) ->
         connections::mark_own(resource);
         connections::peer_devices(resource, &mut found);
     }
-    if extent != Extent::Written && !failed(&found) {
+    if matches!(extent, Extent::Own | Extent::All) && !failed(&found) {
         inherit::merge(config, &mut found);
     }
     found

@@ -95,6 +95,7 @@ fn take_over(host: &mut Host, volume: &Volume) {
         own.device_span = volume.device_span;
         if own.device.is_none() {
             own.device = volume.device.clone();
+            own.device_named = volume.device_named;
         }
     }
     if stacked {

@@ -89,11 +89,11 @@ impl Parser {
                 volume.minor = None;
                 volume.device_span = token.span;
                 volume.given.device = true;
-                volume.given.device_name = false;
+                volume.device_named = false;
                 if t.keyword() != Some(Keyword::Minor) {
                     let name = t.string("TK_STRING | minor")?;
                     volume.device_span = name.span;
-                    volume.given.device_name = true;
+                    volume.device_named = true;
                     let name = if name.text.starts_with("drbd") {
                         format!("/dev/{}", name.text)
                     } else {

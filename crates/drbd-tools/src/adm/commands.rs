@@ -229,6 +229,7 @@ const COMMANDS: &[Command] = &[
     new("status", Optional).extra(STATISTICS),
     new("peer-role", Connection).level(Hidden),
     new("dump", Optional).ips(),
+    new("dump-xml", Optional).ips(),
     new("create-md", Volume).disk().extra(CREATE_MD),
     new("show-gi", PeerDevice).disk(),
     new("get-gi", PeerDevice).disk(),

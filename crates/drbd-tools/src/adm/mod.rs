@@ -23,7 +23,7 @@ use std::path::Path;
 
 use drbd_config::expand::{self, Extent, check_addresses, resync_after};
 use drbd_config::model::Resource;
-use drbd_config::{Config, Diagnostic, Environment, dump};
+use drbd_config::{Config, Diagnostic, Environment, dump, dump_xml};
 
 use cli::Invocation;
 use commands::{Command, Scope};
@@ -153,8 +153,10 @@ impl Adm {
         let dumps = matches!(self.command.name, "dump" | "dump-xml");
         let extent = match dumps {
             true if self.invocation.verbose > 0 => Extent::All,
-            true if !self.invocation.dry_run => Extent::Written,
-            _ => Extent::Own,
+            true if self.invocation.dry_run => Extent::Own,
+            true if self.command.name == "dump-xml" => Extent::Structure,
+            true => Extent::Written,
+            false => Extent::Own,
         };
         let found = expand::expand(&mut self.config, &self.environment, extent);
         self.report(&found)?;
@@ -296,6 +298,25 @@ impl Adm {
                 None => Ok(()),
             }
         };
+        if self.command.name == "dump-xml" {
+            let (targets, worst) = if all {
+                (Vec::new(), 0)
+            } else {
+                self.targets()?
+            };
+            let chosen = |index: usize| all || targets.iter().any(|t| t.resource == index);
+            let resources: Vec<&Resource> = self
+                .config
+                .resources
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| chosen(*i))
+                .map(|(_, r)| r)
+                .collect();
+            resources.iter().copied().try_for_each(local)?;
+            print(&dump_xml::config(&self.config, &resources));
+            return Ok(worst);
+        }
         if all {
             self.config.resources.iter().try_for_each(local)?;
             print(&dump::config(&self.config, &self.environment, verbose));
