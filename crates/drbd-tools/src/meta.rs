@@ -13,6 +13,7 @@
 //! | `resize` | Where does metadata go when the device has grown? |
 //! | `slots` | What becomes of a peer's bitmap slot? |
 //! | `dump`, `gi` | How does metadata look as text? |
+//! | `dump_text`, `restore` | Which metadata does a dump describe? |
 
 mod apply;
 mod args;
@@ -20,12 +21,14 @@ mod console;
 mod create;
 mod device;
 mod dump;
+mod dump_text;
 mod existing;
 mod failure;
 mod gi;
 mod lkbd;
 mod lock;
 mod resize;
+mod restore;
 mod slots;
 mod store;
 
@@ -68,7 +71,20 @@ fn execute(arguments: &[String]) -> Result<u8, Failure> {
     if args.command.name == "create-md" {
         args::max_peers(&args)?;
     }
-    if takes == 1 && args.rest.is_empty() {
+    if args.command.name == "verify-dump" {
+        restore::verify(&args, &restore::read_dump(&args)?)?;
+        console.out("input file parsed ok");
+        return Ok(OK);
+    }
+    let dump = match args.command.name {
+        "restore-md" => {
+            let dump = restore::read_dump(&args)?;
+            restore::verify(&args, &dump)?;
+            Some(dump)
+        }
+        _ => None,
+    };
+    if takes == 1 && args.rest.is_empty() && dump.is_none() {
         return Err(Failure::new(BAD, "Required Argument missing"));
     }
     let minor = lock::minor(&args.device)?;
@@ -81,7 +97,10 @@ fn execute(arguments: &[String]) -> Result<u8, Failure> {
         ));
     }
     let store = Store::open(&args, minor, &mut console)?;
-    let result = dispatch(&args, store, &mut console);
+    let result = match dump {
+        Some(dump) => restore::restore(&args, &dump, store, &mut console),
+        None => dispatch(&args, store, &mut console),
+    };
     if let (true, Some(minor)) = (attached, minor) {
         console.err(&format!(
             "# Output might be stale, since minor {minor} is attached"

@@ -306,6 +306,32 @@ impl Pair {
         our_code
     }
 
+    /// The reference's dump, beside each disk.
+    fn dump_to_file(&self) {
+        let dump = self.run_side("reference", &["dump-md".to_owned()]).stdout;
+        for side in SIDES {
+            fs::write(self.directory.path().join(side).join("dump"), &dump).unwrap();
+        }
+    }
+
+    /// The part of the bitmap that belongs to the effective size: offset, length, and how much of
+    /// it is padding at the end.
+    fn bitmap_range(&self) -> (u64, usize, u64) {
+        let offset = self.case.geometry.superblock_sector() * 512;
+        let mut block = [0; 4096];
+        File::open(self.disk("ours"))
+            .unwrap()
+            .read_exact_at(&mut block, offset)
+            .unwrap();
+        let mut superblock = Superblock::decode(&block).unwrap();
+        let usable = self.case.geometry.usable_sectors();
+        superblock.effective_size = superblock.effective_size.min(usable);
+        let layout = superblock.bitmap_layout().unwrap();
+        let padding = layout.area_bytes() - layout.words() * 4 * u64::from(layout.slots());
+        let start = self.case.geometry.bitmap_sector() * 512;
+        (start, usize_of(layout.area_bytes()), padding)
+    }
+
     fn command(&mut self, line: &str) -> i32 {
         let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         self.run(&arguments)
@@ -513,6 +539,35 @@ fn one_case(reference: &Path, seed: u64) {
             } else {
                 String::new()
             };
+            if random.chance(10)
+                && pair
+                    .run_side("reference", &["dump-md".to_owned()])
+                    .status
+                    .success()
+            {
+                // Each side restores the same dump over something else. Of the padding at the end
+                // the reference restores as much as the last slot has.
+                let (start, length, padding) = pair.bitmap_range();
+                let tail = usize_of(padding);
+                pair.poke(
+                    start + u64::try_from(length - tail).unwrap(),
+                    &vec![0; tail],
+                );
+                pair.dump_to_file();
+                if pair.command("verify-dump dump") != 0 {
+                    continue; // ours does not ask before it knows that the dump is good
+                }
+                pair.poke(start, &vec![0x42; length]);
+                // The reference leaves the log as it is; ours initialises it.
+                let blocks = pair.case.geometry.striping().blocks();
+                let ring: Vec<u8> = (0..blocks).flat_map(|_| encode_initialised()).collect();
+                pair.poke(pair.case.geometry.al_sector() * 512, &ring);
+                // The reference shows the offsets of the default layout, before it has read on.
+                pair.only = Some(&["Found ", "Successfully restored meta data"]);
+                pair.command("restore-md dump");
+                pair.only = None;
+                continue;
+            }
             let line = match random.below(13) {
                 0 => format!("get-gi{node}"),
                 1 => format!("show-gi{node}"),

@@ -2,7 +2,7 @@
 //! (metadata, sections 8 and 8.1).
 
 use super::failure::{BAD, FAILED, Failure, USAGE};
-use drbd_meta::geometry::{BitmapBlockSize, MdIndex};
+use drbd_meta::geometry::{AlStriping, BitmapBlockSize, MdIndex};
 use drbd_meta::limits::{MAX_CREATE_AL_BLOCKS, MIN_AL_BLOCKS};
 use drbd_meta::superblock::Format;
 use std::path::PathBuf;
@@ -57,6 +57,8 @@ const COMMANDS: &[Command] = &[
     command("get-gi", Some("--node-id {val} "), false, false, true),
     command("show-gi", Some("--node-id {val} "), false, false, true),
     command("dump-md", Some(""), false, false, false),
+    command("restore-md", Some("file"), true, true, false),
+    command("verify-dump", Some("file"), true, false, false),
     command("apply-al", Some(""), false, true, false),
     command("wipe-md", Some(""), false, true, false),
     command("outdate", Some(""), false, true, false),
@@ -80,13 +82,7 @@ const COMMANDS: &[Command] = &[
 ];
 
 /// Commands of the reference tool that are not there yet.
-const MISSING: &[&str] = &[
-    "restore-md",
-    "verify-dump",
-    "repair-md",
-    "dump-superblock",
-    "hexdump-superblock",
-];
+const MISSING: &[&str] = &["repair-md", "dump-superblock", "hexdump-superblock"];
 
 /// The parsed command line.
 #[derive(Debug)]
@@ -370,7 +366,7 @@ fn check_options(args: &Args) -> Result<(), Failure> {
     }
     let striped = args.al_stripes.is_some() || args.al_stripe_size_4k.is_some();
     let creates = name == "create-md";
-    if striped && !creates {
+    if striped && !creates && name != "restore-md" {
         return bad(
             "The --al-stripe* options are only allowed with create-md and restore-md".into(),
         );
@@ -481,6 +477,18 @@ fn parse_nodes(text: &str) -> Result<u32, Failure> {
         let id: u32 = id.parse().map_err(|_| bad())?;
         Ok(mask | 1u32.checked_shl(id).ok_or_else(bad)?)
     })
+}
+
+/// The striping that the options ask for, if they do.
+pub(super) fn striping(args: &Args) -> Result<Option<AlStriping>, Failure> {
+    if args.al_stripes.is_none() && args.al_stripe_size_4k.is_none() {
+        return Ok(None);
+    }
+    let stripes = args.al_stripes.unwrap_or(1);
+    let size = args.al_stripe_size_4k.unwrap_or(MIN_AL_BLOCKS);
+    AlStriping::new(stripes, size)
+        .map(Some)
+        .map_err(|error| Failure::new(BAD, error.to_string()))
 }
 
 /// The number of peers, `create-md`'s argument.

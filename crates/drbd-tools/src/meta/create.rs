@@ -11,7 +11,6 @@ use drbd_meta::activity_log::encode_initialised;
 use drbd_meta::bitmap::BitmapLayout;
 use drbd_meta::flags::PeerFlags;
 use drbd_meta::geometry::{AlStriping, BitmapBlockSize, Geometry, MdIndex, Placement};
-use drbd_meta::limits::MIN_AL_BLOCKS;
 use drbd_meta::superblock::{Format, Superblock, V07Superblock};
 
 /// Metadata that is already there.
@@ -30,11 +29,7 @@ enum Present {
 
 pub(super) fn create(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, Failure> {
     let slots = args::max_peers(args)?;
-    let striping = AlStriping::new(
-        args.al_stripes.unwrap_or(1),
-        args.al_stripe_size_4k.unwrap_or(MIN_AL_BLOCKS),
-    )
-    .map_err(|error| Failure::new(BAD, error.to_string()))?;
+    let striping = args::striping(args)?.unwrap_or_default();
     if let Some((_, old)) = &store.at_last_known {
         if old.striping() != striping {
             let text = "The meta data of this device is at its last known location, with another \

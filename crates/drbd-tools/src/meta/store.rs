@@ -170,7 +170,11 @@ impl Store {
 }
 
 /// An effective size that the device cannot have is cut; a later write stores the cut value.
-fn clip(mut superblock: Superblock, geometry: &Geometry, console: &Console) -> Superblock {
+pub(super) fn clip(
+    mut superblock: Superblock,
+    geometry: &Geometry,
+    console: &Console,
+) -> Superblock {
     let usable = geometry.usable_sectors();
     if superblock.effective_size > usable {
         console.err(&format!(
