@@ -493,7 +493,10 @@ impl Engine {
                 }
             }
         }
-        // A resync whose other side gave it up.
+        // The peer may not know yet that there is something to sync (wire protocol, section 11.5).
+        let unaware = old.repl == ReplState::Established
+            && matches!(repl, ReplState::WFBitMapS | ReplState::WFBitMapT)
+            && state.repl <= ReplState::Established;
         let susp_peer = state.aftr_isp || state.user_isp;
         let role = state.role;
         let result = self.change(ChangeFlags { recalc: true, ..ChangeFlags::HARD }, |s| {
@@ -511,6 +514,9 @@ impl Engine {
                 Some(v),
                 format!("cannot apply the peer's state: code {}", code.0),
             );
+        } else if unaware {
+            self.send_uuids(peer, v, UuidFlags::NONE);
+            self.send_state(peer, v);
         }
         Ok(())
     }

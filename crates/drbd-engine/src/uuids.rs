@@ -269,6 +269,7 @@ impl Engine {
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.flags.new_cur_uuid = false;
         }
+        self.data.recheck = true;
         if self.state.role != Role::Primary || !self.data_accessible(&self.state, v) {
             return;
         }
