@@ -1,5 +1,7 @@
 use alloc::vec;
 
+use drbd_meta::bitmap::BitmapLayout;
+use drbd_meta::geometry::BitmapBlockSize;
 use proptest::prelude::*;
 
 use super::wire::BeyondEnd;
@@ -60,6 +62,25 @@ fn layout_on_disk() {
         (b.wire_word(Slot(2), 0), b.wire_word(Slot(0), 0)),
         (0xff0_0000_0000, 0)
     );
+}
+
+#[test]
+fn layout_as_the_metadata_says() {
+    for (slots, shift) in [(1, 12), (3, 12), (7, 16), (32, 20)] {
+        let sectors = 5_000_001;
+        let block = BitmapBlockSize::new(1 << shift).unwrap();
+        let layout = BitmapLayout::new(slots, block, sectors).unwrap();
+        let mut b = Bitmap::new(sectors, block.bytes(), slots).unwrap();
+        assert_eq!((b.bits(), b.pages()), (layout.bits(), layout.pages()));
+        for slot in b.all_slots() {
+            for bit in [0, 1, 31, 32, 33, 64, 1000, b.bits() - 1] {
+                b.set_bits(slot, BitNr(bit)..=BitNr(bit));
+                let at = layout.locate(slot.0, bit).unwrap();
+                let page = b.page(PageNr(at.byte / 4096));
+                assert_eq!(page[(at.byte % 4096) as usize] >> at.bit & 1, 1);
+            }
+        }
+    }
 }
 
 #[test]

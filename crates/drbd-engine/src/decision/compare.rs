@@ -124,36 +124,33 @@ fn equal(f: &Facts<'_>) -> Option<Compared> {
     }
 }
 
+/// If each node finds the other one ahead of it, both would wait for a bitmap: the peer looks through
+/// what is reported to it in the same way as this node does, apart from slots that it is not told of.
 fn different(f: &Facts<'_>, s: Uuid, p: Uuid) -> Option<Compared> {
     let (b, q) = (f.b(), f.q());
-    let found_at_peer = if s.same(q) {
+    let peer_is_ahead = if s.same(q) {
         hit(TargetUseBitmap, Rule::BitmapPeer) // 21
     } else if f.theirs.node_of(s).is_some() {
         hit(TargetClearBitmap, Rule::BitmapPeerOther) // 22
     } else {
-        None
+        missed_start_at_target(f) // 23
     };
-    if found_at_peer.is_some() {
-        // The peer looks through what was reported to it in the same way.
-        let contradiction = b.same(p) || own_slots(f, p).any(|n| f.reported.contains(n));
-        return match contradiction {
-            true => hit(Contradiction, Rule::Contradiction),
-            false => found_at_peer,
-        };
-    }
-    // 23
-    if let Some(found) = missed_start_at_target(f) {
-        return Some(found);
-    }
-    if b.same(p) {
-        return hit(SourceUseBitmap, Rule::BitmapSelf); // 24
-    }
-    if let Some(node) = own_slots(f, p).next() {
-        return hit(SourceCopyOtherBitmap(node), Rule::BitmapSelfOther); // 25
-    }
-    // 26
-    if let Some(found) = missed_start_at_source(f) {
-        return Some(found);
+    let i_am_ahead = if b.same(p) {
+        hit(SourceUseBitmap, Rule::BitmapSelf) // 24
+    } else if let Some(node) = own_slots(f, p).next() {
+        hit(SourceCopyOtherBitmap(node), Rule::BitmapSelfOther) // 25
+    } else {
+        missed_start_at_source(f) // 26
+    };
+    match (peer_is_ahead, i_am_ahead) {
+        (Some(_), Some(_)) if b.same(p) || own_slots(f, p).any(|n| f.reported.contains(n)) => {
+            return hit(Contradiction, Rule::Contradiction);
+        }
+        (Some(_), Some(found)) if found.rule == Rule::SyncSourceMissedStart => {
+            return hit(Contradiction, Rule::Contradiction);
+        }
+        (Some(found), _) | (None, Some(found)) => return Some(found),
+        (None, None) => {}
     }
     match (f.theirs.in_history(s), f.mine.in_history(p)) {
         (true, false) => return hit(TargetSetBitmap, Rule::HistoryPeer), // 27

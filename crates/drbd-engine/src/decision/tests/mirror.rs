@@ -130,4 +130,38 @@ proptest! {
             prop_assert_eq!(mirror, rb, "{:?} {:?}", da, db);
         }
     }
+
+    /// The same below protocol 110, where there are two nodes only and the start or the end of a resync
+    /// may have got lost on one side.
+    #[test]
+    fn both_sides_agree_below_110(
+        (a, b) in old_halves(),
+        pv in 86u32..=101,
+    ) {
+        let (da, db) = both(&a, &b, Link { pv, ..LINK });
+        prop_assert!(mirrored(da.found) == db.found, "{:?} {:?}", da, db);
+    }
+}
+
+/// Two nodes with identifiers as a 8.x node keeps them.
+fn old_halves() -> impl Strategy_<Value = (Half, Half)> {
+    const STEP: u64 = crate::uuid::SYNC_UUID_STEP;
+    let uuid = || prop::sample::select(vec![0x10u64, 0x20, 0x30, 0x10 + STEP, 0x20 + STEP]);
+    let maybe = move || prop_oneof![Just(0u64), uuid()];
+    let one = move || {
+        let current = prop_oneof![8 => uuid(), 1 => Just(J)];
+        let history = prop::collection::vec(uuid(), 0..3);
+        (current, maybe(), history, any::<bool>(), 0u64..3)
+    };
+    (one(), one()).prop_map(|(a, b)| {
+        let build = |me: u32, peer: u32, (current, bitmap, history, crashed, bits)| {
+            let flags = if crashed { CRASHED } else { UuidFlags::NONE };
+            let history: Vec<u64> = history;
+            Half {
+                bits,
+                ..with(&half(me, current, &[(peer, bitmap)], &history), flags)
+            }
+        };
+        (build(0, 1, a), build(1, 0, b))
+    })
 }

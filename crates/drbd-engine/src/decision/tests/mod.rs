@@ -1,7 +1,5 @@
 //! The rows of the comparison table, and what follows them.
 
-use alloc::vec;
-
 use drbd_proto::{Dagtag, units::MAX_NODES};
 
 use super::*;
