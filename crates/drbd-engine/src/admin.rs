@@ -53,14 +53,24 @@ impl Engine {
                 let _ = self.change(ChangeFlags::RECALC, |_| {});
                 Some(Reply::new(RetCode::NO_ERROR))
             }
-            Command::NewMinor { volume, minor, options } => {
-                Some(self.new_minor(volume, minor, options))
-            }
+            Command::NewMinor {
+                volume,
+                minor,
+                options,
+            } => Some(self.new_minor(volume, minor, options)),
             Command::DelMinor { volume } => Some(self.del_minor(volume)),
-            Command::NewPeer { peer, name, options } => Some(self.new_peer(peer, name, options)),
+            Command::NewPeer {
+                peer,
+                name,
+                options,
+            } => Some(self.new_peer(peer, name, options)),
             Command::DelPeer { peer, force } => self.disconnect(cmd, peer, force, true),
             Command::NetOptions { peer, options } => Some(self.net_options(peer, options)),
-            Command::PeerDeviceOptions { peer, volume, options } => {
+            Command::PeerDeviceOptions {
+                peer,
+                volume,
+                options,
+            } => {
                 let reply = match self.peer_device_mut(peer, volume) {
                     Some(known) => {
                         known.options = options;
@@ -73,9 +83,11 @@ impl Engine {
             }
             Command::NewPath { peer, path } => Some(self.new_path(peer, path)),
             Command::DelPath { peer, path } => Some(self.del_path(peer, path)),
-            Command::Attach { volume, backing, options } => {
-                self.attach_command(cmd, volume, backing, options)
-            }
+            Command::Attach {
+                volume,
+                backing,
+                options,
+            } => self.attach_command(cmd, volume, backing, options),
             Command::DiskOptions { volume, options } => Some(match self.disk_mut(volume) {
                 Some(disk) => {
                     disk.options = options;
@@ -83,12 +95,16 @@ impl Engine {
                 }
                 None => Reply::new(RetCode::ERR_NO_DISK),
             }),
-            Command::Detach { volume, force, diskless } => {
-                self.detach_command(cmd, volume, force, diskless)
-            }
-            Command::Connect { peer, discard_my_data, tentative } => {
-                Some(self.connect_command(peer, discard_my_data, tentative))
-            }
+            Command::Detach {
+                volume,
+                force,
+                diskless,
+            } => self.detach_command(cmd, volume, force, diskless),
+            Command::Connect {
+                peer,
+                discard_my_data,
+                tentative,
+            } => Some(self.connect_command(peer, discard_my_data, tentative)),
             Command::Disconnect { peer, force } => self.disconnect(cmd, peer, force, false),
             Command::Primary { force } => {
                 self.role_command(cmd, Role::Primary, force);
@@ -98,13 +114,22 @@ impl Engine {
                 self.role_command(cmd, Role::Secondary, force);
                 None
             }
-            Command::Invalidate { volume, from, reset_bitmap } => {
-                self.invalidate(cmd, volume, from, reset_bitmap)
-            }
-            Command::InvalidateRemote { peer, volume, reset_bitmap } => {
-                self.invalidate_remote(cmd, peer, volume, reset_bitmap)
-            }
-            Command::Verify { peer, volume, start, stop } => {
+            Command::Invalidate {
+                volume,
+                from,
+                reset_bitmap,
+            } => self.invalidate(cmd, volume, from, reset_bitmap),
+            Command::InvalidateRemote {
+                peer,
+                volume,
+                reset_bitmap,
+            } => self.invalidate_remote(cmd, peer, volume, reset_bitmap),
+            Command::Verify {
+                peer,
+                volume,
+                start,
+                stop,
+            } => {
                 if self.peer_device(peer, volume).is_none() {
                     Some(unknown(self, Some(peer), volume))
                 } else {
@@ -119,16 +144,16 @@ impl Engine {
                 Some(code(self.change(ChangeFlags::SOFT, |s| s.susp_user = true)))
             }
             Command::ResumeIo => Some(self.resume_io()),
-            Command::Outdate { volume } => {
-                Some(code(self.change(ChangeFlags::SOFT, |s| {
-                    if let Some(d) = s.devices.get_mut(&volume) {
-                        d.disk = DiskState::Outdated;
-                    }
-                })))
-            }
-            Command::NewCurrentUuid { volume, clear_bitmap, force_resync } => {
-                Some(self.new_current_uuid_command(volume, clear_bitmap, force_resync))
-            }
+            Command::Outdate { volume } => Some(code(self.change(ChangeFlags::SOFT, |s| {
+                if let Some(d) = s.devices.get_mut(&volume) {
+                    d.disk = DiskState::Outdated;
+                }
+            }))),
+            Command::NewCurrentUuid {
+                volume,
+                clear_bitmap,
+                force_resync,
+            } => Some(self.new_current_uuid_command(volume, clear_bitmap, force_resync)),
             Command::ForgetPeer { peer } => Some(self.forget_peer(peer)),
             Command::Down => {
                 self.pending.down = Some(cmd);
@@ -142,7 +167,10 @@ impl Engine {
 
     fn new_minor(&mut self, nr: VolumeNr, minor: u32, options: DeviceOptions) -> Reply {
         if nr.is_connection_wide() {
-            return Reply::with(RetCode::ERR_INVALID_REQUEST, "requested volume id out of range");
+            return Reply::with(
+                RetCode::ERR_INVALID_REQUEST,
+                "requested volume id out of range",
+            );
         }
         if self.volumes.contains_key(&nr) {
             return Reply::new(RetCode::ERR_MINOR_OR_VOLUME_EXISTS);
@@ -171,11 +199,17 @@ impl Engine {
                 conn.peers.insert(nr, Default::default());
             }
         }
-        let mut objects =
-            alloc::vec![Object::Device { volume: nr, info: self.device_info(nr) }];
+        let mut objects = alloc::vec![Object::Device {
+            volume: nr,
+            info: self.device_info(nr)
+        }];
         for &peer in &peers {
             let info = self.peer_device_info(peer, nr);
-            objects.push(Object::PeerDevice { peer, volume: nr, info });
+            objects.push(Object::PeerDevice {
+                peer,
+                volume: nr,
+                info,
+            });
         }
         self.publish_objects(objects, true);
         let _ = self.change(ChangeFlags::RECALC, |_| {});
@@ -206,7 +240,11 @@ impl Engine {
         let mut objects = Vec::new();
         for (peer, conn) in &mut self.conns {
             if conn.peers.remove(&nr).is_some() {
-                objects.push(Object::PeerDevice { peer: *peer, volume: nr, info: None });
+                objects.push(Object::PeerDevice {
+                    peer: *peer,
+                    volume: nr,
+                    info: None,
+                });
             }
         }
         for conn in self.state.conns.values_mut() {
@@ -214,11 +252,19 @@ impl Engine {
         }
         self.volumes.remove(&nr);
         self.state.devices.remove(&nr);
-        objects.push(Object::Device { volume: nr, info: None });
+        objects.push(Object::Device {
+            volume: nr,
+            info: None,
+        });
         self.publish_objects(objects, false);
     }
 
-    fn new_peer(&mut self, peer: NodeId, name: alloc::string::String, options: NetOptions) -> Reply {
+    fn new_peer(
+        &mut self,
+        peer: NodeId,
+        name: alloc::string::String,
+        options: NetOptions,
+    ) -> Reply {
         if peer == self.node_id {
             return Reply::with(
                 RetCode::ERR_INVALID_REQUEST,
@@ -250,11 +296,17 @@ impl Engine {
                 );
             }
         }
-        let mut objects =
-            alloc::vec![Object::Connection { peer, info: self.connection_info(peer) }];
+        let mut objects = alloc::vec![Object::Connection {
+            peer,
+            info: self.connection_info(peer)
+        }];
         for &v in &volumes {
             let info = self.peer_device_info(peer, v);
-            objects.push(Object::PeerDevice { peer, volume: v, info });
+            objects.push(Object::PeerDevice {
+                peer,
+                volume: v,
+                info,
+            });
         }
         self.publish_objects(objects, true);
         let _ = self.change(ChangeFlags::RECALC, |_| {});
@@ -296,7 +348,11 @@ impl Engine {
         }
         conn.paths.push((path, false));
         self.publish_objects(
-            alloc::vec![Object::Path { peer, path, established: Some(false) }],
+            alloc::vec![Object::Path {
+                peer,
+                path,
+                established: Some(false)
+            }],
             true,
         );
         Reply::new(RetCode::NO_ERROR)
@@ -318,7 +374,11 @@ impl Engine {
         }
         conn.paths.remove(i);
         self.publish_objects(
-            alloc::vec![Object::Path { peer, path, established: None }],
+            alloc::vec![Object::Path {
+                peer,
+                path,
+                established: None
+            }],
             false,
         );
         Reply::new(RetCode::NO_ERROR)
@@ -332,7 +392,10 @@ impl Engine {
             return Reply::new(RetCode::ERR_NET_CONFIGURED);
         }
         if conn.paths.is_empty() {
-            return Reply::with(RetCode::ERR_INVALID_REQUEST, "connection endpoint(s) missing");
+            return Reply::with(
+                RetCode::ERR_INVALID_REQUEST,
+                "connection endpoint(s) missing",
+            );
         }
         if discard && self.state.role == Role::Primary {
             return Reply::new(RetCode::ERR_DISCARD_IMPOSSIBLE);
@@ -343,15 +406,12 @@ impl Engine {
         Reply::new(RetCode::SUCCESS)
     }
 
-    fn disconnect(
-        &mut self,
-        cmd: CmdId,
-        peer: NodeId,
-        force: bool,
-        remove: bool,
-    ) -> Option<Reply> {
+    fn disconnect(&mut self, cmd: CmdId, peer: NodeId, force: bool, remove: bool) -> Option<Reply> {
         if !self.conns.contains_key(&peer) {
-            return Some(Reply::with(RetCode::ERR_INVALID_REQUEST, "unknown connection"));
+            return Some(Reply::with(
+                RetCode::ERR_INVALID_REQUEST,
+                "unknown connection",
+            ));
         }
         match self.state.cstate(peer) {
             ConnState::StandAlone => {
@@ -394,14 +454,15 @@ impl Engine {
         }
     }
 
-    fn disconnect_decided(
-        &mut self,
-        cmd: CmdId,
-        peer: NodeId,
-        result: Result<RetCode, RetCode>,
-    ) {
-        let entry = self.pending.disconnects.iter().position(|(p, c, _)| *p == peer && *c == cmd);
-        let remove = entry.map(|i| self.pending.disconnects.remove(i).2).unwrap_or(false);
+    fn disconnect_decided(&mut self, cmd: CmdId, peer: NodeId, result: Result<RetCode, RetCode>) {
+        let entry = self
+            .pending
+            .disconnects
+            .iter()
+            .position(|(p, c, _)| *p == peer && *c == cmd);
+        let remove = entry
+            .map(|i| self.pending.disconnects.remove(i).2)
+            .unwrap_or(false);
         let gone = self.state.cstate(peer) < ConnState::Connected
             && self.state.cstate(peer) != ConnState::Disconnecting;
         let code = match result {
@@ -447,7 +508,11 @@ impl Engine {
                 .map(|(n, _, _)| n)
         });
         if let Some(peer) = peer {
-            let repl = if reset { ReplState::StartingSyncT } else { ReplState::WFBitMapT };
+            let repl = if reset {
+                ReplState::StartingSyncT
+            } else {
+                ReplState::WFBitMapT
+            };
             return self.resync_command(cmd, peer, v, repl);
         }
         let reply = code(self.change(ChangeFlags::SOFT, |s| {
@@ -477,7 +542,11 @@ impl Engine {
         if self.disk_ref(v).is_none() {
             return Some(Reply::new(RetCode::ERR_NO_DISK));
         }
-        let repl = if reset { ReplState::StartingSyncS } else { ReplState::WFBitMapS };
+        let repl = if reset {
+            ReplState::StartingSyncS
+        } else {
+            ReplState::WFBitMapS
+        };
         self.resync_command(cmd, peer, v, repl)
     }
 
@@ -491,12 +560,17 @@ impl Engine {
         if self.state.repl(peer, volume) < ReplState::Established {
             return Some(Reply::new(RetCode::NEED_CONNECTION));
         }
-        self.twopc_request(ChangeKind::Resync { peer, volume, repl }, Requester::Command(cmd));
+        self.twopc_request(
+            ChangeKind::Resync { peer, volume, repl },
+            Requester::Command(cmd),
+        );
         None
     }
 
     fn pause_sync(&mut self, peer: NodeId, v: VolumeNr, pause: bool) -> Reply {
-        let Some(pd) = self.state.pd(peer, v) else { return unknown(self, Some(peer), v) };
+        let Some(pd) = self.state.pd(peer, v) else {
+            return unknown(self, Some(peer), v);
+        };
         if pd.susp_user == pause {
             return Reply::new(match (pause, pd.susp_dependency, pd.susp_peer) {
                 (true, _, _) => RetCode::ERR_PAUSE_IS_SET,
@@ -536,7 +610,11 @@ impl Engine {
             return;
         }
         if self.state.role == Role::Primary {
-            if self.volumes.values().any(|v| v.openers.values().any(|w| *w)) {
+            if self
+                .volumes
+                .values()
+                .any(|v| v.openers.values().any(|w| *w))
+            {
                 return self.down_failed(RetCode::DEVICE_IN_USE);
             }
             self.demote_for_down();
@@ -557,8 +635,12 @@ impl Engine {
             }
             return;
         }
-        let attached: Vec<VolumeNr> =
-            self.volumes.values().filter(|v| v.disk.is_some()).map(|v| v.nr).collect();
+        let attached: Vec<VolumeNr> = self
+            .volumes
+            .values()
+            .filter(|v| v.disk.is_some())
+            .map(|v| v.nr)
+            .collect();
         if !attached.is_empty() {
             for v in attached {
                 if self.state.disk(v) > DiskState::Detaching {

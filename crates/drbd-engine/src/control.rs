@@ -95,7 +95,10 @@ impl Engine {
             | Packet::ConnStChgReply(_)
             | Packet::Uuids(_)
             | Packet::SyncUuid(_) => {
-                return Err(PacketError::new(format!("{} is out of place", packet.cmd())));
+                return Err(PacketError::new(format!(
+                    "{} is out of place",
+                    packet.cmd()
+                )));
             }
             _ => {
                 if self.state.cstate(peer) != ConnState::Connected {
@@ -111,7 +114,9 @@ impl Engine {
     }
 
     fn sync_param(&mut self, peer: NodeId, v: VolumeNr, param: &SyncParam) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         if !conn.peers.contains_key(&v) {
             return self.unknown_volume(peer, v);
         }

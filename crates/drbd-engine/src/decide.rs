@@ -68,12 +68,20 @@ impl Engine {
             LogLevel::Info,
             Some(peer),
             Some(v),
-            format!("uuid_compare()={:?} by rule={}", decision.strategy, decision.rule.name()),
+            format!(
+                "uuid_compare()={:?} by rule={}",
+                decision.strategy,
+                decision.rule.name()
+            ),
         );
         for handler in &decision.handlers {
             let op = self.op(Op::Control(ControlOp::Upcall));
             let about = (Some(peer), Some(v));
-            self.push(Effect::Upcall { op, handler: handler.name(), about });
+            self.push(Effect::Upcall {
+                op,
+                handler: handler.name(),
+                about,
+            });
         }
         let would_be_target = decision.strategy.is_target() || decision.found.is_target();
         if let Some(known) = self.peer_device_mut(peer, v) {
@@ -82,7 +90,10 @@ impl Engine {
         match decision.outcome {
             Outcome::Repl(repl) => {
                 if decision.demote {
-                    let flags = ChangeFlags { ignore_openers: true, ..ChangeFlags::HARD };
+                    let flags = ChangeFlags {
+                        ignore_openers: true,
+                        ..ChangeFlags::HARD
+                    };
                     let _ = self.change(flags, |s| s.role = Role::Secondary);
                 }
                 self.apply_decision(peer, v, &decision);
@@ -124,15 +135,21 @@ impl Engine {
         let flags = self.uuid_flags(peer, v);
         let resolved = self.resolved_uuid(peer, v).0;
         let bits = self.bitmap_weight(peer, v);
-        let other_resync =
-            self.state.peers_of(v).any(|(n, _, pd)| n != peer && pd.repl.is_sync_target());
+        let other_resync = self
+            .state
+            .peers_of(v)
+            .any(|(n, _, pd)| n != peer && pd.repl.is_sync_target());
         let reconcile = self.common_lost_primary(peer);
         let me = Side {
             role: self.state.role,
             disk: own_disk,
             quorum: self.state.devices.get(&v).is_some_and(|d| d.have_quorum),
         };
-        let other = Side { role: state.role, disk: pdisk, quorum: state.quorum };
+        let other = Side {
+            role: state.role,
+            disk: pdisk,
+            quorum: state.quorum,
+        };
         let can_demote = self.volumes.values().all(|x| x.openers.is_empty());
         let quorum = self.quorum_configured();
         let (Some(nodes), Some(disk), Some(conn)) =
@@ -140,7 +157,9 @@ impl Engine {
         else {
             return Err(RetCode::HANDSHAKE_DISCONNECT);
         };
-        let Some(known) = conn.peers.get(&v) else { return Err(RetCode::HANDSHAKE_DISCONNECT) };
+        let Some(known) = conn.peers.get(&v) else {
+            return Err(RetCode::HANDSHAKE_DISCONNECT);
+        };
         let sent = Sent {
             current: known.sent.current,
             bitmap: known.sent.bitmap,
@@ -203,8 +222,12 @@ impl Engine {
     pub(crate) fn apply_decision(&mut self, peer: NodeId, v: VolumeNr, decision: &Decision) {
         let dagtag = self.data_dagtag();
         for fixup in &decision.fixups {
-            let Some(volume) = self.volumes.get_mut(&v) else { return };
-            let Some(disk) = volume.disk.as_mut() else { return };
+            let Some(volume) = self.volumes.get_mut(&v) else {
+                return;
+            };
+            let Some(disk) = volume.disk.as_mut() else {
+                return;
+            };
             let Some(known) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&v)) else {
                 return;
             };
@@ -220,7 +243,9 @@ impl Engine {
                 known.flags.reconciliation_resync = true;
             }
         }
-        let Some(slot) = self.slot_of(peer, v) else { return };
+        let Some(slot) = self.slot_of(peer, v) else {
+            return;
+        };
         match decision.bitmap {
             BitmapAction::Keep => return,
             BitmapAction::Clear => {
@@ -252,8 +277,12 @@ impl Engine {
             disk.bitmap.set_all_slots();
         }
         for n in NodeId::all().filter(|n| nodes.contains(*n)) {
-            let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) else { continue };
-            let Some(slot) = entry.bitmap_index else { continue };
+            let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) else {
+                continue;
+            };
+            let Some(slot) = entry.bitmap_index else {
+                continue;
+            };
             entry.flags.insert(PeerFlags::FULL_SYNC);
             disk.bitmap.set_all(Slot(slot));
         }
@@ -306,8 +335,7 @@ impl Engine {
         if exposed.same(theirs) {
             return established;
         }
-        let successor =
-            known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
+        let successor = known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
         if successor {
             if self.state.role == Role::Primary {
                 if self.options.force_secondary_when_outdated && self.state.suspended() {
@@ -324,7 +352,10 @@ impl Engine {
                     k.uuids.node_of(theirs).is_some() || k.uuids.in_history(theirs)
                 })
         });
-        let unconfirmed = self.volumes.get(&v).is_some_and(|x| x.flags.exposed_unconfirmed)
+        let unconfirmed = self
+            .volumes
+            .get(&v)
+            .is_some_and(|x| x.flags.exposed_unconfirmed)
             && self.options.on_no_quorum == OnNoQuorum::SuspendIo;
         if ancestor || unconfirmed || theirs.is_just_created() {
             return Ok((ReplState::Established, DiskState::Outdated, false));
@@ -347,8 +378,11 @@ impl Engine {
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.exposed = uuid;
         }
-        let others: alloc::vec::Vec<NodeId> =
-            self.connected_nodes().iter().filter(|n| *n != from).collect();
+        let others: alloc::vec::Vec<NodeId> = self
+            .connected_nodes()
+            .iter()
+            .filter(|n| *n != from)
+            .collect();
         for peer in others {
             self.send_current_uuid(peer, v, uuid);
         }
@@ -374,21 +408,31 @@ impl Engine {
 
     /// Compares with an Established peer and starts what follows.
     pub(crate) fn compare_again(&mut self, peer: NodeId, v: VolumeNr, disk_states: bool) {
-        let Some(state) = self.peer_device(peer, v).and_then(|k| k.last_state) else { return };
+        let Some(state) = self.peer_device(peer, v).and_then(|k| k.last_state) else {
+            return;
+        };
         let pdisk = self.state.pdisk(peer, v);
         let diskful = pdisk >= DiskState::Inconsistent && pdisk != DiskState::Unknown;
         if !diskful {
             return;
         }
         let occasion = Occasion::Resync { disk_states };
-        let Ok(decision) = self.decision(peer, v, &state, pdisk, occasion) else { return };
+        let Ok(decision) = self.decision(peer, v, &state, pdisk, occasion) else {
+            return;
+        };
         self.log_at(
             LogLevel::Info,
             Some(peer),
             Some(v),
-            format!("compared again: {:?} by rule={}", decision.strategy, decision.rule.name()),
+            format!(
+                "compared again: {:?} by rule={}",
+                decision.strategy,
+                decision.rule.name()
+            ),
         );
-        let Outcome::Repl(repl) = decision.outcome else { return };
+        let Outcome::Repl(repl) = decision.outcome else {
+            return;
+        };
         self.apply_decision(peer, v, &decision);
         let own = self.state.disk(v);
         let _ = self.change(ChangeFlags::HARD, |s| {

@@ -60,7 +60,10 @@ pub(crate) struct Attaching {
 enum Step {
     Superblock,
     /// Reading the bitmap from this byte of its area on.
-    Bitmap { at: u64, bytes: u64 },
+    Bitmap {
+        at: u64,
+        bytes: u64,
+    },
     /// Reading the ring.
     Ring,
     /// The replayed bits are being written.
@@ -157,12 +160,19 @@ impl Engine {
 
     fn attach_read(&mut self, v: VolumeNr, offset: u64, len: u32) {
         let op = self.op(Op::Control(ControlOp::Attach(v)));
-        self.push(Effect::MetaRead { op, volume: v, offset, len });
+        self.push(Effect::MetaRead {
+            op,
+            volume: v,
+            offset,
+            len,
+        });
     }
 
     /// A step of an attach has ended.
     pub(crate) fn attach_step(&mut self, v: VolumeNr, result: OpResult) {
-        let Some(step) = self.attaching.get(&v).map(|a| a.step) else { return };
+        let Some(step) = self.attaching.get(&v).map(|a| a.step) else {
+            return;
+        };
         let output = match result {
             Ok(output) => output,
             Err(error) => {
@@ -211,7 +221,9 @@ impl Engine {
         }
         let data_sectors = disk.backing.disk_bytes >> 9;
         let limit = geometry.attach_limit(data_sectors);
-        let wanted = sb.effective_size.max(self.volumes.get(&v).map_or(0, |x| x.size));
+        let wanted = sb
+            .effective_size
+            .max(self.volumes.get(&v).map_or(0, |x| x.size));
         if limit < wanted {
             let text = format!(
                 "{} has room for {limit} sectors, the device has {wanted}",
@@ -255,7 +267,10 @@ impl Engine {
     fn attach_read_bitmap(&mut self, v: VolumeNr, at: u64, bytes: u64) {
         let Some(disk) = self.disk_ref(v) else { return };
         let start = disk.meta.geometry.bitmap_sector() << 9;
-        let len = bytes.saturating_sub(at).min(READ_PIECE).next_multiple_of(4096);
+        let len = bytes
+            .saturating_sub(at)
+            .min(READ_PIECE)
+            .next_multiple_of(4096);
         if let Some(a) = self.attaching.get_mut(&v) {
             a.step = Step::Bitmap { at, bytes };
         }
@@ -306,7 +321,9 @@ impl Engine {
         let start = geometry.al_sector() << 9;
         let bytes = u64::from(geometry.striping().sectors()) << 9;
         let primary_ind = disk.meta.sb.flags.contains(LocalFlags::PRIMARY_IND);
-        let Some(a) = self.attaching.get_mut(&v) else { return };
+        let Some(a) = self.attaching.get_mut(&v) else {
+            return;
+        };
         if data.is_empty() {
             return self.attach_failed(v, RetCode::ERR_IO_MD_DISK, "short read of the log");
         }
@@ -330,7 +347,10 @@ impl Engine {
             LogLevel::Info,
             None,
             Some(v),
-            format!("applied the activity log: {} extents were active", hot.len()),
+            format!(
+                "applied the activity log: {} extents were active",
+                hot.len()
+            ),
         );
         if let Some(disk) = self.disk_mut(v) {
             for extent in hot {
@@ -354,7 +374,10 @@ impl Engine {
 
     /// Goes on with attaches that wait for the bitmap.
     pub(crate) fn attach_progress(&mut self, v: VolumeNr) {
-        let waits = self.attaching.get(&v).is_some_and(|a| a.step == Step::ReplayedBitmap);
+        let waits = self
+            .attaching
+            .get(&v)
+            .is_some_and(|a| a.step == Step::ReplayedBitmap);
         if waits && self.data_bitmap_written(v) {
             if let Some(a) = self.attaching.get_mut(&v) {
                 a.step = Step::InitRing;
@@ -384,12 +407,19 @@ impl Engine {
             a.ring_written = done + n;
         }
         let op = self.op(Op::Control(ControlOp::Attach(v)));
-        self.push(Effect::MetaWrite { op, volume: v, blocks: list, barrier: true });
+        self.push(Effect::MetaWrite {
+            op,
+            volume: v,
+            blocks: list,
+            barrier: true,
+        });
     }
 
     /// Everything is read: the disk can be used once its first superblock is written.
     fn attach_ready(&mut self, v: VolumeNr) {
-        let Some(a) = self.attaching.get_mut(&v) else { return };
+        let Some(a) = self.attaching.get_mut(&v) else {
+            return;
+        };
         a.step = Step::Final;
         let effective = a.effective_size;
         let suspended_primary = self.state.role == Role::Primary && self.state.suspended();
@@ -397,8 +427,12 @@ impl Engine {
         let configured: Vec<NodeId> = self.conns.keys().copied().collect();
         let me = self.node_id;
         let primary = self.state.role == Role::Primary;
-        let Some(volume) = self.volumes.get_mut(&v) else { return };
-        let Some(disk) = volume.disk.as_mut() else { return };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
+        let Some(disk) = volume.disk.as_mut() else {
+            return;
+        };
         let flags = disk.meta.sb.flags;
         let exposes = !volume.exposed.is_none() || volume.flags.new_cur_uuid;
         volume.flags.crashed_primary = flags.contains(LocalFlags::CRASHED_PRIMARY)
@@ -458,7 +492,11 @@ impl Engine {
 
     /// The first superblock of this attach is on the disk.
     pub(crate) fn attach_superblock_written(&mut self, v: VolumeNr) {
-        if self.attaching.get(&v).is_some_and(|a| a.step == Step::Final) {
+        if self
+            .attaching
+            .get(&v)
+            .is_some_and(|a| a.step == Step::Final)
+        {
             self.attach_final(v);
         }
     }
@@ -467,8 +505,10 @@ impl Engine {
     fn attach_final(&mut self, v: VolumeNr) {
         let current = self.current_uuid(v);
         let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
-        let peer_has_data =
-            self.state.peers_of(v).any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
+        let peer_has_data = self
+            .state
+            .peers_of(v)
+            .any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
         if self.state.role == Role::Primary
             && !exposed.is_none()
             && !exposed.same(current)
@@ -569,8 +609,18 @@ impl Engine {
 
     fn attach_failed(&mut self, v: VolumeNr, code: RetCode, text: &str) {
         self.attaching.remove(&v);
-        self.log_at(LogLevel::Error, None, Some(v), format!("attach failed: {text}"));
-        if self.volumes.get_mut(&v).and_then(|x| x.disk.take()).is_some() {
+        self.log_at(
+            LogLevel::Error,
+            None,
+            Some(v),
+            format!("attach failed: {text}"),
+        );
+        if self
+            .volumes
+            .get_mut(&v)
+            .and_then(|x| x.disk.take())
+            .is_some()
+        {
             self.push(Effect::Detach { volume: v });
         }
         self.md_dirty = true;
@@ -587,11 +637,15 @@ impl Engine {
     /// Gives a peer a bitmap slot on the own disk, if it needs one and has none.
     pub(crate) fn assign_slot(&mut self, peer: NodeId, v: VolumeNr) -> bool {
         let wants = self.peer_device(peer, v).is_none_or(|k| k.options.bitmap);
-        let Some(nodes) = self.nodes(v) else { return true };
+        let Some(nodes) = self.nodes(v) else {
+            return true;
+        };
         if nodes.slot(peer).is_some() || !wants {
             return true;
         }
-        let Some(free) = nodes.free_slot() else { return false };
+        let Some(free) = nodes.free_slot() else {
+            return false;
+        };
         if let Some(disk) = self.disk_mut(v) {
             if let Some(entry) = disk.meta.sb.peers.get_mut(peer.index()) {
                 entry.bitmap_index = Some(free.0);
@@ -652,7 +706,9 @@ impl Engine {
         if self.attaching.contains_key(&v) && disk == DiskState::Attaching {
             return self.attach_failed(v, RetCode::ERR_IO_MD_DISK, "I/O error while attaching");
         }
-        let policy = self.disk_ref(v).map_or(OnIoError::Detach, |d| d.options.on_io_error);
+        let policy = self
+            .disk_ref(v)
+            .map_or(OnIoError::Detach, |d| d.options.on_io_error);
         let what = match fault {
             DiskFault::Read => "read error",
             DiskFault::Write => "write error",
@@ -662,11 +718,20 @@ impl Engine {
             OnIoError::PassOn if fault != DiskFault::Meta => DiskState::Inconsistent,
             _ => DiskState::Failed,
         };
-        self.log_at(LogLevel::Error, None, Some(v), format!("Local IO failed: {what}."));
+        self.log_at(
+            LogLevel::Error,
+            None,
+            Some(v),
+            format!("Local IO failed: {what}."),
+        );
         if policy == OnIoError::CallLocalIoError {
             let op = self.op(Op::Control(ControlOp::Upcall));
             let about = (None, Some(v));
-            self.push(Effect::Upcall { op, handler: "local-io-error", about });
+            self.push(Effect::Upcall {
+                op,
+                handler: "local-io-error",
+                about,
+            });
         }
         if disk > DiskState::Inconsistent || to == DiskState::Failed {
             let _ = self.change(ChangeFlags::HARD, |s| {
@@ -688,7 +753,10 @@ impl Engine {
             .filter(|x| x.disk.is_some())
             .map(|x| x.nr)
             .filter(|v| {
-                matches!(self.state.disk(*v), DiskState::Failed | DiskState::Detaching)
+                matches!(
+                    self.state.disk(*v),
+                    DiskState::Failed | DiskState::Detaching
+                )
             })
             .collect();
         for v in leaving {
@@ -723,7 +791,9 @@ impl Engine {
 
     /// Grows or shrinks the bitmap with the device.
     pub(crate) fn resize_bitmap(&mut self, v: VolumeNr, sectors: u64, fill: Fill) -> bool {
-        let Some(disk) = self.disk_mut(v) else { return true };
+        let Some(disk) = self.disk_mut(v) else {
+            return true;
+        };
         if disk.bitmap.capacity() == sectors {
             return true;
         }
@@ -735,12 +805,19 @@ impl Engine {
 fn check_slots(sb: &Superblock, me: NodeId) -> Result<(), alloc::string::String> {
     let mut used = 0u32;
     for (n, entry) in NodeId::all().zip(&sb.peers) {
-        let Some(slot) = entry.bitmap_index else { continue };
+        let Some(slot) = entry.bitmap_index else {
+            continue;
+        };
         if n == me {
-            return Err(format!("the metadata has a bitmap slot for this node's own id {n}"));
+            return Err(format!(
+                "the metadata has a bitmap slot for this node's own id {n}"
+            ));
         }
         if slot >= sb.max_peers {
-            return Err(format!("node {n} has bitmap slot {slot} of {}", sb.max_peers));
+            return Err(format!(
+                "node {n} has bitmap slot {slot} of {}",
+                sb.max_peers
+            ));
         }
         let bit = 1u32.checked_shl(slot.into()).unwrap_or(0);
         if used & bit != 0 {

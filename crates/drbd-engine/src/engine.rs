@@ -153,8 +153,17 @@ impl Engine {
         self.now = now;
         match event {
             Event::Tick => self.tick(),
-            Event::Io { io, volume, request } => self.io_submit(io, volume, request),
-            Event::Open { open, volume, write, nonblock } => {
+            Event::Io {
+                io,
+                volume,
+                request,
+            } => self.io_submit(io, volume, request),
+            Event::Open {
+                open,
+                volume,
+                write,
+                nonblock,
+            } => {
                 self.opened(open, volume, write, nonblock);
             }
             Event::Close { open } => self.closed(open),
@@ -167,10 +176,21 @@ impl Engine {
                 Some(Op::Data(what)) => self.data_sent(what),
                 Some(Op::Control(_)) | None => {}
             },
-            Event::Established { peer, path, resolve_conflicts, challenge } => {
+            Event::Established {
+                peer,
+                path,
+                resolve_conflicts,
+                challenge,
+            } => {
                 self.streams_established(peer, path, resolve_conflicts, challenge);
             }
-            Event::Packet { peer, stream, volume, packet, payload } => {
+            Event::Packet {
+                peer,
+                stream,
+                volume,
+                packet,
+                payload,
+            } => {
                 self.packet(peer, stream, volume, packet, payload);
             }
             Event::Lost { peer, reason } => self.streams_lost(peer, reason),
@@ -242,7 +262,14 @@ impl Engine {
 
     /// Sends a packet about a volume (or [`VolumeNr::CONNECTION`]) without payload.
     pub(crate) fn send(&mut self, peer: NodeId, stream: Stream, volume: VolumeNr, packet: Packet) {
-        self.out.push(Effect::Send { peer, stream, volume, packet, payload: None, notify: None });
+        self.out.push(Effect::Send {
+            peer,
+            stream,
+            volume,
+            packet,
+            payload: None,
+            notify: None,
+        });
     }
 
     /// Sends a packet with payload.
@@ -277,7 +304,12 @@ impl Engine {
         volume: Option<VolumeNr>,
         text: impl Into<String>,
     ) {
-        self.out.push(Effect::Log(LogLine { level, peer, volume, text: text.into() }));
+        self.out.push(Effect::Log(LogLine {
+            level,
+            peer,
+            volume,
+            text: text.into(),
+        }));
     }
 
     fn packet(

@@ -41,7 +41,9 @@ impl Engine {
 
     /// Begins the exchange of a connect transaction (wire protocol, section 7.2).
     pub(crate) fn start_volume_exchange(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.handshake = Handshake::Exchange;
         conn.verdict = None;
         let discard = conn.flags.discard_my_data;
@@ -72,7 +74,11 @@ impl Engine {
         let without = self
             .peer_device(peer, v)
             .is_none_or(|k| k.options.resync_without_replication);
-        if self.conns.get(&peer).is_some_and(|c| c.has(Features::RESYNC_WITHOUT_REPLICATION)) {
+        if self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.has(Features::RESYNC_WITHOUT_REPLICATION))
+        {
             let packet = Packet::EnableReplicationNext(EnableReplication { enable: !without });
             self.send(peer, Stream::Data, v, packet);
             if let Some(known) = self.peer_device_mut(peer, v) {
@@ -89,14 +95,28 @@ impl Engine {
         let mut lost = self.conns.iter().filter(|(n, c)| {
             **n != peer && self.state.cstate(**n) < ConnState::Connected && c.last_dagtag.0 != 0
         });
-        let (Some((node_id, conn)), None) = (lost.next(), lost.next()) else { return };
-        let packet = PeerDagtag { dagtag: conn.last_dagtag, node_id: *node_id };
-        self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::PeerDagtag(packet));
+        let (Some((node_id, conn)), None) = (lost.next(), lost.next()) else {
+            return;
+        };
+        let packet = PeerDagtag {
+            dagtag: conn.last_dagtag,
+            node_id: *node_id,
+        };
+        self.send(
+            peer,
+            Stream::Data,
+            VolumeNr::CONNECTION,
+            Packet::PeerDagtag(packet),
+        );
     }
 
     fn send_sync_param(&mut self, peer: NodeId, v: VolumeNr) {
-        let Some(conn) = self.conns.get(&peer) else { return };
-        let Some(known) = conn.peers.get(&v) else { return };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
+        let Some(known) = conn.peers.get(&v) else {
+            return;
+        };
         let o = &known.options;
         let param = SyncParam {
             rate: o.resync_rate,
@@ -162,7 +182,11 @@ impl Engine {
 
     /// P_ENABLE_REPLICATION with 1.
     pub(crate) fn send_enable_replication(&mut self, peer: NodeId, v: VolumeNr) {
-        if self.conns.get(&peer).is_some_and(|c| c.has(Features::RESYNC_WITHOUT_REPLICATION)) {
+        if self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.has(Features::RESYNC_WITHOUT_REPLICATION))
+        {
             let packet = Packet::EnableReplication(EnableReplication { enable: true });
             self.send(peer, Stream::Data, v, packet);
         }
@@ -172,7 +196,9 @@ impl Engine {
 
     /// Whether every volume of the connection has its initial state, or a verdict is known.
     pub(crate) fn exchange_complete(&self, peer: NodeId) -> bool {
-        let Some(conn) = self.conns.get(&peer) else { return false };
+        let Some(conn) = self.conns.get(&peer) else {
+            return false;
+        };
         conn.verdict.is_some() || conn.peers.values().all(|k| k.flags.initial_state)
     }
 
@@ -192,9 +218,10 @@ impl Engine {
 
     /// The connect transaction was given up; its results mean nothing.
     pub(crate) fn forget_exchange(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
-        if conn.handshake == Handshake::Exchange
-            && self.state.cstate(peer) == ConnState::Connecting
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
+        if conn.handshake == Handshake::Exchange && self.state.cstate(peer) == ConnState::Connecting
         {
             conn.handshake = Handshake::Ready;
         }
@@ -208,12 +235,13 @@ impl Engine {
         let secondary = self.state.role == Role::Secondary;
         let force = self.options.force_secondary_when_outdated && self.state.suspended();
         let may = secondary
-            || (self.state.suspended()
-                && (self.options.on_no_data == OnNoData::IoError || force));
+            || (self.state.suspended() && (self.options.on_no_data == OnNoData::IoError || force));
         if !may {
             return;
         }
-        let Some(conn) = self.conns.get(&peer) else { return };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
         let volumes: Vec<VolumeNr> = conn
             .peers
             .iter()
@@ -229,7 +257,10 @@ impl Engine {
             return;
         }
         let _ = self.change(
-            ChangeFlags { ignore_openers: true, ..ChangeFlags::HARD },
+            ChangeFlags {
+                ignore_openers: true,
+                ..ChangeFlags::HARD
+            },
             |s| {
                 for v in volumes {
                     if let Some(d) = s.devices.get_mut(&v) {
@@ -251,7 +282,9 @@ impl Engine {
         peer: NodeId,
         far_primary: bool,
     ) -> Result<RetCode, RetCode> {
-        let Some(conn) = self.conns.get_mut(&peer) else { return Err(RetCode::NEED_CONNECTION) };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return Err(RetCode::NEED_CONNECTION);
+        };
         conn.verdict = None;
         conn.flags.discard_my_data = false;
         let mut results = Vec::new();
@@ -271,7 +304,10 @@ impl Engine {
             }
         }
         let role = self.peer_role_in_exchange(peer);
-        let flags = ChangeFlags { recalc: true, ..ChangeFlags::HARD };
+        let flags = ChangeFlags {
+            recalc: true,
+            ..ChangeFlags::HARD
+        };
         self.change(flags, |s| {
             let negotiating: Vec<VolumeNr> = s
                 .devices
@@ -288,11 +324,15 @@ impl Engine {
                     }
                 }
             }
-            let Some(conn) = s.conns.get_mut(&peer) else { return };
+            let Some(conn) = s.conns.get_mut(&peer) else {
+                return;
+            };
             conn.cstate = ConnState::Connected;
             conn.peer_role = role;
             for (v, result) in results {
-                let Some(pd) = conn.peers.get_mut(&v) else { continue };
+                let Some(pd) = conn.peers.get_mut(&v) else {
+                    continue;
+                };
                 pd.repl = if negotiating.contains(&v) {
                     ReplState::Established
                 } else {
@@ -305,7 +345,9 @@ impl Engine {
     }
 
     fn peer_role_in_exchange(&self, peer: NodeId) -> Role {
-        self.conns.get(&peer).map_or(Role::Secondary, |c| c.exchange_role)
+        self.conns
+            .get(&peer)
+            .map_or(Role::Secondary, |c| c.exchange_role)
     }
 
     /// Whether a connect transaction between this node and `peer` is under way.
@@ -344,13 +386,14 @@ impl Engine {
         };
         known.flags.quorate = state.quorum;
         if !known.options.bitmap && state.disk > DiskState::Diskless {
-            self.refuse_peer(peer, "the peer has a disk although it is configured without bitmap");
+            self.refuse_peer(
+                peer,
+                "the peer has a disk although it is configured without bitmap",
+            );
             return Ok(());
         }
         let pdisk = match state.disk {
-            DiskState::Negotiating
-                if known.uuids.flags.contains(UuidFlags::INCONSISTENT) =>
-            {
+            DiskState::Negotiating if known.uuids.flags.contains(UuidFlags::INCONSISTENT) => {
                 DiskState::Inconsistent
             }
             DiskState::Negotiating => DiskState::Consistent,
@@ -369,15 +412,11 @@ impl Engine {
     }
 
     /// The state that completes a volume's exchange.
-    fn initial_state(
-        &mut self,
-        peer: NodeId,
-        v: VolumeNr,
-        state: &WireState,
-        pdisk: DiskState,
-    ) {
+    fn initial_state(&mut self, peer: NodeId, v: VolumeNr, state: &WireState, pdisk: DiskState) {
         let susp_peer = state.aftr_isp || state.user_isp;
-        let Some(known) = self.peer_device_mut(peer, v) else { return };
+        let Some(known) = self.peer_device_mut(peer, v) else {
+            return;
+        };
         if !known.flags.uuids_received {
             return;
         }
@@ -392,8 +431,13 @@ impl Engine {
         }
         match self.decide(peer, v, state, pdisk) {
             Ok((repl, pdisk, outdate)) => {
-                let result =
-                    HandshakeResult { repl, peer_role: state.role, pdisk, susp_peer, outdate };
+                let result = HandshakeResult {
+                    repl,
+                    peer_role: state.role,
+                    pdisk,
+                    susp_peer,
+                    outdate,
+                };
                 if let Some(known) = self.peer_device_mut(peer, v) {
                     known.handshake_result = Some(result);
                 }
@@ -448,12 +492,15 @@ impl Engine {
             repl = ReplState::Established;
         }
         let consider = {
-            let peer_starts =
-                matches!(state.repl, ReplState::StartingSyncS | ReplState::StartingSyncT);
+            let peer_starts = matches!(
+                state.repl,
+                ReplState::StartingSyncS | ReplState::StartingSyncT
+            );
             let attached = state.disk == DiskState::Negotiating
                 || self.state.disk(v) == DiskState::Negotiating;
-            let flagged =
-                self.peer_device(peer, v).is_some_and(|k| k.flags.consider_resync);
+            let flagged = self
+                .peer_device(peer, v)
+                .is_some_and(|k| k.flags.consider_resync);
             let crashed_waits = state.repl == ReplState::WFBitMapT
                 && self
                     .peer_device(peer, v)
@@ -499,14 +546,24 @@ impl Engine {
             && state.repl <= ReplState::Established;
         let susp_peer = state.aftr_isp || state.user_isp;
         let role = state.role;
-        let result = self.change(ChangeFlags { recalc: true, ..ChangeFlags::HARD }, |s| {
-            let Some(conn) = s.conns.get_mut(&peer) else { return };
-            conn.peer_role = role;
-            let Some(pd) = conn.peers.get_mut(&v) else { return };
-            pd.repl = repl;
-            pd.pdisk = pdisk;
-            pd.susp_peer = susp_peer;
-        });
+        let result = self.change(
+            ChangeFlags {
+                recalc: true,
+                ..ChangeFlags::HARD
+            },
+            |s| {
+                let Some(conn) = s.conns.get_mut(&peer) else {
+                    return;
+                };
+                conn.peer_role = role;
+                let Some(pd) = conn.peers.get_mut(&v) else {
+                    return;
+                };
+                pd.repl = repl;
+                pd.pdisk = pdisk;
+                pd.susp_peer = susp_peer;
+            },
+        );
         if let Err(code) = result {
             self.log_at(
                 LogLevel::Warn,
@@ -536,20 +593,27 @@ impl Engine {
             }
             self.send_volume_parameters(peer, v);
         }
-        let Some(known) = self.peer_device(peer, v) else { return Ok(()) };
+        let Some(known) = self.peer_device(peer, v) else {
+            return Ok(());
+        };
         if !known.flags.uuids_received {
             return Ok(());
         }
         let (repl, pdisk, _) = match self.decide(peer, v, state, pdisk) {
             Ok(decided) => decided,
             Err(code) => {
-                self.refuse_peer(peer, &format!("volume {v}: cannot connect (code {})", code.0));
+                self.refuse_peer(
+                    peer,
+                    &format!("volume {v}: cannot connect (code {})", code.0),
+                );
                 return Ok(());
             }
         };
         let role = state.role;
         let _ = self.change(ChangeFlags::HARD, |s| {
-            let Some(conn) = s.conns.get_mut(&peer) else { return };
+            let Some(conn) = s.conns.get_mut(&peer) else {
+                return;
+            };
             conn.peer_role = role;
             if let Some(pd) = conn.peers.get_mut(&v) {
                 pd.repl = repl;

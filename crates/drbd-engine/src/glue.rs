@@ -28,12 +28,18 @@ impl Engine {
 
     /// Whether no application write of a volume is under way.
     pub(crate) fn data_quiet(&self, v: VolumeNr) -> bool {
-        !self.data.requests.values().any(|r| r.volume == v && r.is_write())
+        !self
+            .data
+            .requests
+            .values()
+            .any(|r| r.volume == v && r.is_write())
     }
 
     /// A volume exchange begins: sequence numbers start over (wire protocol, section 13.4).
     pub(crate) fn data_exchange_started(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         for known in conn.peers.values_mut() {
             known.data.packet_seq = 0;
             known.data.peer_seq = 0;
@@ -58,7 +64,8 @@ impl Engine {
 
     /// Whether blocks of a resync could not be read or written.
     pub(crate) fn data_resync_failed(&self, peer: NodeId, v: VolumeNr) -> bool {
-        self.resync_info(peer, v).is_some_and(|info| info.failed != 0)
+        self.resync_info(peer, v)
+            .is_some_and(|info| info.failed != 0)
     }
 
     /// What quorum depends on, and the result (state machine, section 11).
@@ -101,6 +108,12 @@ impl Engine {
             let others = self.conns.keys().copied().filter_map(voter);
             count_diskless(own, client, held, others)
         };
-        votes.verdict(self.options.quorum, self.options.quorum_min_redundancy, held).tracked
+        votes
+            .verdict(
+                self.options.quorum,
+                self.options.quorum_min_redundancy,
+                held,
+            )
+            .tracked
     }
 }

@@ -55,7 +55,11 @@ impl Handshake {
 /// With an integrity digest FF_WZEROES is not offered: the reference cannot decode a P_ZEROES then (data
 /// path, section 28, hazard 2).
 fn offered_features(integrity: bool) -> Features {
-    if integrity { Features::ALL.minus(Features::WZEROES) } else { Features::ALL }
+    if integrity {
+        Features::ALL.minus(Features::WZEROES)
+    } else {
+        Features::ALL
+    }
 }
 
 impl Engine {
@@ -72,7 +76,9 @@ impl Engine {
             return;
         }
         let me = self.node_id;
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.handshake = Handshake::Features;
         conn.ctx = Ctx::INITIAL;
         conn.resolve_conflicts = resolve_conflicts;
@@ -92,18 +98,30 @@ impl Engine {
             sender_node_id: u32::from(me.get()),
             receiver_node_id: u32::from(peer.get()),
         };
-        self.push(Effect::Framing { peer, context: Ctx::INITIAL, integrity: None });
+        self.push(Effect::Framing {
+            peer,
+            context: Ctx::INITIAL,
+            integrity: None,
+        });
         self.data_connection_reset(peer);
         self.publish_paths(peer);
-        self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::ConnectionFeatures(features));
+        self.send(
+            peer,
+            Stream::Data,
+            VolumeNr::CONNECTION,
+            Packet::ConnectionFeatures(features),
+        );
         self.arm_handshake(peer, 4);
     }
 
     /// The next packet of the handshake has to come within `n` times ping-timeout.
     fn arm_handshake(&mut self, peer: NodeId, n: u32) {
-        let timeout =
-            self.conns.get(&peer).map_or(Duration::from_millis(500), |c| c.options.ping_timeout);
-        self.timers.set(Timer::Handshake(peer), self.now + timeout * n);
+        let timeout = self
+            .conns
+            .get(&peer)
+            .map_or(Duration::from_millis(500), |c| c.options.ping_timeout);
+        self.timers
+            .set(Timer::Handshake(peer), self.now + timeout * n);
     }
 
     /// The peer speaks: its silence in the handshake counts from now on again.
@@ -127,7 +145,10 @@ impl Engine {
         peer: NodeId,
         packet: &Packet,
     ) -> Result<bool, PacketError> {
-        let step = self.conns.get(&peer).map_or(Handshake::NoStreams, |c| c.handshake);
+        let step = self
+            .conns
+            .get(&peer)
+            .map_or(Handshake::NoStreams, |c| c.handshake);
         match (step, packet) {
             (Handshake::Features, Packet::ConnectionFeatures(f)) => self.features(peer, f),
             (Handshake::Challenge, Packet::AuthChallenge(c)) => self.challenge(peer, c),
@@ -140,10 +161,16 @@ impl Engine {
                 self.refuse_peer(peer, "expected P_CONNECTION_FEATURES as first packet");
             }
             (Handshake::Challenge, _) => {
-                self.refuse_peer(peer, "expected P_AUTH_CHALLENGE: the peer does not authenticate");
+                self.refuse_peer(
+                    peer,
+                    "expected P_AUTH_CHALLENGE: the peer does not authenticate",
+                );
             }
             (Handshake::Response | Handshake::Protocol, other) => {
-                return Err(PacketError::new(format!("unexpected {} in the handshake", other.cmd())));
+                return Err(PacketError::new(format!(
+                    "unexpected {} in the handshake",
+                    other.cmd()
+                )));
             }
             (Handshake::NoStreams, _) => {}
             (Handshake::Ready | Handshake::Exchange, _) => return Ok(false),
@@ -153,16 +180,25 @@ impl Engine {
 
     /// The peer can never be talked to as it is configured: StandAlone (wire protocol, section 1).
     pub(crate) fn refuse_peer(&mut self, peer: NodeId, why: &str) {
-        self.log_at(LogLevel::Error, Some(peer), None, format!("{why}; going StandAlone"));
+        self.log_at(
+            LogLevel::Error,
+            Some(peer),
+            None,
+            format!("{why}; going StandAlone"),
+        );
         self.go_standalone(peer);
     }
 
     fn features(&mut self, peer: NodeId, f: &ConnectionFeatures) {
-        let max = if f.protocol_max == 0 { f.protocol_min } else { f.protocol_max };
+        let max = if f.protocol_max == 0 {
+            f.protocol_min
+        } else {
+            f.protocol_max
+        };
         let own_max = u32::from(VERSION_MAX);
         let version = max.min(own_max);
-        let agreeable =
-            AGREEABLE_MODERN.contains(&u16::try_from(version).unwrap_or(0)) && f.protocol_min <= own_max;
+        let agreeable = AGREEABLE_MODERN.contains(&u16::try_from(version).unwrap_or(0))
+            && f.protocol_min <= own_max;
         if !agreeable {
             let text = format!(
                 "incompatible DRBD dialects: I speak protocol {}-{}, the peer {}-{}",
@@ -173,8 +209,10 @@ impl Engine {
             );
             return self.refuse_peer(peer, &text);
         }
-        let integrity =
-            self.conns.get(&peer).is_some_and(|c| !c.options.integrity_alg.is_empty());
+        let integrity = self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| !c.options.integrity_alg.is_empty());
         let features = Features(f.features.0 & offered_features(integrity).0);
         let version = u16::try_from(version).unwrap_or(VERSION_MAX);
         if version == 121 && features.contains(Features::RESYNC_DAGTAG) {
@@ -192,16 +230,25 @@ impl Engine {
             return self.fail_connection(peer, ConnState::NetworkFailure, &text);
         }
         let ctx = Ctx::new(version, features);
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.ctx = ctx;
         let authenticate = !conn.options.cram_hmac_alg.is_empty();
         let challenge = AuthChallenge(*conn.challenge);
-        self.push(Effect::Framing { peer, context: ctx, integrity: None });
+        self.push(Effect::Framing {
+            peer,
+            context: ctx,
+            integrity: None,
+        });
         self.log_at(
             LogLevel::Info,
             Some(peer),
             None,
-            format!("Agreed network protocol version {version}, features {:#x}", features.0),
+            format!(
+                "Agreed network protocol version {version}, features {:#x}",
+                features.0
+            ),
         );
         if authenticate {
             self.send(
@@ -226,7 +273,11 @@ impl Engine {
     fn auth_parameters(&self, peer: NodeId) -> Option<(HmacAlg, String, AuthChallenge)> {
         let conn = self.conns.get(&peer)?;
         let alg = HmacAlg::from_name(&conn.options.cram_hmac_alg)?;
-        Some((alg, conn.options.shared_secret.clone(), AuthChallenge(*conn.challenge)))
+        Some((
+            alg,
+            conn.options.shared_secret.clone(),
+            AuthChallenge(*conn.challenge),
+        ))
     }
 
     fn challenge(&mut self, peer: NodeId, theirs: &AuthChallenge) {
@@ -237,7 +288,12 @@ impl Engine {
             return self.refuse_peer(peer, &format!("{error}"));
         }
         let response = auth::response(alg, secret.as_bytes(), theirs, Some(self.node_id));
-        self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::AuthResponse(response));
+        self.send(
+            peer,
+            Stream::Data,
+            VolumeNr::CONNECTION,
+            Packet::AuthResponse(response),
+        );
         self.set_handshake(peer, Handshake::Response);
         self.arm_handshake(peer, 4);
     }
@@ -295,14 +351,31 @@ impl Engine {
 
     /// The peer's parameters have to be ours (section 6.3).
     fn protocol(&mut self, peer: NodeId, theirs: &Protocol) {
-        let Some(own) = self.own_protocol(peer) else { return };
+        let Some(own) = self.own_protocol(peer) else {
+            return;
+        };
         let different = [
             ("protocol", own.wire_protocol == theirs.wire_protocol),
-            ("after-sb-0pri", own.after_sb_0p == theirs.after_sb_0p.peer_view()),
-            ("after-sb-1pri", own.after_sb_1p == theirs.after_sb_1p.peer_view()),
-            ("after-sb-2pri", own.after_sb_2p == theirs.after_sb_2p.peer_view()),
-            ("allow-two-primaries", own.two_primaries == theirs.two_primaries),
-            ("data-integrity-alg", own.integrity_alg == theirs.integrity_alg),
+            (
+                "after-sb-0pri",
+                own.after_sb_0p == theirs.after_sb_0p.peer_view(),
+            ),
+            (
+                "after-sb-1pri",
+                own.after_sb_1p == theirs.after_sb_1p.peer_view(),
+            ),
+            (
+                "after-sb-2pri",
+                own.after_sb_2p == theirs.after_sb_2p.peer_view(),
+            ),
+            (
+                "allow-two-primaries",
+                own.two_primaries == theirs.two_primaries,
+            ),
+            (
+                "data-integrity-alg",
+                own.integrity_alg == theirs.integrity_alg,
+            ),
         ]
         .into_iter()
         .find(|(_, same)| !same);
@@ -311,26 +384,37 @@ impl Engine {
         }
         let discard = ConnFlags::DISCARD_MY_DATA;
         if own.conn_flags.contains(discard) && theirs.conn_flags.contains(discard) {
-            return self.refuse_peer(peer, "incompatible discard-my-data settings: set on both sides");
+            return self.refuse_peer(
+                peer,
+                "incompatible discard-my-data settings: set on both sides",
+            );
         }
         let integrity = match own.integrity_alg.as_str() {
             Some("") | None => None,
             Some(name) => match DigestAlg::from_name(name) {
                 Some(alg) => Some(alg),
                 None => {
-                    return self.refuse_peer(peer, &format!("data-integrity-alg {name} is not known"));
+                    return self
+                        .refuse_peer(peer, &format!("data-integrity-alg {name} is not known"));
                 }
             },
         };
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
-        conn.flags.dry_run =
-            conn.flags.tentative || theirs.conn_flags.contains(ConnFlags::DRY_RUN);
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
+        conn.flags.dry_run = conn.flags.tentative || theirs.conn_flags.contains(ConnFlags::DRY_RUN);
         conn.flags.peer_discards = theirs.conn_flags.contains(discard);
         if let Some(alg) = integrity {
-            conn.ctx = conn.ctx.with_integrity_len(u8::try_from(alg.digest_len()).unwrap_or(0));
+            conn.ctx = conn
+                .ctx
+                .with_integrity_len(u8::try_from(alg.digest_len()).unwrap_or(0));
         }
         let context = conn.ctx;
-        self.push(Effect::Framing { peer, context, integrity });
+        self.push(Effect::Framing {
+            peer,
+            context,
+            integrity,
+        });
         self.set_handshake(peer, Handshake::Ready);
         self.arm_handshake(peer, 10);
         self.arm_ping(peer);
@@ -341,7 +425,9 @@ impl Engine {
 
     /// The peer changed its options while connected: its values count (section 6.3).
     fn protocol_update(&mut self, peer: NodeId, theirs: &Protocol) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.options.protocol = theirs.wire_protocol;
         conn.options.after_sb_0pri = theirs.after_sb_0p.peer_view();
         conn.options.after_sb_1pri = theirs.after_sb_1p.peer_view();
@@ -351,13 +437,15 @@ impl Engine {
 
     /// The transport gave a connection up.
     pub(crate) fn streams_lost(&mut self, peer: NodeId, reason: LostReason) {
-        let Some(conn) = self.conns.get(&peer) else { return };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
         if conn.handshake == Handshake::NoStreams {
             // This side gave the streams up already; the transport had not heard of it yet.
             return;
         }
-        let expected = conn.flags.disconnect_expected
-            || self.state.cstate(peer) == ConnState::TearDown;
+        let expected =
+            conn.flags.disconnect_expected || self.state.cstate(peer) == ConnState::TearDown;
         let (state, text) = match reason {
             _ if expected => (ConnState::TearDown, "closed by the peer as agreed"),
             LostReason::Closed => (ConnState::NetworkFailure, "closed by the peer"),
@@ -376,11 +464,13 @@ impl Engine {
         {
             return;
         }
-        let retry_connect = self.conns.get(&peer).is_some_and(|c| {
-            c.options.rr_conflict == crate::options::SbPolicy::RetryConnect
-        }) || (self.state.role == drbd_proto::Role::Primary
-            && self.options.force_secondary_when_outdated
-            && self.state.suspended());
+        let retry_connect = self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.options.rr_conflict == crate::options::SbPolicy::RetryConnect)
+            || (self.state.role == drbd_proto::Role::Primary
+                && self.options.force_secondary_when_outdated
+                && self.state.suspended());
         match code {
             RetCode::TIMEOUT | RetCode::CONCURRENT_ST_CHG | RetCode::IN_TRANSIENT_STATE => {
                 self.retry_connect_in(peer, Duration::from_millis(50));
@@ -396,9 +486,7 @@ impl Engine {
                 self.handshake_outdate(peer);
                 self.retry_connect_in(peer, Duration::from_secs(1));
             }
-            RetCode::HANDSHAKE_DISCONNECT
-            | RetCode::CW_FAILED_BY_PEER
-            | RetCode::TWO_PRIMARIES => {
+            RetCode::HANDSHAKE_DISCONNECT | RetCode::CW_FAILED_BY_PEER | RetCode::TWO_PRIMARIES => {
                 self.handshake_outdate(peer);
                 self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::Disconnect);
                 self.refuse_peer(peer, &format!("connect refused (code {})", code.0));

@@ -32,12 +32,18 @@ impl Engine {
                 c.cstate = ConnState::Connecting;
             }
         });
-        let Some(conn) = self.conns.get(&peer) else { return };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
         let o = &conn.options;
         let options = ConnectOptions {
             connect_int: o.connect_int,
             ping_timeout: o.ping_timeout,
-            sock_check: if o.sock_check.is_zero() { o.ping_timeout } else { o.sock_check },
+            sock_check: if o.sock_check.is_zero() {
+                o.ping_timeout
+            } else {
+                o.sock_check
+            },
             timeout: o.timeout,
             ko_count: o.ko_count,
             sndbuf: o.sndbuf_size,
@@ -45,12 +51,19 @@ impl Engine {
             delay,
         };
         let paths = conn.paths.iter().map(|(p, _)| *p).collect();
-        self.push(Effect::Connect { peer, paths, options });
+        self.push(Effect::Connect {
+            peer,
+            paths,
+            options,
+        });
     }
 
     /// Something went wrong on this side: close the streams and start over.
     pub(crate) fn fail_connection(&mut self, peer: NodeId, reason: ConnState, text: &str) {
-        let live = self.conns.get(&peer).is_some_and(|c| c.handshake != Handshake::NoStreams);
+        let live = self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.handshake != Handshake::NoStreams);
         if !live {
             return;
         }
@@ -67,7 +80,11 @@ impl Engine {
             return;
         }
         let was_connected = cstate == ConnState::Connected;
-        let level = if reason == ConnState::TearDown { LogLevel::Info } else { LogLevel::Warn };
+        let level = if reason == ConnState::TearDown {
+            LogLevel::Info
+        } else {
+            LogLevel::Warn
+        };
         self.log_at(level, Some(peer), None, format!("connection lost: {text}"));
         self.out.forget_peer(peer);
         self.twopc_peer_lost(peer);
@@ -86,7 +103,11 @@ impl Engine {
         if cstate == ConnState::Disconnecting {
             self.set_cstate(peer, ConnState::StandAlone);
         } else {
-            let delay = if was_connected { Duration::ZERO } else { RETRY_DELAY };
+            let delay = if was_connected {
+                Duration::ZERO
+            } else {
+                RETRY_DELAY
+            };
             self.start_connecting(peer, delay);
         }
     }
@@ -166,17 +187,24 @@ impl Engine {
 
     /// Survivors tell each other how far they got in a lost Primary's writes (state machine, section 9.8).
     fn notify_lost_primary(&mut self, lost: NodeId) {
-        let Some(conn) = self.conns.get_mut(&lost) else { return };
+        let Some(conn) = self.conns.get_mut(&lost) else {
+            return;
+        };
         if !core::mem::take(&mut conn.flags.notify_lost_primary) {
             return;
         }
         let dagtag = conn.last_dagtag;
-        let others: Vec<NodeId> = self.connected_nodes().iter().filter(|n| *n != lost).collect();
+        let others: Vec<NodeId> = self
+            .connected_nodes()
+            .iter()
+            .filter(|n| *n != lost)
+            .collect();
         let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
         for peer in others {
             let mut told = false;
             for &v in &volumes {
-                let diskful = |d: DiskState| d >= DiskState::Inconsistent && d != DiskState::Unknown;
+                let diskful =
+                    |d: DiskState| d >= DiskState::Inconsistent && d != DiskState::Unknown;
                 if !diskful(self.state.disk(v)) || !diskful(self.state.pdisk(peer, v)) {
                     continue;
                 }
@@ -187,7 +215,10 @@ impl Engine {
                 self.send_current_uuid(peer, v, self.current_uuid(v));
             }
             if told {
-                let packet = Packet::PeerDagtag(PeerDagtag { dagtag, node_id: lost });
+                let packet = Packet::PeerDagtag(PeerDagtag {
+                    dagtag,
+                    node_id: lost,
+                });
                 self.send(peer, Stream::Data, VolumeNr::CONNECTION, packet);
             }
         }
@@ -200,19 +231,24 @@ impl Engine {
     /// Asks a peer whether it is alive.
     pub(crate) fn ping(&mut self, peer: NodeId) {
         let now = self.now;
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         if !conn.handshake.done() {
             return;
         }
         conn.ping_pending = true;
         let timeout = conn.options.ping_timeout;
-        self.timers.set_if_idle(Timer::PingTimeout(peer), now + timeout);
+        self.timers
+            .set_if_idle(Timer::PingTimeout(peer), now + timeout);
         self.send(peer, Stream::Control, VolumeNr::CONNECTION, Packet::Ping);
     }
 
     /// Asks a peer whether it is alive, and tells `waiter` when that is known.
     pub(crate) fn ping_for(&mut self, peer: NodeId, waiter: PingWaiter) {
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         if conn.handshake.done() {
             conn.ping_waiters.push(waiter);
             self.ping(peer);
@@ -236,13 +272,19 @@ impl Engine {
 
     /// No answer in time.
     pub(crate) fn ping_timeout(&mut self, peer: NodeId) {
-        self.fail_connection(peer, ConnState::NetworkFailure, "P_PING_ACK did not arrive in time");
+        self.fail_connection(
+            peer,
+            ConnState::NetworkFailure,
+            "P_PING_ACK did not arrive in time",
+        );
     }
 
     /// A P_PING_ACK arrived.
     pub(crate) fn ping_ack(&mut self, peer: NodeId) {
         self.timers.cancel(Timer::PingTimeout(peer));
-        let Some(conn) = self.conns.get_mut(&peer) else { return };
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
         conn.ping_pending = false;
         for waiter in core::mem::take(&mut conn.ping_waiters) {
             self.ping_answered(peer, waiter, true);
@@ -263,22 +305,33 @@ impl Engine {
 
     /// Tells observers which path is in use.
     pub(crate) fn publish_paths(&mut self, peer: NodeId) {
-        let Some(conn) = self.conns.get(&peer) else { return };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
         let objects = conn
             .paths
             .iter()
-            .map(|(path, up)| Object::Path { peer, path: *path, established: Some(*up) })
+            .map(|(path, up)| Object::Path {
+                peer,
+                path: *path,
+                established: Some(*up),
+            })
             .collect();
         self.publish_objects(objects, false);
     }
 
     /// Name of a connection for log lines.
     pub(crate) fn conn_name(&self, peer: NodeId) -> alloc::string::String {
-        self.conns.get(&peer).map_or_else(|| peer.to_string(), |c| c.name.clone())
+        self.conns
+            .get(&peer)
+            .map_or_else(|| peer.to_string(), |c| c.name.clone())
     }
 
     /// Whether a connected peer is Primary.
     pub(crate) fn peer_is_primary(&self, peer: NodeId) -> bool {
-        self.state.conns.get(&peer).is_some_and(|c| c.peer_role == Role::Primary)
+        self.state
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.peer_role == Role::Primary)
     }
 }

@@ -8,8 +8,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use drbd_meta::geometry::Geometry;
 use drbd_meta::flags::LocalFlags;
+use drbd_meta::geometry::Geometry;
 use drbd_meta::superblock::{PeerEntry, Superblock};
 use drbd_proto::{NodeId, Role, VolumeNr};
 
@@ -117,13 +117,23 @@ impl Engine {
         let offset = disk.meta.superblock_offset();
         let barrier = disk.options.md_flushes;
         let op = self.op(Op::Control(ControlOp::Superblock(v)));
-        let blocks = vec![MetaBlock { offset, data: block }];
-        self.push(Effect::MetaWrite { op, volume: v, blocks, barrier });
+        let blocks = vec![MetaBlock {
+            offset,
+            data: block,
+        }];
+        self.push(Effect::MetaWrite {
+            op,
+            volume: v,
+            blocks,
+            barrier,
+        });
     }
 
     fn hold_or_release(&mut self) {
-        let writing =
-            self.volumes.values().any(|v| v.disk.as_ref().is_some_and(|d| d.meta.writing.is_some()));
+        let writing = self
+            .volumes
+            .values()
+            .any(|v| v.disk.as_ref().is_some_and(|d| d.meta.writing.is_some()));
         if writing {
             self.out.hold();
         } else {

@@ -59,8 +59,10 @@ impl Outbox {
 
     /// The streams to a peer are gone: packets to it that wait here go nowhere.
     pub(crate) fn forget_peer(&mut self, peer: NodeId) {
-        self.held.retain(|e| !matches!(e, Effect::Send { peer: p, .. } if *p == peer));
-        self.ready.retain(|e| !matches!(e, Effect::Send { peer: p, .. } if *p == peer));
+        self.held
+            .retain(|e| !matches!(e, Effect::Send { peer: p, .. } if *p == peer));
+        self.ready
+            .retain(|e| !matches!(e, Effect::Send { peer: p, .. } if *p == peer));
     }
 
     /// Takes what is ready.

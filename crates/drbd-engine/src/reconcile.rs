@@ -28,7 +28,8 @@ impl Engine {
             // Perhaps we did not notice yet: the answer to a ping, or its absence, tells.
             self.ping(lost);
         }
-        self.waiting_dagtags.retain(|(p, l, _)| (*p, *l) != (peer, lost));
+        self.waiting_dagtags
+            .retain(|(p, l, _)| (*p, *l) != (peer, lost));
         self.waiting_dagtags.push((peer, lost, packet.dagtag));
         if self.state.cstate(lost) < ConnState::Connected {
             self.reconcile_waiting(lost);
@@ -37,8 +38,9 @@ impl Engine {
 
     /// The own cleanup of a lost connection is complete.
     pub(crate) fn reconcile_waiting(&mut self, lost: NodeId) {
-        let (now, later): (Vec<_>, Vec<_>) =
-            core::mem::take(&mut self.waiting_dagtags).into_iter().partition(|w| w.1 == lost);
+        let (now, later): (Vec<_>, Vec<_>) = core::mem::take(&mut self.waiting_dagtags)
+            .into_iter()
+            .partition(|w| w.1 == lost);
         self.waiting_dagtags = later;
         for (peer, lost, theirs) in now {
             if self.state.cstate(peer) == ConnState::Connected {
@@ -59,7 +61,9 @@ impl Engine {
         if busy {
             return self.reconciled(peer, None);
         }
-        let Some(own) = self.conns.get(&lost).map(|c| c.last_dagtag) else { return };
+        let Some(own) = self.conns.get(&lost).map(|c| c.last_dagtag) else {
+            return;
+        };
         let offset = own.0.wrapping_sub(theirs.0) as i64;
         let mut direction = None;
         for &v in &volumes {
@@ -93,9 +97,7 @@ impl Engine {
                 LogLevel::Info,
                 Some(peer),
                 None,
-                format!(
-                    "No reconciliation resync even though '{name}' disappeared. (o={offset})"
-                ),
+                format!("No reconciliation resync even though '{name}' disappeared. (o={offset})"),
             );
             for &v in &volumes {
                 if let Some(slot) = self.slot_of(peer, v) {
@@ -113,7 +115,11 @@ impl Engine {
             None,
             format!("Reconciliation resync because '{name}' disappeared. (o={offset})"),
         );
-        let repl = if sign > 0 { ReplState::WFBitMapS } else { ReplState::WFBitMapT };
+        let repl = if sign > 0 {
+            ReplState::WFBitMapS
+        } else {
+            ReplState::WFBitMapT
+        };
         if let Some(conn) = self.conns.get_mut(&peer) {
             for known in conn.peers.values_mut() {
                 known.flags.reconciliation_resync = true;
@@ -141,8 +147,11 @@ impl Engine {
             }
         }
         let owes = self.volumes.keys().any(|v| self.owes_reconciliation(*v));
-        let consistent =
-            self.state.devices.values().any(|d| d.disk == DiskState::Consistent);
+        let consistent = self
+            .state
+            .devices
+            .values()
+            .any(|d| d.disk == DiskState::Consistent);
         if !owes && consistent {
             self.want_empty_twopc();
         }
@@ -150,7 +159,10 @@ impl Engine {
 
     /// A reconciliation resync has ended: when nothing is owed any more the disks can be trusted again.
     pub(crate) fn after_reconciliation(&mut self, peer: NodeId) {
-        let adopt = self.conns.get_mut(&peer).and_then(|c| c.adopt_dagtag.take());
+        let adopt = self
+            .conns
+            .get_mut(&peer)
+            .and_then(|c| c.adopt_dagtag.take());
         if let Some((lost, dagtag)) = adopt {
             if self.state.cstate(lost) < ConnState::Connected {
                 if let Some(conn) = self.conns.get_mut(&lost) {

@@ -39,13 +39,20 @@ impl Engine {
                     .map(|k| core::mem::take(&mut k.finished_early))
                     .unwrap_or(false),
             );
-        let to = if source { ReplState::SyncSource } else { ReplState::SyncTarget };
+        let to = if source {
+            ReplState::SyncSource
+        } else {
+            ReplState::SyncTarget
+        };
         let bits = self.bitmap_weight(peer, v);
         self.log_at(
             LogLevel::Info,
             Some(peer),
             Some(v),
-            format!("Began resync as {to} (will sync {} KB [{bits} bits set]).", bits * 4),
+            format!(
+                "Began resync as {to} (will sync {} KB [{bits} bits set]).",
+                bits * 4
+            ),
         );
         let _ = self.change(ChangeFlags::HARD, |s| {
             if let Some(pd) = s.pd_mut(peer, v) {
@@ -64,26 +71,32 @@ impl Engine {
 
     /// Section 7.9, start.
     fn target_starts(&mut self, peer: NodeId, v: VolumeNr) {
-        let already_target =
-            self.state.peers_of(v).any(|(n, _, pd)| n != peer && pd.is_sync_target());
+        let already_target = self
+            .state
+            .peers_of(v)
+            .any(|(n, _, pd)| n != peer && pd.is_sync_target());
         let peers = self.peer_facts(v);
         let Some(nodes) = self.nodes(v) else { return };
         let dagtag = self.data_dagtag();
         let mut rng = self.rng.clone();
         let mut random = || drbd_proto::Uuid(rng.next()).identity();
-        let Some(volume) = self.volumes.get_mut(&v) else { return };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
         if !already_target {
             volume.flags.stable_resync = false;
         }
-        let Some(disk) = volume.disk.as_mut() else { return };
+        let Some(disk) = volume.disk.as_mut() else {
+            return;
+        };
         let Some(known) = self.conns.get_mut(&peer).and_then(|c| c.peers.get_mut(&v)) else {
             return;
         };
         known.flags.unstable_resync = false;
-        known.flags.sync_src_crashed_pri =
-            known.uuids.flags.contains(UuidFlags::CRASHED_PRIMARY);
+        known.flags.sync_src_crashed_pri = known.uuids.flags.contains(UuidFlags::CRASHED_PRIMARY);
         known.start_uuid =
-            disk.gen_ids.start_resync(&known.uuids, dagtag, &peers, &nodes, &mut random);
+            disk.gen_ids
+                .start_resync(&known.uuids, dagtag, &peers, &nodes, &mut random);
         self.rng = rng;
         self.md_touch();
         self.judge_source(v);
@@ -99,7 +112,9 @@ impl Engine {
             .map(|(n, _, _)| n)
             .collect();
         for source in sources {
-            let Some(known) = self.peer_device(source, v) else { continue };
+            let Some(known) = self.peer_device(source, v) else {
+                continue;
+            };
             if known.uuids.flags.contains(UuidFlags::STABLE) {
                 continue;
             }
@@ -132,9 +147,9 @@ impl Engine {
     /// there when it answers (data path, section 16.6).
     pub(crate) fn resync_finished(&mut self, peer: NodeId, v: VolumeNr, failed: bool) {
         let waits = self.conns.get(&peer).is_some_and(|c| {
-            c.ping_waiters.iter().any(
-                |w| matches!(w, PingWaiter::ResyncFinish { volume, .. } if *volume == v),
-            )
+            c.ping_waiters
+                .iter()
+                .any(|w| matches!(w, PingWaiter::ResyncFinish { volume, .. } if *volume == v))
         });
         if !waits {
             self.ping_for(peer, PingWaiter::ResyncFinish { volume: v, failed });
@@ -150,7 +165,9 @@ impl Engine {
             // Bits were set meanwhile: another pass finds them.
             return self.data_resync_again(peer, v);
         }
-        let Some(known) = self.peer_device(peer, v) else { return };
+        let Some(known) = self.peer_device(peer, v) else {
+            return;
+        };
         let unstable = known.flags.unstable_resync;
         let crashed_source = known.flags.sync_src_crashed_pri;
         let stable_before = self.volumes.get(&v).is_some_and(|x| x.flags.stable_resync);
@@ -160,7 +177,10 @@ impl Engine {
             LogLevel::Info,
             Some(peer),
             Some(v),
-            format!("Resync done{}", if stable { "" } else { " (unstable source)" }),
+            format!(
+                "Resync done{}",
+                if stable { "" } else { " (unstable source)" }
+            ),
         );
         if failed {
             let _ = self.change(ChangeFlags::HARD, |s| {
@@ -206,7 +226,9 @@ impl Engine {
                 d.disk = source_disk;
             }
             for (n, c) in &mut s.conns {
-                let Some(pd) = c.peers.get_mut(&v) else { continue };
+                let Some(pd) = c.peers.get_mut(&v) else {
+                    continue;
+                };
                 if *n == peer {
                     pd.repl = ReplState::Established;
                     pd.resync_active = false;
@@ -224,7 +246,9 @@ impl Engine {
     /// The source's generation is ours now (section 7.9, end).
     fn adopt_source(&mut self, peer: NodeId, v: VolumeNr) -> NodeMask {
         let peers = self.peer_facts(v);
-        let Some(nodes) = self.nodes(v) else { return NodeMask::EMPTY };
+        let Some(nodes) = self.nodes(v) else {
+            return NodeMask::EMPTY;
+        };
         let dagtag = self.data_dagtag();
         let primary = self.state.role == drbd_proto::Role::Primary;
         let Some(disk) = self.volumes.get_mut(&v).and_then(|x| x.disk.as_mut()) else {
@@ -259,11 +283,19 @@ impl Engine {
         self.log_at(LogLevel::Info, Some(peer), Some(v), "Resync done");
         let susp_peer = state.aftr_isp || state.user_isp;
         let _ = self.change(ChangeFlags::HARD, |s| {
-            let Some(c) = s.conns.get_mut(&peer) else { return };
+            let Some(c) = s.conns.get_mut(&peer) else {
+                return;
+            };
             c.peer_role = role;
-            let Some(pd) = c.peers.get_mut(&v) else { return };
+            let Some(pd) = c.peers.get_mut(&v) else {
+                return;
+            };
             pd.repl = ReplState::Established;
-            pd.pdisk = if failed { DiskState::Inconsistent } else { pdisk };
+            pd.pdisk = if failed {
+                DiskState::Inconsistent
+            } else {
+                pdisk
+            };
             pd.susp_peer = susp_peer;
         });
         Ok(())

@@ -109,7 +109,9 @@ impl Engine {
 
     fn role_change_begin(&mut self) {
         let connected = self.connected_nodes();
-        let Some(r) = self.role_change.as_mut() else { return };
+        let Some(r) = self.role_change.as_mut() else {
+            return;
+        };
         r.attempts += 1;
         if r.to != Role::Primary {
             r.stage = Stage::Settling;
@@ -128,7 +130,9 @@ impl Engine {
 
     /// A peer answered, or is gone.
     pub(crate) fn role_change_ping(&mut self, peer: NodeId) {
-        let Some(r) = self.role_change.as_mut() else { return };
+        let Some(r) = self.role_change.as_mut() else {
+            return;
+        };
         r.pinged.remove(peer);
         if r.stage == Stage::Pinging && r.pinged.is_empty() {
             r.stage = Stage::Settling;
@@ -171,19 +175,25 @@ impl Engine {
         let consistent = |d: DiskState| d == DiskState::Consistent;
         !self.state.devices.iter().any(|(v, d)| {
             consistent(d.disk)
-                || self.state.peers_of(*v).any(|(_, c, pd)| {
-                    c.cstate == ConnState::Connected && consistent(pd.pdisk)
-                })
+                || self
+                    .state
+                    .peers_of(*v)
+                    .any(|(_, c, pd)| c.cstate == ConnState::Connected && consistent(pd.pdisk))
                 || (self.owes_reconciliation(*v)
                     && matches!(d.disk, DiskState::Outdated | DiskState::Inconsistent))
         })
     }
 
     fn role_change_propose(&mut self) {
-        let Some(r) = self.role_change.as_mut() else { return };
+        let Some(r) = self.role_change.as_mut() else {
+            return;
+        };
         r.stage = Stage::Proposing;
         let kind = match r.to {
-            Role::Primary => ChangeKind::Promote { lift: r.lift, outdate: r.outdate },
+            Role::Primary => ChangeKind::Promote {
+                lift: r.lift,
+                outdate: r.outdate,
+            },
             _ => ChangeKind::Demote { force: r.force },
         };
         self.twopc_request(kind, Requester::RoleChange);
@@ -191,7 +201,9 @@ impl Engine {
 
     /// The cluster-wide change has ended.
     pub(crate) fn role_change_decided(&mut self, result: Result<RetCode, RetCode>) {
-        let Some(r) = self.role_change.as_mut() else { return };
+        let Some(r) = self.role_change.as_mut() else {
+            return;
+        };
         let code = match result {
             Ok(code) => return self.role_change_done(code),
             Err(code) => code,
@@ -230,7 +242,9 @@ impl Engine {
             }
             _ => {}
         }
-        let Some(r) = self.role_change.take() else { return };
+        let Some(r) = self.role_change.take() else {
+            return;
+        };
         self.tell_asker(r.asker, Err(code));
     }
 
@@ -242,7 +256,9 @@ impl Engine {
     }
 
     fn role_change_done(&mut self, code: RetCode) {
-        let Some(r) = self.role_change.take() else { return };
+        let Some(r) = self.role_change.take() else {
+            return;
+        };
         self.timers.cancel(Timer::RoleChange);
         if r.to == Role::Primary {
             if let Asker::Command(_) = r.asker {
@@ -329,7 +345,10 @@ impl Engine {
     /// Somebody opens a volume (section 10.3).
     pub(crate) fn opened(&mut self, open: OpenId, v: VolumeNr, write: bool, nonblock: bool) {
         let Some(volume) = self.volumes.get_mut(&v) else {
-            self.push(Effect::OpenDone { open, result: Err(OpenError::NoVolume) });
+            self.push(Effect::OpenDone {
+                open,
+                result: Err(OpenError::NoVolume),
+            });
             return;
         };
         volume.openers.insert(open, write);
@@ -376,16 +395,25 @@ impl Engine {
             let primary = self.state.role == Role::Primary;
             let known = self.volumes.values().any(|v| v.openers.contains_key(&open));
             if known && primary {
-                self.push(Effect::OpenDone { open, result: Ok(()) });
+                self.push(Effect::OpenDone {
+                    open,
+                    result: Ok(()),
+                });
             } else if known {
                 self.forget_opener(open);
-                self.push(Effect::OpenDone { open, result: Err(OpenError::ReadOnly) });
+                self.push(Effect::OpenDone {
+                    open,
+                    result: Err(OpenError::ReadOnly),
+                });
             }
         }
     }
 
     fn forget_opener(&mut self, open: OpenId) -> Option<bool> {
-        let volume = self.volumes.values_mut().find(|v| v.openers.contains_key(&open))?;
+        let volume = self
+            .volumes
+            .values_mut()
+            .find(|v| v.openers.contains_key(&open))?;
         let v = volume.nr;
         let write = volume.openers.remove(&open);
         self.publish_device(v);
@@ -394,12 +422,17 @@ impl Engine {
 
     /// An opener is gone.
     pub(crate) fn closed(&mut self, open: OpenId) {
-        let Some(write) = self.forget_opener(open) else { return };
+        let Some(write) = self.forget_opener(open) else {
+            return;
+        };
         let any = self.volumes.values().any(|v| !v.openers.is_empty());
         if self.state.fail_io && !any {
             let _ = self.change(ChangeFlags::HARD, |s| s.fail_io = false);
         }
-        let writer = self.volumes.values().any(|v| v.openers.values().any(|w| *w));
+        let writer = self
+            .volumes
+            .values()
+            .any(|v| v.openers.values().any(|w| *w));
         if write {
             self.data_close_epoch();
             self.data_flush_peer_acks();

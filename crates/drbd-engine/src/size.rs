@@ -28,9 +28,9 @@ fn min_not_zero(a: u64, b: u64) -> u64 {
 impl Engine {
     /// local max: what the own disk can offer, in sectors; 0 without disk.
     fn local_max(&self, v: VolumeNr) -> u64 {
-        self.disk_ref(v)
-            .filter(|d| d.loaded)
-            .map_or(0, |d| d.meta.geometry.attach_limit(d.backing.disk_bytes >> 9))
+        self.disk_ref(v).filter(|d| d.loaded).map_or(0, |d| {
+            d.meta.geometry.attach_limit(d.backing.disk_bytes >> 9)
+        })
     }
 
     /// partition capacity (section 15.1).
@@ -48,7 +48,9 @@ impl Engine {
         let mut p = 0;
         let mut all_known = true;
         for (n, conn) in &self.conns {
-            let Some(k) = conn.peers.get(&v) else { continue };
+            let Some(k) = conn.peers.get(&v) else {
+                continue;
+            };
             if k.sizes.known {
                 p = min_not_zero(p, k.sizes.max_size);
             } else {
@@ -62,9 +64,17 @@ impl Engine {
             }
         }
         let m = self.partition_capacity(v);
-        p = if all_known { min_not_zero(p, m) } else { min_not_zero(p, la_size) };
+        p = if all_known {
+            min_not_zero(p, m)
+        } else {
+            min_not_zero(p, la_size)
+        };
         let size = min_not_zero(p, m);
-        if user != 0 && user <= size { user } else { size }
+        if user != 0 && user <= size {
+            user
+        } else {
+            size
+        }
     }
 
     fn user_size(&self, v: VolumeNr) -> u64 {
@@ -92,7 +102,9 @@ impl Engine {
         if !self.resize_bitmap(v, size, fill) {
             return Err("no memory for the bitmap".into());
         }
-        let Some(volume) = self.volumes.get_mut(&v) else { return Ok(()) };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return Ok(());
+        };
         if volume.size != size {
             let old = volume.size;
             volume.size = size;
@@ -112,7 +124,10 @@ impl Engine {
     pub(crate) fn maybe_persist_size(&mut self, v: VolumeNr) {
         let size = self.volumes.get(&v).map_or(0, |x| x.size);
         let any = self.state.disk(v) == DiskState::UpToDate
-            || self.state.peers_of(v).any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
+            || self
+                .state
+                .peers_of(v)
+                .any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
         let Some(disk) = self.disk_mut(v) else { return };
         if !disk.loaded || disk.meta.sb.effective_size == size || size == 0 {
             return;
@@ -127,8 +142,12 @@ impl Engine {
 
     /// "send sizes".
     pub(crate) fn send_sizes(&mut self, peer: NodeId, v: VolumeNr, dds_flags: u16) {
-        let Some(volume) = self.volumes.get(&v) else { return };
-        let Some(conn) = self.conns.get(&peer) else { return };
+        let Some(volume) = self.volumes.get(&v) else {
+            return;
+        };
+        let Some(conn) = self.conns.get(&peer) else {
+            return;
+        };
         if !conn.handshake.done() {
             return;
         }
@@ -139,16 +158,18 @@ impl Engine {
             alignment_offset: 0,
             io_min: attached.map_or(512, |d| d.backing.physical_block),
             io_opt: 0,
-            discard_enabled: u8::from(
-                attached.is_some_and(|d| d.backing.discard_granularity != 0),
-            ),
+            discard_enabled: u8::from(attached.is_some_and(|d| d.backing.discard_granularity != 0)),
             discard_zeroes_data: 0,
             write_same_capable: 0,
             bm_block_shift: attached.map_or(0, |d| {
                 u8::try_from((d.meta.sb.block_size.bytes() >> 12).trailing_zeros()).unwrap_or(0)
             }),
         });
-        let d_size = if attached.is_some() { self.partition_capacity(v) } else { 0 };
+        let d_size = if attached.is_some() {
+            self.partition_capacity(v)
+        } else {
+            0
+        };
         let sizes = Sizes {
             d_size: Sectors(d_size),
             u_size: Sectors(attached.map_or(0, |d| d.options.size)),
@@ -211,11 +232,14 @@ impl Engine {
         let size = self.new_size(v, user);
         let local_max = self.local_max(v);
         if size < current && self.state.disk(v) >= DiskState::Outdated && handshake {
-            let text = format!("volume {v}: the peer's disk size is too small! ({size} < {current} sectors)");
+            let text = format!(
+                "volume {v}: the peer's disk size is too small! ({size} < {current} sectors)"
+            );
             return self.reject_sizes(peer, &text);
         }
         if !handshake && local_max < c {
-            let text = format!("volume {v}: the peer's device has {c} sectors, here fit {local_max}");
+            let text =
+                format!("volume {v}: the peer's device has {c} sectors, here fit {local_max}");
             return self.reject_sizes(peer, &text);
         }
         if let Some(disk) = self.disk_mut(v) {
@@ -255,20 +279,26 @@ impl Engine {
             return Ok(());
         }
         if size < current && self.state.role == Role::Primary {
-            let text = format!("volume {v}: the peer's device is smaller than mine; demote me first");
+            let text =
+                format!("volume {v}: the peer's device is smaller than mine; demote me first");
             return self.reject_sizes(peer, &text);
         }
         let smaller = self.conns.iter().any(|(n, c)| {
             *n != peer
-                && c.peers.get(&v).is_some_and(|k| {
-                    k.sizes.known && k.sizes.d_size != 0 && k.sizes.d_size < size
-                })
+                && c.peers
+                    .get(&v)
+                    .is_some_and(|k| k.sizes.known && k.sizes.d_size != 0 && k.sizes.d_size < size)
         });
         if smaller {
             return Ok(());
         }
-        self.apply_size(v, size, Fill::Set).map_err(PacketError::new)?;
-        let peers: Vec<NodeId> = self.connected_nodes().iter().filter(|n| *n != peer).collect();
+        self.apply_size(v, size, Fill::Set)
+            .map_err(PacketError::new)?;
+        let peers: Vec<NodeId> = self
+            .connected_nodes()
+            .iter()
+            .filter(|n| *n != peer)
+            .collect();
         for n in peers {
             self.send_sizes(n, v, 0);
         }
@@ -290,14 +320,20 @@ impl Engine {
         let state: State = self.state.clone();
         let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
         for v in volumes {
-            let Some(volume) = self.volumes.get(&v) else { continue };
+            let Some(volume) = self.volumes.get(&v) else {
+                continue;
+            };
             let known: Vec<_> = self
                 .conns
                 .iter()
                 .filter(|(n, _)| state.cstate(**n) == ConnState::Connected)
                 .filter_map(|(_, c)| c.peers.get(&v).map(|k| (c, k)))
                 .collect();
-            let backing = volume.disk.as_ref().filter(|d| d.loaded).map(|d| &d.backing);
+            let backing = volume
+                .disk
+                .as_ref()
+                .filter(|d| d.loaded)
+                .map(|d| &d.backing);
             let logical = known
                 .iter()
                 .map(|(_, k)| k.sizes.logical_block)

@@ -5,9 +5,7 @@ use alloc::vec::Vec;
 use drbd_proto::{NodeId, ReplState, VolumeNr};
 
 use crate::engine::Engine;
-use crate::status::{
-    ConnectionInfo, DeviceInfo, PeerDeviceInfo, ResourceInfo, ResourceStatus,
-};
+use crate::status::{ConnectionInfo, DeviceInfo, PeerDeviceInfo, ResourceInfo, ResourceStatus};
 
 impl Engine {
     /// The resource as a whole.
@@ -70,7 +68,9 @@ impl Engine {
         let pd = self.state.pd(peer, v)?;
         let stats = self.data_peer_stats(peer, v);
         let bits = self.bitmap_weight(peer, v);
-        let per_bit = self.disk_ref(v).map_or(8, |d| u64::from(d.meta.sb.block_size.bytes() >> 9));
+        let per_bit = self
+            .disk_ref(v)
+            .map_or(8, |d| u64::from(d.meta.sb.block_size.bytes() >> 9));
         let disk = self.state.disk(v);
         let comb_dep = pd.susp_dependency
             || pd.susp_other_c

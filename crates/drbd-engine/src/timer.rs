@@ -70,8 +70,12 @@ impl Timers {
 
     /// Takes the timers that are due, earliest first.
     pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Timer> {
-        let mut due: Vec<(Instant, Timer)> =
-            self.at.iter().filter(|(_, at)| **at <= now).map(|(t, at)| (*at, *t)).collect();
+        let mut due: Vec<(Instant, Timer)> = self
+            .at
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(t, at)| (*at, *t))
+            .collect();
         due.sort();
         for (_, timer) in &due {
             self.at.remove(timer);

@@ -132,7 +132,9 @@ impl Engine {
     /// The flags of a UUIDs packet to a peer, without the reason for sending it (section 7.13).
     pub(crate) fn uuid_flags(&self, peer: NodeId, v: VolumeNr) -> UuidFlags {
         let mut flags = UuidFlags::NONE;
-        let Some(volume) = self.volumes.get(&v) else { return flags };
+        let Some(volume) = self.volumes.get(&v) else {
+            return flags;
+        };
         let known = self.peer_device(peer, v);
         if known.is_some_and(|k| k.flags.discard_my_data) {
             flags = flags.union(UuidFlags::DISCARD_MY_DATA);
@@ -140,7 +142,11 @@ impl Engine {
         if volume.flags.crashed_primary {
             flags = flags.union(UuidFlags::CRASHED_PRIMARY);
         }
-        if volume.disk.as_ref().is_some_and(|d| !d.meta.was_consistent()) {
+        if volume
+            .disk
+            .as_ref()
+            .is_some_and(|d| !d.meta.was_consistent())
+        {
             flags = flags.union(UuidFlags::INCONSISTENT);
         }
         if self.stable(&self.state, v).0 {
@@ -164,12 +170,14 @@ impl Engine {
             return;
         }
         let primary = self.state.role == Role::Primary;
-        let weak_if =
-            primary || reason.contains(UuidFlags::NEW_DATAGEN);
+        let weak_if = primary || reason.contains(UuidFlags::NEW_DATAGEN);
         if !self.local_disk_at_least(v, DiskState::Negotiating) {
             let uuid = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
             if let Some(known) = self.peer_device_mut(peer, v) {
-                known.sent = SentUuids { current: uuid, ..SentUuids::default() };
+                known.sent = SentUuids {
+                    current: uuid,
+                    ..SentUuids::default()
+                };
             }
             return self.send_current_uuid(peer, v, uuid);
         }
@@ -184,8 +192,17 @@ impl Engine {
         let dirty_bits = self.bitmap_weight(peer, v);
         let pv = self.conns.get(&peer).map_or(0, |c| u32::from(c.apv()));
         let peers = self.peer_facts(v);
-        let (Some(nodes), Some(disk)) = (self.nodes(v), self.disk_ref(v)) else { return };
-        let compose = Compose { to: peer, pv, resolved, dirty_bits, flags, node_mask };
+        let (Some(nodes), Some(disk)) = (self.nodes(v), self.disk_ref(v)) else {
+            return;
+        };
+        let compose = Compose {
+            to: peer,
+            pv,
+            resolved,
+            dirty_bits,
+            flags,
+            node_mask,
+        };
         let packet = disk.gen_ids.compose(&compose, &peers, &nodes);
         let sent = SentUuids {
             current: resolved,
@@ -256,7 +273,9 @@ impl Engine {
 
     /// Makes a new generation that is due.
     pub(crate) fn new_uuid_now_if_due(&mut self, v: VolumeNr) {
-        let Some(volume) = self.volumes.get_mut(&v) else { return };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
         if !volume.flags.new_cur_uuid {
             return;
         }
@@ -300,7 +319,9 @@ impl Engine {
         let mut rng = self.rng.clone();
         let mut random = || Uuid(rng.next()).identity();
         let Some(disk) = self.disk_mut(v) else { return };
-        let made = disk.gen_ids.new_current(weak, dagtag, primary, &peers, &nodes, &mut random);
+        let made = disk
+            .gen_ids
+            .new_current(weak, dagtag, primary, &peers, &nodes, &mut random);
         let current = disk.gen_ids.current();
         self.rng = rng;
         if made.is_none() {
@@ -313,11 +334,18 @@ impl Engine {
             LogLevel::Info,
             None,
             Some(v),
-            format!("new current UUID: {current} weak: {:016X}", self.weak_nodes(v).0),
+            format!(
+                "new current UUID: {current} weak: {:016X}",
+                self.weak_nodes(v).0
+            ),
         );
         self.data_close_epoch();
         self.md_touch();
-        let reason = if forced { UuidFlags::NONE } else { UuidFlags::NEW_DATAGEN };
+        let reason = if forced {
+            UuidFlags::NONE
+        } else {
+            UuidFlags::NEW_DATAGEN
+        };
         let to: Vec<NodeId> = self.established_peers(v).collect();
         if !forced {
             for peer in to {
@@ -328,7 +356,9 @@ impl Engine {
 
     /// Section 7.4: a Primary without UpToDate disk begins a new generation through its peers.
     fn new_exposed_uuid(&mut self, v: VolumeNr) {
-        let Some(volume) = self.volumes.get(&v) else { return };
+        let Some(volume) = self.volumes.get(&v) else {
+            return;
+        };
         if volume.flags.exposed_unconfirmed && self.options.on_no_quorum != OnNoQuorum::IoError {
             return;
         }
@@ -342,10 +372,11 @@ impl Engine {
             .collect();
         let mut due = false;
         for (n, _, pd) in self.state.peers_of(v) {
-            let Some(known) = self.peer_device(n, v) else { continue };
+            let Some(known) = self.peer_device(n, v) else {
+                continue;
+            };
             if pd.repl >= ReplState::Established && pd.pdisk == DiskState::UpToDate {
-                let is_client =
-                    |m: NodeId| configured.iter().any(|(c, bitmap)| *c == m && !bitmap);
+                let is_client = |m: NodeId| configured.iter().any(|(c, bitmap)| *c == m && !bitmap);
                 let zero = NodeId::all().any(|m| {
                     m != n
                         && (m != me || !client)
@@ -355,8 +386,7 @@ impl Engine {
                 });
                 let none_tracked = client
                     && configured.iter().all(|(m, _)| {
-                        *m == n
-                            || known.uuids.bitmap(*m).is_none_or(|u| u.is_none())
+                        *m == n || known.uuids.bitmap(*m).is_none_or(|u| u.is_none())
                     });
                 due |= zero || none_tracked;
             }
@@ -378,7 +408,12 @@ impl Engine {
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.exposed = uuid;
         }
-        self.log_at(LogLevel::Info, None, Some(v), format!("new exposed UUID: {uuid}"));
+        self.log_at(
+            LogLevel::Info,
+            None,
+            Some(v),
+            format!("new exposed UUID: {uuid}"),
+        );
         let to: Vec<NodeId> = self.established_peers(v).collect();
         for peer in to {
             if let Some(known) = self.peer_device_mut(peer, v) {
@@ -427,8 +462,7 @@ impl Engine {
         if let Some(disk) = self.disk_mut(v) {
             for n in existing.iter() {
                 if let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) {
-                    if entry.bitmap_index.is_none()
-                        && !entry.flags.contains(PeerFlags::NODE_EXISTS)
+                    if entry.bitmap_index.is_none() && !entry.flags.contains(PeerFlags::NODE_EXISTS)
                     {
                         entry.flags.insert(PeerFlags::NODE_EXISTS);
                         changed = true;
@@ -462,7 +496,10 @@ impl Engine {
         let peers = self.peer_facts(v);
         let Some(nodes) = self.nodes(v) else { return };
         if repl < ReplState::Established && equal {
-            let sent = self.peer_device(peer, v).map(|k| k.sent).unwrap_or_default();
+            let sent = self
+                .peer_device(peer, v)
+                .map(|k| k.sent)
+                .unwrap_or_default();
             let bits = self.bitmap_weight(peer, v);
             let Some(disk) = self.disk_mut(v) else { return };
             let missed = disk.gen_ids.missed_end(peer, new, sent.bitmap, bits, pv);
@@ -574,21 +611,24 @@ impl Engine {
         let mut tell: NodeMask = self
             .state
             .peers_of(v)
-            .filter(|(n, _, pd)| {
-                *n != from
-                    && (matches!(
-                        pd.repl,
-                        ReplState::WFBitMapS
-                            | ReplState::SyncSource
-                            | ReplState::PausedSyncS
-                            | ReplState::Established
-                    ) || pd.pdisk == DiskState::Diskless)
+            .filter(|(_, _, pd)| {
+                matches!(
+                    pd.repl,
+                    ReplState::WFBitMapS
+                        | ReplState::SyncSource
+                        | ReplState::PausedSyncS
+                        | ReplState::Established
+                ) || pd.pdisk == DiskState::Diskless
             })
             .map(|(n, _, _)| n)
             .collect();
         if !target {
             let up_to_date = self.state.disk(v) == DiskState::UpToDate;
-            let dagtag = self.conns.get(&from).map(|c| c.last_dagtag).unwrap_or_default();
+            let dagtag = self
+                .conns
+                .get(&from)
+                .map(|c| c.last_dagtag)
+                .unwrap_or_default();
             let primary = self.state.role == Role::Primary;
             let peers = self.peer_facts(v);
             let Some(nodes) = self.nodes(v) else { return };
@@ -596,7 +636,14 @@ impl Engine {
             let mut random = || Uuid(rng.next()).identity();
             let Some(disk) = self.disk_mut(v) else { return };
             let rotated = disk.gen_ids.follow(
-                uuid, weak, dagtag, up_to_date, primary, &peers, &nodes, &mut random,
+                uuid,
+                weak,
+                dagtag,
+                up_to_date,
+                primary,
+                &peers,
+                &nodes,
+                &mut random,
             );
             let current = disk.gen_ids.current();
             self.rng = rng;
@@ -608,8 +655,11 @@ impl Engine {
             }
             self.md_touch();
         }
-        let to: Vec<NodeId> =
-            self.connected_nodes().iter().filter(|n| tell.contains(*n) && *n != from).collect();
+        let to: Vec<NodeId> = self
+            .connected_nodes()
+            .iter()
+            .filter(|n| tell.contains(*n))
+            .collect();
         for peer in to {
             self.send_uuids(peer, v, UuidFlags::NONE);
         }
@@ -630,8 +680,9 @@ impl Engine {
         if has_disk {
             self.note_existing(v, peer.mask());
         }
-        let moved_on =
-            self.disk_ref(v).is_some_and(|d| d.gen_ids.moved_on(before, packet.uuid));
+        let moved_on = self
+            .disk_ref(v)
+            .is_some_and(|d| d.gen_ids.moved_on(before, packet.uuid));
         let primary = self.peer_is_primary(peer);
         if primary {
             self.abort_resync_from(v, weak);
@@ -739,7 +790,12 @@ impl Engine {
 
     /// UUIDs with SKIP_INITIAL_SYNC reached a node with fresh metadata.
     fn skip_initial_sync(&mut self, peer: NodeId, v: VolumeNr, uuid: Uuid) {
-        self.log_at(LogLevel::Info, Some(peer), Some(v), "Accepted new current UUID, preparing to skip initial sync");
+        self.log_at(
+            LogLevel::Info,
+            Some(peer),
+            Some(v),
+            "Accepted new current UUID, preparing to skip initial sync",
+        );
         let configured: Vec<NodeId> = self.conns.keys().copied().collect();
         if let Some(disk) = self.disk_mut(v) {
             disk.bitmap.clear_all_slots();
@@ -774,14 +830,19 @@ impl Engine {
     /// `forget-peer` (section 7.14).
     pub(crate) fn forget_peer(&mut self, peer: NodeId) -> Reply {
         if self.conns.contains_key(&peer) || peer == self.node_id {
-            return Reply::with(RetCode::ERR_INVALID_PEER_NODE_ID, "peer is still configured");
+            return Reply::with(
+                RetCode::ERR_INVALID_PEER_NODE_ID,
+                "peer is still configured",
+            );
         }
         let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
         for v in volumes {
             let slot = self.slot_of(peer, v);
             let Some(nodes) = self.nodes(v) else { continue };
             let free = nodes.free_slot();
-            let Some(disk) = self.disk_mut(v) else { continue };
+            let Some(disk) = self.disk_mut(v) else {
+                continue;
+            };
             if let Some(entry) = disk.meta.sb.peers.get_mut(peer.index()) {
                 entry.flags = PeerFlags::NONE;
                 entry.bitmap_index = None;

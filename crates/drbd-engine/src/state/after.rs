@@ -3,8 +3,10 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, State as WireState, Stream, UuidFlags, VolumeNr};
 use drbd_proto::Packet;
+use drbd_proto::{
+    ConnState, DiskState, NodeId, ReplState, Role, State as WireState, Stream, UuidFlags, VolumeNr,
+};
 
 use crate::engine::Engine;
 use crate::state::State;
@@ -47,7 +49,9 @@ impl Engine {
     fn after_peer_device(&mut self, done: &Deferred, peer: NodeId, v: VolumeNr) {
         let (old, new) = (&done.old, &done.new);
         let was = old.pd(peer, v).cloned().unwrap_or_default();
-        let Some(is) = new.pd(peer, v).cloned() else { return };
+        let Some(is) = new.pd(peer, v).cloned() else {
+            return;
+        };
         let (disk_was, disk_is) = (old.disk(v), new.disk(v));
         let known = |p: DiskState| p != DiskState::Unknown;
         let connects = was.repl < ReplState::Established && is.repl >= ReplState::Established;
@@ -219,8 +223,16 @@ impl Engine {
         let peers: Vec<NodeId> = self.connected_nodes().iter().collect();
         for peer in peers {
             if self.conns.get(&peer).is_some_and(|c| c.ctx.is_modern()) {
-                let state = WireState { role: Role::Secondary, ..WireState::INITIAL };
-                self.send(peer, Stream::Data, VolumeNr::CONNECTION, Packet::State(state));
+                let state = WireState {
+                    role: Role::Secondary,
+                    ..WireState::INITIAL
+                };
+                self.send(
+                    peer,
+                    Stream::Data,
+                    VolumeNr::CONNECTION,
+                    Packet::State(state),
+                );
             }
             let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
             for v in volumes {

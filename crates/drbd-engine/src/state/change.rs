@@ -27,10 +27,16 @@ impl ChangeFlags {
         ignore_openers: false,
     };
     /// A fact that nobody can refuse.
-    pub(crate) const HARD: ChangeFlags = ChangeFlags { hard: true, ..ChangeFlags::SOFT };
+    pub(crate) const HARD: ChangeFlags = ChangeFlags {
+        hard: true,
+        ..ChangeFlags::SOFT
+    };
     /// Derive anew.
-    pub(crate) const RECALC: ChangeFlags =
-        ChangeFlags { hard: true, recalc: true, ..ChangeFlags::SOFT };
+    pub(crate) const RECALC: ChangeFlags = ChangeFlags {
+        hard: true,
+        recalc: true,
+        ..ChangeFlags::SOFT
+    };
 }
 
 impl Engine {
@@ -69,11 +75,7 @@ impl Engine {
         Ok(RetCode::SUCCESS)
     }
 
-    fn derive_and_check(
-        &self,
-        flags: ChangeFlags,
-        new: &mut State,
-    ) -> Result<Derived, RetCode> {
+    fn derive_and_check(&self, flags: ChangeFlags, new: &mut State) -> Result<Derived, RetCode> {
         let derived = self.sanitize(flags, new);
         self.hard_check(new)?;
         if !flags.hard {

@@ -84,7 +84,11 @@ impl Engine {
         new: &State,
     ) -> Result<(), RetCode> {
         let from = self.state.cstate(peer);
-        let old_role = self.state.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
+        let old_role = self
+            .state
+            .conns
+            .get(&peer)
+            .map_or(Role::Unknown, |c| c.peer_role);
         if from == ConnState::StandAlone && to == ConnState::Disconnecting {
             return Err(RetCode::ALREADY_STANDALONE);
         }
@@ -94,14 +98,14 @@ impl Engine {
         if from == ConnState::Unconnected && to == ConnState::Disconnecting {
             return Err(RetCode::IN_TRANSIENT_STATE);
         }
-        if old_role != Role::Primary
-            && peer_role == Role::Primary
-            && !self.two_primaries(peer)
-        {
+        if old_role != Role::Primary && peer_role == Role::Primary && !self.two_primaries(peer) {
             if new.role == Role::Primary {
                 return Err(RetCode::TWO_PRIMARIES);
             }
-            let read_only = self.volumes.values().any(|v| v.openers.values().any(|w| !w));
+            let read_only = self
+                .volumes
+                .values()
+                .any(|v| v.openers.values().any(|w| !w));
             if read_only && !new.fail_io {
                 return Err(RetCode::PRIMARY_READER);
             }
@@ -152,9 +156,7 @@ impl Engine {
             return Err(RetCode::NO_UP_TO_DATE_DISK);
         }
         let quorum = |s: &State| s.devices.get(&v).is_none_or(|d| d.have_quorum);
-        if (old.role == Role::Secondary || quorum(old))
-            && new.role == Role::Primary
-            && !quorum(new)
+        if (old.role == Role::Secondary || quorum(old)) && new.role == Role::Primary && !quorum(new)
         {
             return Err(RetCode::NO_QUORUM);
         }
@@ -170,9 +172,15 @@ impl Engine {
     ) -> Result<(), RetCode> {
         let old = &self.state;
         let negotiating = usize::from(to == DiskState::Negotiating)
-            + new.peers_of(v).filter(|(_, _, pd)| pd.pdisk == DiskState::Negotiating).count();
+            + new
+                .peers_of(v)
+                .filter(|(_, _, pd)| pd.pdisk == DiskState::Negotiating)
+                .count();
         let was = usize::from(from == DiskState::Negotiating)
-            + old.peers_of(v).filter(|(_, _, pd)| pd.pdisk == DiskState::Negotiating).count();
+            + old
+                .peers_of(v)
+                .filter(|(_, _, pd)| pd.pdisk == DiskState::Negotiating)
+                .count();
         if negotiating > 1 && negotiating > was {
             return Err(RetCode::IN_TRANSIENT_STATE);
         }
@@ -196,10 +204,7 @@ impl Engine {
                     return Err(RetCode::NO_REMOTE_DISK);
                 }
             }
-            if from > DiskState::Outdated
-                && to == DiskState::Outdated
-                && !self.outdatable(new, v)
-            {
+            if from > DiskState::Outdated && to == DiskState::Outdated && !self.outdatable(new, v) {
                 return Err(RetCode::CONNECTED_OUTDATES);
             }
             let changes = pd.repl != before.repl;
@@ -213,8 +218,7 @@ impl Engine {
             {
                 return Err(RetCode::RESYNC_RUNNING);
             }
-            let starting =
-                matches!(pd.repl, ReplState::StartingSyncS | ReplState::StartingSyncT);
+            let starting = matches!(pd.repl, ReplState::StartingSyncS | ReplState::StartingSyncT);
             let verifying = matches!(pd.repl, ReplState::VerifyS | ReplState::VerifyT);
             if changes && (starting || verifying) {
                 if before.repl > ReplState::Established {
@@ -224,8 +228,7 @@ impl Engine {
                     return Err(RetCode::NEED_CONNECTION);
                 }
             }
-            let wants_bitmap =
-                self.peer_device(peer, v).is_none_or(|k| k.options.bitmap);
+            let wants_bitmap = self.peer_device(peer, v).is_none_or(|k| k.options.bitmap);
             if !wants_bitmap
                 && before.pdisk == DiskState::Diskless
                 && pd.pdisk > DiskState::Diskless

@@ -29,7 +29,11 @@ impl Engine {
         self.commit_connections(&old);
         self.publish(&old);
         self.data_state_committed(&old);
-        self.deferred.push_back(Deferred { old, new: self.state.clone(), derived });
+        self.deferred.push_back(Deferred {
+            old,
+            new: self.state.clone(),
+            derived,
+        });
         self.md_touch();
     }
 
@@ -40,13 +44,16 @@ impl Engine {
         let had_quorum = old.devices.get(&v).is_none_or(|d| d.have_quorum);
         let both_up_to_date = |s: &State| {
             s.disk(v) == DiskState::UpToDate
-                && s.peers_of(v).any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate)
+                && s.peers_of(v)
+                    .any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate)
         };
         let met = both_up_to_date(&self.state) && !both_up_to_date(old);
         let primary = self.state.role == Role::Primary;
         let primary_peer = self.state.any_peer_primary();
         let lost_primary = old.any_peer_primary() && !primary_peer;
-        let Some(volume) = self.volumes.get_mut(&v) else { return };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
         if met {
             volume.flags.crashed_primary = false;
         }
@@ -60,8 +67,12 @@ impl Engine {
             volume.flags.restore_quorum = false;
         }
         for (peer, conn) in &mut self.conns {
-            let Some(known) = conn.peers.get_mut(&v) else { continue };
-            let Some(pd) = self.state.pd(*peer, v) else { continue };
+            let Some(known) = conn.peers.get_mut(&v) else {
+                continue;
+            };
+            let Some(pd) = self.state.pd(*peer, v) else {
+                continue;
+            };
             let was = old.pd(*peer, v).map_or(ReplState::Off, |p| p.repl);
             if pd.repl < ReplState::Established || (was.is_sync() && !pd.repl.is_sync()) {
                 known.flags.reconciliation_resync = false;
@@ -73,7 +84,10 @@ impl Engine {
                 known.flags.got_neg_ack = false;
             }
             if disk == DiskState::UpToDate && pd.pdisk == DiskState::UpToDate {
-                known.uuids.flags = known.uuids.flags.minus(drbd_proto::UuidFlags::CRASHED_PRIMARY);
+                known.uuids.flags = known
+                    .uuids
+                    .flags
+                    .minus(drbd_proto::UuidFlags::CRASHED_PRIMARY);
             }
             // Section 3.7, 15: a Primary is gone, so a resync from a source that depended on it is not stable.
             if lost_primary
@@ -87,9 +101,15 @@ impl Engine {
             }
             // Section 3.7, 8: the initial sync after a forced promotion.
             let old_role = old.conns.get(peer).map_or(Role::Unknown, |c| c.peer_role);
-            let role = self.state.conns.get(peer).map_or(Role::Unknown, |c| c.peer_role);
+            let role = self
+                .state
+                .conns
+                .get(peer)
+                .map_or(Role::Unknown, |c| c.peer_role);
             if old.disk(v) == DiskState::Inconsistent
-                && old.pd(*peer, v).is_some_and(|p| p.pdisk == DiskState::Inconsistent)
+                && old
+                    .pd(*peer, v)
+                    .is_some_and(|p| p.pdisk == DiskState::Inconsistent)
                 && pd.pdisk == DiskState::UpToDate
                 && old_role == Role::Secondary
                 && role == Role::Primary
@@ -173,26 +193,37 @@ impl Engine {
         let primary = state.role == Role::Primary;
         let any_primary = primary || state.any_peer_primary();
         let graceful = disk_state == DiskState::Detaching && !self.forced_detach.contains(&v);
-        let data_elsewhere = state.peers_of(v).any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
+        let data_elsewhere = state
+            .peers_of(v)
+            .any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
         let peer_writes = self.data_peer_writes_in_flight();
         let have_quorum = state.devices.get(&v).is_none_or(|d| d.have_quorum);
         let members = self.members.0;
         let peers: Vec<(NodeId, ReplState, DiskState, bool, bool)> = state
             .peers_of(v)
             .map(|(n, _, pd)| {
-                let fencing =
-                    self.conns.get(&n).is_some_and(|c| c.options.fencing != Fencing::DontCare);
+                let fencing = self
+                    .conns
+                    .get(&n)
+                    .is_some_and(|c| c.options.fencing != Fencing::DontCare);
                 let bitmap = self.peer_device(n, v).is_none_or(|k| k.options.bitmap);
                 (n, pd.repl, pd.pdisk, fencing, bitmap)
             })
             .collect();
-        let Some(volume) = self.volumes.get_mut(&v) else { return };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
         let crashed = volume.flags.crashed_primary;
         let lost_quorum = volume.flags.primary_lost_quorum;
-        let Some(disk) = volume.disk.as_mut() else { return };
+        let Some(disk) = volume.disk.as_mut() else {
+            return;
+        };
         let flags = &mut disk.meta.sb.flags;
         flags.remove(LocalFlags::AL_CLEAN);
-        flags.set(LocalFlags::CRASHED_PRIMARY, crashed || (primary && !graceful));
+        flags.set(
+            LocalFlags::CRASHED_PRIMARY,
+            crashed || (primary && !graceful),
+        );
         flags.set(LocalFlags::PRIMARY_LOST_QUORUM, lost_quorum);
         flags.set(LocalFlags::HAVE_QUORUM, have_quorum);
         if disk_state >= DiskState::Inconsistent {
@@ -209,7 +240,9 @@ impl Engine {
         }
         disk.meta.sb.members = members;
         for (n, repl, pdisk, fencing, bitmap) in peers {
-            let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) else { continue };
+            let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) else {
+                continue;
+            };
             if entry.bitmap_index.is_none() {
                 continue;
             }
@@ -282,7 +315,15 @@ impl Engine {
         let mut objects = Vec::new();
         let new = self.state.clone();
         let flags = |s: &State| {
-            (s.role, s.susp_user, s.susp_nod, s.susp_quorum, s.susp_uuid, s.fail_io, s.suspended())
+            (
+                s.role,
+                s.susp_user,
+                s.susp_nod,
+                s.susp_quorum,
+                s.susp_uuid,
+                s.fail_io,
+                s.suspended(),
+            )
         };
         if flags(old) != flags(&new) {
             if old.role != new.role {
@@ -297,7 +338,9 @@ impl Engine {
             objects.push(Object::Resource(Some(self.resource_info())));
         }
         for (n, conn) in &new.conns {
-            let Some(was) = old.conns.get(n) else { continue };
+            let Some(was) = old.conns.get(n) else {
+                continue;
+            };
             if (was.cstate, was.peer_role) == (conn.cstate, conn.peer_role) {
                 continue;
             }
@@ -310,10 +353,15 @@ impl Engine {
                 text = format!("{text}{sep}peer( {} -> {} )", was.peer_role, conn.peer_role);
             }
             self.log_at(LogLevel::Info, Some(*n), None, text);
-            objects.push(Object::Connection { peer: *n, info: self.connection_info(*n) });
+            objects.push(Object::Connection {
+                peer: *n,
+                info: self.connection_info(*n),
+            });
         }
         for (v, dev) in &new.devices {
-            let Some(was) = old.devices.get(v) else { continue };
+            let Some(was) = old.devices.get(v) else {
+                continue;
+            };
             if was == dev {
                 continue;
             }
@@ -323,11 +371,17 @@ impl Engine {
             }
             if was.have_quorum != dev.have_quorum {
                 let word = |q: bool| if q { "yes" } else { "no" };
-                let text =
-                    format!("quorum( {} -> {} )", word(was.have_quorum), word(dev.have_quorum));
+                let text = format!(
+                    "quorum( {} -> {} )",
+                    word(was.have_quorum),
+                    word(dev.have_quorum)
+                );
                 self.log_at(LogLevel::Info, None, Some(*v), text);
             }
-            objects.push(Object::Device { volume: *v, info: self.device_info(*v) });
+            objects.push(Object::Device {
+                volume: *v,
+                info: self.device_info(*v),
+            });
         }
         for (n, conn) in &new.conns {
             for (v, pd) in &conn.peers {
@@ -367,7 +421,11 @@ impl Engine {
     pub(crate) fn publish_objects(&mut self, objects: Vec<Object>, created: bool) {
         let last = objects.len().saturating_sub(1);
         for (i, object) in objects.into_iter().enumerate() {
-            self.push(Effect::Changed(Box::new(Change { created, continues: i < last, object })));
+            self.push(Effect::Changed(Box::new(Change {
+                created,
+                continues: i < last,
+                object,
+            })));
         }
     }
 }

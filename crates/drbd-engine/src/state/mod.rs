@@ -49,7 +49,11 @@ pub(crate) struct DeviceState {
 
 impl Default for DeviceState {
     fn default() -> Self {
-        DeviceState { disk: DiskState::Diskless, have_quorum: true, quorum: true }
+        DeviceState {
+            disk: DiskState::Diskless,
+            have_quorum: true,
+            quorum: true,
+        }
     }
 }
 
@@ -142,12 +146,16 @@ impl State {
 
     /// The own disk of a volume; Diskless for an unknown one.
     pub(crate) fn disk(&self, volume: VolumeNr) -> DiskState {
-        self.devices.get(&volume).map_or(DiskState::Diskless, |d| d.disk)
+        self.devices
+            .get(&volume)
+            .map_or(DiskState::Diskless, |d| d.disk)
     }
 
     /// The connection state towards a peer; StandAlone for an unknown one.
     pub(crate) fn cstate(&self, peer: NodeId) -> ConnState {
-        self.conns.get(&peer).map_or(ConnState::StandAlone, |c| c.cstate)
+        self.conns
+            .get(&peer)
+            .map_or(ConnState::StandAlone, |c| c.cstate)
     }
 
     /// The peer device of a peer and a volume.
@@ -156,7 +164,11 @@ impl State {
     }
 
     /// The peer device of a peer and a volume, to change it.
-    pub(crate) fn pd_mut(&mut self, peer: NodeId, volume: VolumeNr) -> Option<&mut PeerDeviceState> {
+    pub(crate) fn pd_mut(
+        &mut self,
+        peer: NodeId,
+        volume: VolumeNr,
+    ) -> Option<&mut PeerDeviceState> {
         self.conns.get_mut(&peer)?.peers.get_mut(&volume)
     }
 
@@ -167,7 +179,8 @@ impl State {
 
     /// Peer disk state; Unknown for an unknown peer device.
     pub(crate) fn pdisk(&self, peer: NodeId, volume: VolumeNr) -> DiskState {
-        self.pd(peer, volume).map_or(DiskState::Unknown, |p| p.pdisk)
+        self.pd(peer, volume)
+            .map_or(DiskState::Unknown, |p| p.pdisk)
     }
 
     /// All peer devices of a volume.
@@ -175,7 +188,9 @@ impl State {
         &self,
         volume: VolumeNr,
     ) -> impl Iterator<Item = (NodeId, &ConnectionState, &PeerDeviceState)> + '_ {
-        self.conns.iter().filter_map(move |(n, c)| c.peers.get(&volume).map(|p| (*n, c, p)))
+        self.conns
+            .iter()
+            .filter_map(move |(n, c)| c.peers.get(&volume).map(|p| (*n, c, p)))
     }
 
     /// Whether some connected peer is Primary.

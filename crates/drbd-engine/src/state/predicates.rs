@@ -37,24 +37,36 @@ impl Engine {
 
     /// Number of bits set towards a peer; 0 without disk or slot.
     pub(crate) fn bitmap_weight(&self, peer: NodeId, v: VolumeNr) -> u64 {
-        let Some(disk) = self.disk_ref(v) else { return 0 };
-        disk.meta.slot(peer).map_or(0, |slot| disk.bitmap.weight(crate::bitmap::Slot(slot)))
+        let Some(disk) = self.disk_ref(v) else {
+            return 0;
+        };
+        disk.meta
+            .slot(peer)
+            .map_or(0, |slot| disk.bitmap.weight(crate::bitmap::Slot(slot)))
     }
 
     /// The current UUID of the own disk; the exposed UUID without disk.
     pub(crate) fn current_uuid(&self, v: VolumeNr) -> Uuid {
-        let Some(volume) = self.volumes.get(&v) else { return Uuid::NONE };
-        volume.disk.as_ref().map_or(volume.exposed, |d| d.gen_ids.current())
+        let Some(volume) = self.volumes.get(&v) else {
+            return Uuid::NONE;
+        };
+        volume
+            .disk
+            .as_ref()
+            .map_or(volume.exposed, |d| d.gen_ids.current())
     }
 
     /// Result of the handshake with a peer while the own disk is Negotiating.
     pub(crate) fn negotiation(&self, peer: NodeId, v: VolumeNr) -> Negotiation {
-        self.peer_device(peer, v).map_or(Negotiation::NoResult, |k| k.negotiation)
+        self.peer_device(peer, v)
+            .map_or(Negotiation::NoResult, |k| k.negotiation)
     }
 
     /// Whether two primaries are allowed on a connection.
     pub(crate) fn two_primaries(&self, peer: NodeId) -> bool {
-        self.conns.get(&peer).is_some_and(|c| c.options.two_primaries)
+        self.conns
+            .get(&peer)
+            .is_some_and(|c| c.options.two_primaries)
     }
 
     /// The connection that is in the middle of a connect transaction.
@@ -72,7 +84,10 @@ impl Engine {
         state.disk(v) == DiskState::UpToDate
             || state.peers_of(v).any(|(n, _, pd)| {
                 pd.pdisk == DiskState::UpToDate
-                    && self.conns.get(&n).is_some_and(|c| c.options.allow_remote_read)
+                    && self
+                        .conns
+                        .get(&n)
+                        .is_some_and(|c| c.options.allow_remote_read)
             })
     }
 
@@ -87,12 +102,14 @@ impl Engine {
 
     /// Whether new requests of a volume have to wait for a handshake.
     pub(crate) fn unstable_for_io(&self, v: VolumeNr) -> bool {
-        matches!(self.state.disk(v), DiskState::Attaching | DiskState::Negotiating)
-            || self.state.peers_of(v).any(|(n, _, pd)| {
-                matches!(pd.repl, ReplState::WFBitMapT | ReplState::WFSyncUUID)
-                    || (pd.repl == ReplState::WFBitMapS
-                        && self.conns.get(&n).is_some_and(|c| c.apv() < 96))
-            })
+        matches!(
+            self.state.disk(v),
+            DiskState::Attaching | DiskState::Negotiating
+        ) || self.state.peers_of(v).any(|(n, _, pd)| {
+            matches!(pd.repl, ReplState::WFBitMapT | ReplState::WFSyncUUID)
+                || (pd.repl == ReplState::WFBitMapS
+                    && self.conns.get(&n).is_some_and(|c| c.apv() < 96))
+        })
     }
 
     /// stable(device): no node we cannot see changes the data behind our back. Together with the connected
@@ -100,12 +117,13 @@ impl Engine {
     pub(crate) fn stable(&self, state: &State, v: VolumeNr) -> (bool, NodeMask) {
         let primaries: NodeMask = state
             .peers_of(v)
-            .filter(|(_, c, pd)| {
-                c.peer_role == Role::Primary && pd.repl >= ReplState::Established
-            })
+            .filter(|(_, c, pd)| c.peer_role == Role::Primary && pd.repl >= ReplState::Established)
             .map(|(n, _, _)| n)
             .collect();
-        (state.role == Role::Primary || primaries.is_empty(), primaries)
+        (
+            state.role == Role::Primary || primaries.is_empty(),
+            primaries,
+        )
     }
 
     /// weak nodes(device): all but those that hold the current data.
@@ -139,7 +157,9 @@ impl Engine {
 
     /// Disk state from the metadata (state machine, section 14.1).
     pub(crate) fn disk_state_from_md(&self, state: &State, v: VolumeNr) -> DiskState {
-        let Some(disk) = self.disk_ref(v) else { return DiskState::Diskless };
+        let Some(disk) = self.disk_ref(v) else {
+            return DiskState::Diskless;
+        };
         if !disk.meta.was_consistent() {
             DiskState::Inconsistent
         } else if !disk.meta.was_up_to_date() {
@@ -158,12 +178,16 @@ impl Engine {
             c.peer_role == Role::Primary
                 && pd.pdisk == DiskState::Diskless
                 && pd.repl >= ReplState::Established
-                && self.peer_device(n, v).is_some_and(|k| !k.uuids.current.same(current))
+                && self
+                    .peer_device(n, v)
+                    .is_some_and(|k| !k.uuids.current.same(current))
         });
         if other_generation || self.owes_reconciliation(v) {
             return false;
         }
-        let Some(disk) = self.disk_ref(v) else { return false };
+        let Some(disk) = self.disk_ref(v) else {
+            return false;
+        };
         for n in NodeId::all().filter(|n| *n != self.node_id) {
             let entry = disk.meta.peer(n);
             let exists =

@@ -10,8 +10,8 @@ use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, UuidFlags, Volum
 use crate::connection::Negotiation;
 use crate::engine::Engine;
 use crate::options::{Fencing, OnNoData, OnNoQuorum};
-use crate::state::{PeerDeviceState, State};
 use crate::state::change::ChangeFlags;
+use crate::state::{PeerDeviceState, State};
 
 /// What the derivation found out besides the new values.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -81,7 +81,9 @@ impl Engine {
             if conn.cstate < ConnState::Connected {
                 conn.peer_role = Role::Unknown;
             }
-            let Some(old) = self.state.conns.get(peer) else { continue };
+            let Some(old) = self.state.conns.get(peer) else {
+                continue;
+            };
             let broke = matches!(
                 conn.cstate,
                 ConnState::Timeout
@@ -98,7 +100,9 @@ impl Engine {
     /// Block B: the own disk.
     fn sanitize_disk(&self, flags: ChangeFlags, new: &mut State, v: VolumeNr) {
         let old_disk = self.state.disk(v);
-        let Some(device) = new.devices.get_mut(&v) else { return };
+        let Some(device) = new.devices.get_mut(&v) else {
+            return;
+        };
         if old_disk == DiskState::Diskless && device.disk == DiskState::Detaching {
             device.disk = DiskState::Diskless;
         }
@@ -132,7 +136,9 @@ impl Engine {
         }
         let all_failed =
             !results.is_empty() && results.iter().all(|(_, r)| *r == Negotiation::NoResult);
-        let target = results.iter().any(|(_, r)| *r == Negotiation::Repl(ReplState::WFBitMapT));
+        let target = results
+            .iter()
+            .any(|(_, r)| *r == Negotiation::Repl(ReplState::WFBitMapT));
         let disk = if all_failed {
             DiskState::Detaching
         } else if target {
@@ -146,7 +152,9 @@ impl Engine {
             device.disk = disk;
         }
         for (peer, result) in results {
-            let Some(pd) = new.pd_mut(peer, v) else { continue };
+            let Some(pd) = new.pd_mut(peer, v) else {
+                continue;
+            };
             pd.repl = match result {
                 Negotiation::Repl(ReplState::WFBitMapS) if disk == DiskState::Inconsistent => {
                     pd.susp_other_c = true;
@@ -165,9 +173,14 @@ impl Engine {
         let mut lost = false;
         for (peer, conn) in &mut new.conns {
             let standalone = conn.cstate == ConnState::StandAlone;
-            let fencing = self.conns.get(peer).map_or(Fencing::DontCare, |c| c.options.fencing);
+            let fencing = self
+                .conns
+                .get(peer)
+                .map_or(Fencing::DontCare, |c| c.options.fencing);
             let old = self.state.pd(*peer, v).cloned().unwrap_or_default();
-            let Some(pd) = conn.peers.get_mut(&v) else { continue };
+            let Some(pd) = conn.peers.get_mut(&v) else {
+                continue;
+            };
             if conn.cstate < ConnState::Connected {
                 pd.repl = ReplState::Off;
             }
@@ -254,7 +267,9 @@ impl Engine {
             None => desired.map(|(d, _)| d),
         };
         for (peer, conn) in &mut new.conns {
-            let Some(pd) = conn.peers.get_mut(&v) else { continue };
+            let Some(pd) = conn.peers.get_mut(&v) else {
+                continue;
+            };
             if desired == Some(*peer) {
                 pd.resync_active = true;
             }
@@ -286,11 +301,14 @@ impl Engine {
     /// Block E, rules 1 to 6: pausing, and the limits a replication state sets to the disks.
     fn sanitize_peer_resync(&self, new: &mut State, peer: NodeId, v: VolumeNr) {
         let old = self.state.pd(peer, v).cloned().unwrap_or_default();
-        let target_elsewhere =
-            new.peers_of(v).any(|(n, _, pd)| n != peer && pd.is_sync_target());
+        let target_elsewhere = new
+            .peers_of(v)
+            .any(|(n, _, pd)| n != peer && pd.is_sync_target());
         let disk = new.disk(v);
         let legacy = self.conns.get(&peer).is_some_and(|c| !c.ctx.is_modern());
-        let Some(pd) = new.pd_mut(peer, v) else { return };
+        let Some(pd) = new.pd_mut(peer, v) else {
+            return;
+        };
         if pd.repl == ReplState::SyncSource && old.repl != ReplState::SyncSource && target_elsewhere
         {
             pd.susp_other_c = true;
@@ -357,10 +375,18 @@ impl Engine {
         derived: &mut Derived,
     ) {
         let old_pd = self.state.pd(peer, v).cloned().unwrap_or_default();
-        let Some(pd) = new.pd(peer, v).cloned() else { return };
+        let Some(pd) = new.pd(peer, v).cloned() else {
+            return;
+        };
         let peer_role = new.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
-        let old_role = self.state.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
-        let Some(known) = self.peer_device(peer, v) else { return };
+        let old_role = self
+            .state
+            .conns
+            .get(&peer)
+            .map_or(Role::Unknown, |c| c.peer_role);
+        let Some(known) = self.peer_device(peer, v) else {
+            return;
+        };
         let stable = known.uuids.flags.contains(UuidFlags::STABLE);
         let got_stable = known.uuids.flags.contains(UuidFlags::GOT_STABLE);
         let disk = new.disk(v);
@@ -402,7 +428,9 @@ impl Engine {
             && disk >= DiskState::Negotiating
         {
             let same = known.uuids.current.same(self.current_uuid(v));
-            let target = new.peers_of(v).any(|(n, _, p)| n != peer && p.is_sync_target());
+            let target = new
+                .peers_of(v)
+                .any(|(n, _, p)| n != peer && p.is_sync_target());
             if same && !target {
                 if (DiskState::Outdated..DiskState::UpToDate).contains(&disk) {
                     set = Some(DiskState::UpToDate);
@@ -425,12 +453,20 @@ impl Engine {
         if new.disk(v) != DiskState::Diskless || new.pdisk(peer, v) != DiskState::UpToDate {
             return;
         }
-        let exposed = self.volumes.get(&v).map(|vol| vol.exposed).unwrap_or_default();
-        let Some(known) = self.peer_device(peer, v) else { return };
+        let exposed = self
+            .volumes
+            .get(&v)
+            .map(|vol| vol.exposed)
+            .unwrap_or_default();
+        let Some(known) = self.peer_device(peer, v) else {
+            return;
+        };
         let good_peer = new.peers_of(v).any(|(n, _, pd)| {
             n != peer
                 && pd.pdisk == DiskState::UpToDate
-                && self.peer_device(n, v).is_some_and(|k| k.uuids.current.same(exposed))
+                && self
+                    .peer_device(n, v)
+                    .is_some_and(|k| k.uuids.current.same(exposed))
         });
         if (good_peer || !exposed.is_none())
             && old.pdisk != DiskState::UpToDate
@@ -449,9 +485,15 @@ impl Engine {
         let disk = new.disk(v);
         let was_connected = self.state.cstate(peer) == ConnState::Connected;
         let connected = new.cstate(peer) == ConnState::Connected;
-        let next_here = self.peer_device(peer, v).is_none_or(|k| k.replication_next_sent);
-        let next_there = self.peer_device(peer, v).is_none_or(|k| k.replication_next_received);
-        let Some(pd) = new.pd_mut(peer, v) else { return };
+        let next_here = self
+            .peer_device(peer, v)
+            .is_none_or(|k| k.replication_next_sent);
+        let next_there = self
+            .peer_device(peer, v)
+            .is_none_or(|k| k.replication_next_received);
+        let Some(pd) = new.pd_mut(peer, v) else {
+            return;
+        };
         let becomes = |old: DiskState, new: DiskState| {
             !(old == DiskState::Inconsistent && was_connected)
                 && new == DiskState::Inconsistent
@@ -496,7 +538,10 @@ impl Engine {
         }
         let quorum = self.compute_quorum(new, v);
         let configured = self.quorum_configured();
-        let restore = self.volumes.get(&v).is_some_and(|vol| vol.flags.restore_quorum);
+        let restore = self
+            .volumes
+            .get(&v)
+            .is_some_and(|vol| vol.flags.restore_quorum);
         if let Some(device) = new.devices.get_mut(&v) {
             device.quorum = quorum;
             device.have_quorum = !configured || quorum;
@@ -548,8 +593,10 @@ impl Engine {
         if !old.susp_uuid && old.suspended() && !new.suspended() && owes {
             new.susp_uuid = true;
         }
-        let write_open =
-            self.volumes.values().any(|vol| vol.openers.values().any(|write| *write));
+        let write_open = self
+            .volumes
+            .values()
+            .any(|vol| vol.openers.values().any(|write| *write));
         if old.role == Role::Primary
             && new.role == Role::Secondary
             && flags.ignore_openers

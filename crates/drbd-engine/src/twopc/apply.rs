@@ -78,7 +78,11 @@ impl Engine {
                 if let Some(c) = s.conns.get_mut(&peer) {
                     c.cstate = ConnState::Disconnecting;
                     if outdate == OutdateOnDisconnect::Peer {
-                        for pd in c.peers.values_mut().filter(|p| p.pdisk > DiskState::Outdated) {
+                        for pd in c
+                            .peers
+                            .values_mut()
+                            .filter(|p| p.pdisk > DiskState::Outdated)
+                        {
                             pd.pdisk = DiskState::Outdated;
                         }
                     }
@@ -118,12 +122,18 @@ impl Engine {
             ChangeKind::Disconnect { peer } => {
                 let far = self.far_primary_without(primary_nodes, peer);
                 let (flags, modify) = self.own_modification(kind, reachable);
-                self.change(ChangeFlags { recalc: true, ..flags }, |s| {
-                    modify(s);
-                    if far {
-                        outdate_disks(s);
-                    }
-                })
+                self.change(
+                    ChangeFlags {
+                        recalc: true,
+                        ..flags
+                    },
+                    |s| {
+                        modify(s);
+                        if far {
+                            outdate_disks(s);
+                        }
+                    },
+                )
             }
             _ => {
                 let (flags, modify) = self.own_modification(kind, reachable);
@@ -142,7 +152,9 @@ impl Engine {
     }
 
     fn far_primary_without(&self, primary_nodes: NodeMask, without: NodeId) -> bool {
-        !primary_nodes.minus(self.reach().without(without)).is_empty()
+        !primary_nodes
+            .minus(self.reach().without(without))
+            .is_empty()
     }
 
     /// A participant's check in the first phase.
@@ -150,11 +162,16 @@ impl Engine {
         if p.is_connect {
             return self.check_remote_connect(p);
         }
-        let Some(peer) = p.affected else { return self.check_far_away(p, from) };
+        let Some(peer) = p.affected else {
+            return self.check_far_away(p, from);
+        };
         if p.change.is_empty() {
             return Ok(RetCode::SUCCESS);
         }
-        let flags = ChangeFlags { ignore_outdate_failure: true, ..ChangeFlags::SOFT };
+        let flags = ChangeFlags {
+            ignore_outdate_failure: true,
+            ..ChangeFlags::SOFT
+        };
         let view = p.change.peer_view();
         let volume = p.volume;
         if view.get_peer() == Some(Role::Primary)
@@ -179,7 +196,10 @@ impl Engine {
             if self.state.role == Role::Primary {
                 return Err(RetCode::TWO_PRIMARIES);
             }
-            let read_open = self.volumes.values().any(|v| v.openers.values().any(|w| !*w));
+            let read_open = self
+                .volumes
+                .values()
+                .any(|v| v.openers.values().any(|w| !*w));
             if read_open {
                 return Err(RetCode::PRIMARY_READER);
             }
@@ -226,8 +246,8 @@ impl Engine {
             self.note_invisible_to(p);
             return self.apply_empty(phase2.primary_nodes, incapable);
         }
-        let disconnects = p.volume.is_connection_wide()
-            && p.change.get_conn() == Some(ConnState::Disconnecting);
+        let disconnects =
+            p.volume.is_connection_wide() && p.change.get_conn() == Some(ConnState::Disconnecting);
         let view = p.change.peer_view();
         let (affected, volume) = (p.affected, p.volume);
         let far = match affected {
@@ -246,8 +266,11 @@ impl Engine {
             }
         }
         // The check was in the first phase; now it is a fact.
-        let flags =
-            ChangeFlags { ignore_outdate_failure: true, recalc: true, ..ChangeFlags::HARD };
+        let flags = ChangeFlags {
+            ignore_outdate_failure: true,
+            recalc: true,
+            ..ChangeFlags::HARD
+        };
         let result = self.change(flags, |s| {
             if let Some(peer) = affected {
                 apply_view(s, peer, volume, view);
@@ -281,10 +304,7 @@ impl Engine {
         if let Some(mask) = reachable {
             if quorate && mask.contains(p.initiator) && mask.contains(self.node_id) {
                 self.members = mask;
-            } else if quorate
-                && p.target == Some(self.node_id)
-                && mask.contains(self.node_id)
-            {
+            } else if quorate && p.target == Some(self.node_id) && mask.contains(self.node_id) {
                 // The partition of a disconnect's target.
                 self.members = mask;
             }
@@ -308,7 +328,11 @@ impl Engine {
         if self.conns.contains_key(&initiator) {
             let _ = self.change(ChangeFlags::HARD, |s| {
                 if let Some(c) = s.conns.get_mut(&initiator) {
-                    for pd in c.peers.values_mut().filter(|x| x.pdisk > DiskState::Outdated) {
+                    for pd in c
+                        .peers
+                        .values_mut()
+                        .filter(|x| x.pdisk > DiskState::Outdated)
+                    {
                         pd.pdisk = DiskState::Outdated;
                     }
                 }
@@ -316,7 +340,9 @@ impl Engine {
             return;
         }
         for volume in self.volumes.values_mut() {
-            let Some(disk) = volume.disk.as_mut() else { continue };
+            let Some(disk) = volume.disk.as_mut() else {
+                continue;
+            };
             if let Some(entry) = disk.meta.sb.peers.get_mut(initiator.index()) {
                 entry.flags.insert(PeerFlags::OUTDATED);
             }
@@ -363,7 +389,9 @@ fn apply_view(s: &mut State, peer: NodeId, volume: VolumeNr, view: drbd_proto::S
             }
         }
     }
-    let Some(conn) = s.conns.get_mut(&peer) else { return };
+    let Some(conn) = s.conns.get_mut(&peer) else {
+        return;
+    };
     if let Some(role) = view.get_peer() {
         conn.peer_role = role;
     }
@@ -384,7 +412,9 @@ fn apply_view(s: &mut State, peer: NodeId, volume: VolumeNr, view: drbd_proto::S
         }
         return;
     }
-    let Some(pd) = conn.peers.get_mut(&volume) else { return };
+    let Some(pd) = conn.peers.get_mut(&volume) else {
+        return;
+    };
     if let Some(pdisk) = view.get_peer_disk() {
         pd.pdisk = pdisk;
     }
@@ -413,16 +443,18 @@ fn lift_disks(s: &mut State) {
     let volumes: Vec<VolumeNr> = s.devices.keys().copied().collect();
     for v in volumes {
         let disk = s.disk(v);
-        let peer_has = s.peers_of(v).any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
+        let peer_has = s
+            .peers_of(v)
+            .any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
         if !(DiskState::Inconsistent..DiskState::UpToDate).contains(&disk) || peer_has {
             continue;
         }
         set_disk(s, v, DiskState::UpToDate);
         for conn in s.conns.values_mut() {
-            let target =
-                conn.peers.get(&v).is_some_and(|pd| {
-                    pd.is_sync_target() || pd.repl == ReplState::WFBitMapT
-                });
+            let target = conn
+                .peers
+                .get(&v)
+                .is_some_and(|pd| pd.is_sync_target() || pd.repl == ReplState::WFBitMapT);
             if target && conn.cstate == ConnState::Connected {
                 conn.cstate = ConnState::TearDown;
             }

@@ -2,11 +2,11 @@
 
 use alloc::vec::Vec;
 
+use drbd_proto::TwopcFlags;
+use drbd_proto::packet::{TwopcHead, TwopcPhase2, TwopcPrepare, TwopcReply};
 use drbd_proto::{
     ConnState, Features, NodeId, NodeMask, Packet, Role, StateChange, Stream, VolumeNr,
 };
-use drbd_proto::packet::{TwopcHead, TwopcPhase2, TwopcPrepare, TwopcReply};
-use drbd_proto::TwopcFlags;
 
 use crate::command::RetCode;
 use crate::effect::LogLevel;
@@ -98,10 +98,14 @@ impl Engine {
             target,
             nodes_to_reach,
         };
-        let prepare = TwopcPrepare { head, change: initiated.change };
+        let prepare = TwopcPrepare {
+            head,
+            change: initiated.change,
+        };
         let volume = kind.volume();
         self.twopc.active = Some(Active::Initiator(initiated));
-        self.timers.set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
+        self.timers
+            .set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
         for peer in direct.iter() {
             self.send(peer, Stream::Data, volume, Packet::TwopcPrepare(prepare));
             self.ping(peer);
@@ -114,7 +118,9 @@ impl Engine {
 
     /// A reply to a transaction of this node.
     pub(super) fn initiator_reply(&mut self, peer: NodeId, reply: &TwopcReply, answer: Answer) {
-        let Some(Active::Initiator(i)) = &mut self.twopc.active else { return };
+        let Some(Active::Initiator(i)) = &mut self.twopc.active else {
+            return;
+        };
         if reply.tid != i.tid || !i.waiting.contains(peer) {
             return;
         }
@@ -137,7 +143,9 @@ impl Engine {
 
     /// Decides when everything needed is known.
     pub(super) fn initiator_check(&mut self) {
-        let Some(Active::Initiator(i)) = &self.twopc.active else { return };
+        let Some(Active::Initiator(i)) = &self.twopc.active else {
+            return;
+        };
         if i.retry {
             return self.initiator_end(Err(RetCode::CONCURRENT_ST_CHG));
         }
@@ -167,10 +175,16 @@ impl Engine {
         let mut direct = self.reach();
         let with_data = self.primary_with_data();
         let role = self.state.role;
-        let two_primaries: Vec<(NodeId, bool)> =
-            self.conns.iter().map(|(n, c)| (*n, c.options.two_primaries)).collect();
+        let two_primaries: Vec<(NodeId, bool)> = self
+            .conns
+            .iter()
+            .map(|(n, c)| (*n, c.options.two_primaries))
+            .collect();
         let diskful = self.volumes.values().any(|v| v.disk.is_some());
-        let read_open = self.volumes.values().any(|v| v.openers.values().any(|w| !*w));
+        let read_open = self
+            .volumes
+            .values()
+            .any(|v| v.openers.values().any(|w| !*w));
         let me = self.node_id;
         let Some(Active::Initiator(i)) = &mut self.twopc.active else {
             return Err(RetCode::UNKNOWN_ERROR);
@@ -199,7 +213,10 @@ impl Engine {
                     if servers.is_empty() || (i.primary_nodes.contains(me) && diskful) {
                         return Err(RetCode::WEAKLY_CONNECTED);
                     }
-                    if two_primaries.iter().any(|(n, ok)| servers.contains(*n) && !ok) {
+                    if two_primaries
+                        .iter()
+                        .any(|(n, ok)| servers.contains(*n) && !ok)
+                    {
                         return Err(RetCode::TWO_PRIMARIES);
                     }
                 }
@@ -207,7 +224,9 @@ impl Engine {
             if matches!(kind, ChangeKind::Connect { .. })
                 && read_open
                 && role != Role::Primary
-                && two_primaries.iter().any(|(n, ok)| i.primary_nodes.contains(*n) && !ok)
+                && two_primaries
+                    .iter()
+                    .any(|(n, ok)| i.primary_nodes.contains(*n) && !ok)
             {
                 return Err(RetCode::PRIMARY_READER);
             }
@@ -224,7 +243,9 @@ impl Engine {
 
     /// Second phase.
     pub(super) fn initiator_end(&mut self, result: Result<RetCode, RetCode>) {
-        let Some(Active::Initiator(i)) = self.twopc.active.take() else { return };
+        let Some(Active::Initiator(i)) = self.twopc.active.take() else {
+            return;
+        };
         self.timers.cancel(Timer::TwoPcTimeout);
         let kind = i.request.kind;
         let Ok(success) = result else {
@@ -276,7 +297,10 @@ impl Engine {
         };
         let volume: VolumeNr = i.request.kind.volume();
         for peer in to.iter() {
-            let v2 = self.conns.get(&peer).is_some_and(|c| c.has(Features::TWOPC_V2));
+            let v2 = self
+                .conns
+                .get(&peer)
+                .is_some_and(|c| c.has(Features::TWOPC_V2));
             let packet = if commit {
                 Packet::TwopcCommit(phase2(v2))
             } else {
@@ -293,8 +317,10 @@ impl Engine {
         }
         let transient = matches!(code, RetCode::CONCURRENT_ST_CHG | RetCode::TIMEOUT);
         // Role changes and connects have their own loops.
-        let own_loop =
-            matches!(i.request.requester, Requester::RoleChange | Requester::Connect);
+        let own_loop = matches!(
+            i.request.requester,
+            Requester::RoleChange | Requester::Connect
+        );
         if transient && !own_loop {
             let mut request = i.request;
             request.retries += 1;
@@ -303,7 +329,10 @@ impl Engine {
                 LogLevel::Info,
                 None,
                 None,
-                alloc::format!("Retrying cluster-wide state change after {} ms", delay.as_millis()),
+                alloc::format!(
+                    "Retrying cluster-wide state change after {} ms",
+                    delay.as_millis()
+                ),
             );
             request.not_before = Some(self.now + delay);
             self.twopc.queue.push_back(request);
@@ -314,8 +343,12 @@ impl Engine {
 
     /// Random back-off before attempt number `n` + 1 (section 5.7).
     pub(crate) fn twopc_backoff(&mut self, n: u32) -> core::time::Duration {
-        let conns =
-            self.state.conns.values().filter(|c| c.cstate >= ConnState::Connecting).count() as u64;
+        let conns = self
+            .state
+            .conns
+            .values()
+            .filter(|c| c.cstate >= ConnState::Connecting)
+            .count() as u64;
         let unit = self.options.twopc_retry_timeout.as_micros() as u64;
         let span = unit.saturating_mul(conns).saturating_mul(1 << n.min(5));
         core::time::Duration::from_micros(self.rng.below(span))

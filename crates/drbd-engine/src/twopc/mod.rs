@@ -80,7 +80,11 @@ pub(crate) enum ChangeKind {
     /// A disk was attached; compare it with the peers'.
     Attach { volume: VolumeNr },
     /// Start a resync or verify with a peer.
-    Resync { peer: NodeId, volume: VolumeNr, repl: ReplState },
+    Resync {
+        peer: NodeId,
+        volume: VolumeNr,
+        repl: ReplState,
+    },
     /// Change nothing; learn who is Primary and who is there (section 5.9).
     Empty,
 }
@@ -162,7 +166,12 @@ pub(crate) enum OutdateOnDisconnect {
 impl Engine {
     /// Queues an own change.
     pub(crate) fn twopc_request(&mut self, kind: ChangeKind, requester: Requester) {
-        self.twopc.queue.push_back(Request { kind, requester, retries: 0, not_before: None });
+        self.twopc.queue.push_back(Request {
+            kind,
+            requester,
+            retries: 0,
+            not_before: None,
+        });
     }
 
     /// Runs the empty transaction soon, unless one waits already (section 5.9).
@@ -190,8 +199,14 @@ impl Engine {
         // A start that is decided at once (nobody to ask) makes room for the next.
         while self.twopc.active.is_none() {
             let now = self.now;
-            let due = self.twopc.queue.iter().position(|r| r.not_before.is_none_or(|t| t <= now));
-            let Some(request) = due.and_then(|i| self.twopc.queue.remove(i)) else { break };
+            let due = self
+                .twopc
+                .queue
+                .iter()
+                .position(|r| r.not_before.is_none_or(|t| t <= now));
+            let Some(request) = due.and_then(|i| self.twopc.queue.remove(i)) else {
+                break;
+            };
             self.initiator_start(request);
         }
         let next = self.twopc.queue.iter().filter_map(|r| r.not_before).min();
@@ -232,10 +247,16 @@ impl Engine {
 
     /// Whose disks a graceful disconnect outdates (section 12.5).
     fn outdate_on_disconnect(&self, peer: NodeId) -> OutdateOnDisconnect {
-        let Some(conn) = self.conns.get(&peer) else { return OutdateOnDisconnect::Nobody };
+        let Some(conn) = self.conns.get(&peer) else {
+            return OutdateOnDisconnect::Nobody;
+        };
         let wanted = conn.options.fencing >= crate::options::Fencing::ResourceOnly
             || self.quorum_configured();
-        let peer_role = self.state.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
+        let peer_role = self
+            .state
+            .conns
+            .get(&peer)
+            .map_or(Role::Unknown, |c| c.peer_role);
         match (wanted, self.state.role, peer_role) {
             (true, Role::Primary, Role::Secondary) => OutdateOnDisconnect::Peer,
             (true, Role::Secondary, Role::Primary) => OutdateOnDisconnect::Own,
@@ -246,7 +267,10 @@ impl Engine {
     /// Whether this node is Primary and can reach UpToDate data on some volume.
     fn primary_with_data(&self) -> bool {
         self.state.role == Role::Primary
-            && self.volumes.keys().any(|v| self.data_accessible(&self.state, *v))
+            && self
+                .volumes
+                .keys()
+                .any(|v| self.data_accessible(&self.state, *v))
     }
 
     /// Directly connected nodes that understand cluster-wide changes, and this node.

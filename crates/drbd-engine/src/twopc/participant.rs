@@ -71,9 +71,7 @@ impl Engine {
                 // The smaller id wins: give our own up, it tries again later.
                 self.initiator_end(Err(RetCode::CONCURRENT_ST_CHG));
             }
-            Some(Active::Participant(p))
-                if p.initiator == head.initiator && p.tid == head.tid =>
-            {
+            Some(Active::Participant(p)) if p.initiator == head.initiator && p.tid == head.tid => {
                 p.parents.insert(from);
                 let counted_child = p.waiting.contains(from);
                 p.waiting.remove(from);
@@ -110,10 +108,9 @@ impl Engine {
             && self.conns.contains_key(&head.initiator)
             && (to_initiator == ConnState::Connected
                 || (names_conn && to_initiator == ConnState::Connecting)))
-        .then_some(head.initiator);
+            .then_some(head.initiator);
         let connection_wide = volume.is_connection_wide();
-        let connects =
-            connection_wide && prepare.change.get_conn() == Some(ConnState::Connected);
+        let connects = connection_wide && prepare.change.get_conn() == Some(ConnState::Connected);
         let disconnects =
             connection_wide && prepare.change.get_conn() == Some(ConnState::Disconnecting);
         let is_connect = connects && head.target == Some(me) && affected.is_some();
@@ -164,7 +161,10 @@ impl Engine {
             return self.send_reply(from, volume, reply, Answered::Retry);
         }
         let forward = TwopcPrepare {
-            head: TwopcHead { nodes_to_reach: participation.nodes_to_reach, ..head },
+            head: TwopcHead {
+                nodes_to_reach: participation.nodes_to_reach,
+                ..head
+            },
             change: prepare.change,
         };
         let mut participation = participation;
@@ -178,7 +178,8 @@ impl Engine {
             );
         }
         self.twopc.active = Some(Active::Participant(participation));
-        self.timers.set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
+        self.timers
+            .set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
         for peer in children.iter() {
             self.send(peer, Stream::Data, volume, Packet::TwopcPrepare(forward));
             self.ping(peer);
@@ -188,7 +189,9 @@ impl Engine {
 
     /// A child answered.
     fn participant_reply(&mut self, from: NodeId, reply: &TwopcReply, answer: Answered) {
-        let Some(Active::Participant(p)) = &mut self.twopc.active else { return };
+        let Some(Active::Participant(p)) = &mut self.twopc.active else {
+            return;
+        };
         if p.tid != reply.tid || p.initiator != reply.initiator || !p.waiting.contains(from) {
             return;
         }
@@ -221,7 +224,9 @@ impl Engine {
 
     /// Answers the parents once everything needed is known.
     pub(crate) fn participant_check(&mut self) {
-        let Some(Active::Participant(p)) = &self.twopc.active else { return };
+        let Some(Active::Participant(p)) = &self.twopc.active else {
+            return;
+        };
         if p.answered.is_some() {
             return;
         }
@@ -279,14 +284,22 @@ impl Engine {
             }
             return;
         }
-        let Some(Active::Participant(p)) = self.twopc.active.take() else { return };
+        let Some(Active::Participant(p)) = self.twopc.active.take() else {
+            return;
+        };
         self.timers.cancel(Timer::TwoPcTimeout);
         if commit {
             self.apply_remote(&p, phase2);
         } else if p.is_connect {
             self.forget_exchange(p.initiator);
         }
-        self.forward_phase2(from, volume, phase2, commit, head.nodes_to_reach | p.children);
+        self.forward_phase2(
+            from,
+            volume,
+            phase2,
+            commit,
+            head.nodes_to_reach | p.children,
+        );
     }
 
     fn forward_phase2(
@@ -297,21 +310,33 @@ impl Engine {
         commit: bool,
         wanted: NodeMask,
     ) {
-        let to = self.connected_nodes().without(from).without(phase2.head.initiator) & wanted;
+        let to = self
+            .connected_nodes()
+            .without(from)
+            .without(phase2.head.initiator)
+            & wanted;
         let nodes_to_reach = phase2.head.nodes_to_reach.minus(to).without(self.node_id);
-        let head = TwopcHead { nodes_to_reach, ..phase2.head };
+        let head = TwopcHead {
+            nodes_to_reach,
+            ..phase2.head
+        };
         for peer in to.iter() {
             let mut out = *phase2;
             out.head = head;
-            let packet =
-                if commit { Packet::TwopcCommit(out) } else { Packet::TwopcAbort(out) };
+            let packet = if commit {
+                Packet::TwopcCommit(out)
+            } else {
+                Packet::TwopcAbort(out)
+            };
             self.send(peer, Stream::Data, volume, packet);
         }
     }
 
     /// Gives a foreign transaction up on our own: its initiator is out of reach or silent.
     pub(crate) fn participant_abort(&mut self) {
-        let Some(Active::Participant(p)) = self.twopc.active.take() else { return };
+        let Some(Active::Participant(p)) = self.twopc.active.take() else {
+            return;
+        };
         self.timers.cancel(Timer::TwoPcTimeout);
         if p.is_connect {
             self.forget_exchange(p.initiator);
@@ -323,8 +348,7 @@ impl Engine {
             target: p.target,
             nodes_to_reach: p.nodes_to_reach,
         };
-        let phase2 =
-            TwopcPhase2::with_reachable(head, NodeMask::EMPTY, NodeMask::EMPTY);
+        let phase2 = TwopcPhase2::with_reachable(head, NodeMask::EMPTY, NodeMask::EMPTY);
         let to = p.children & self.connected_nodes();
         for peer in to.iter() {
             self.send(peer, Stream::Data, p.volume, Packet::TwopcAbort(phase2));
