@@ -8,6 +8,7 @@ use drbd_config::options::{Group, OptionSet};
 
 use super::Adm;
 use super::calls::{self, peer_id, setup, words};
+use super::helper::Call;
 use super::running::{
     Wanted, differing, is_connected, is_standalone, is_unknown, path_words, this_host, wanted,
 };
@@ -379,12 +380,11 @@ impl Adjust<'_> {
             "--outdated-wfc-timeout",
             &seconds,
         ]);
-        let call = setup(self.resource, args);
-        let task = schedule.add(Stage::Wait, self.index, "wait-connect", vec![call]);
-        if let Some(task) = schedule.task(task) {
-            task.tolerate = Some(5);
-        }
-        task
+        let call = Call {
+            tolerate: Some(5),
+            ..setup(self.resource, args)
+        };
+        schedule.add(Stage::Wait, self.index, "wait-connect", vec![call])
     }
 
     /// The configured net options, the name included.

@@ -1,7 +1,9 @@
 //! The command lines for `drbdsetup` and `drbdmeta` ("Command line tools", sections 3 and 20).
 
 use drbd_config::expand::peer_device_extras;
-use drbd_config::model::{Connection, Host, Path, Resource, Volume};
+use std::path::Path;
+
+use drbd_config::model::{self, Connection, Host, Resource, Volume};
 use drbd_config::options::OptionSet;
 
 use super::cli::Passed;
@@ -10,15 +12,8 @@ use super::helper::{Call, Program};
 
 /// A `drbdsetup` command of a resource.
 pub(super) fn setup(resource: &Resource, words: Vec<String>) -> Call {
-    let name = words.first().map_or("", |w| w);
-    Call {
-        program: Program::Setup,
-        limit: limit(name),
-        args: words,
-        quiet: false,
-        resource: resource.name.to_string(),
-        environment: Vec::new(),
-    }
+    let limit = limit(words.first().map_or("", |w| w));
+    Call::new(Program::Setup, &resource.name, limit, words)
 }
 
 /// Owned words.
@@ -41,15 +36,29 @@ pub(super) fn meta(
     ];
     args.extend(node_id.map(|id| format!("--node-id={id}")));
     args.extend(command.iter().map(|w| (*w).to_owned()));
-    Some(Call {
-        program: Program::Meta,
-        limit: Limit::Long,
-        args,
-        quiet: false,
-        resource: resource.name.to_string(),
-        environment: Vec::new(),
-    })
+    // drbdmeta takes a regular file only when forced. Where that would skip a question about
+    // losing data, it is left to the administrator.
+    let harmless = command.first().is_some_and(|c| UNASKED.contains(c));
+    let is_file = || volume.meta_path().is_some_and(|p| Path::new(p).is_file());
+    if harmless && !command.contains(&"--force") && is_file() {
+        args.push("--force".to_owned());
+    }
+    Some(Call::new(Program::Meta, &resource.name, Limit::Long, args))
 }
+
+/// Commands of `drbdmeta` that never ask before they do something.
+const UNASKED: &[&str] = &[
+    "repair-md",
+    "apply-al",
+    "dump-md",
+    "dump-superblock",
+    "dstate",
+    "get-gi",
+    "show-gi",
+    "outdate",
+    "invalidate",
+    "check-resize",
+];
 
 /// Configured options as words, without those that were given on the command line.
 pub(super) fn option_words(options: &OptionSet, skip: &[&str], given: &[Passed]) -> Vec<String> {
@@ -157,7 +166,7 @@ pub(super) fn net(
 }
 
 /// The two address words of a path: own, peer. `None` if an address is missing.
-pub(super) fn path_words(resource: &Resource, path: &Path) -> Option<[String; 2]> {
+pub(super) fn path_words(resource: &Resource, path: &model::Path) -> Option<[String; 2]> {
     let me = resource.me?;
     let own = path.endpoint_of(me)?;
     let peer = path.endpoint_not_of(me)?;
@@ -224,6 +233,10 @@ pub(super) fn peer_device(
     setup(resource, args)
 }
 
+/// Exit code of a `drbdmeta` that knows of a command but does not have it. Repairing is a
+/// precaution; without it, attaching finds out by itself what is wrong.
+const NO_SUCH_COMMAND: i32 = 30;
+
 /// `repair-md`, `apply-al` and `attach`, to be run until one fails. Empty without a disk.
 pub(super) fn attach(
     resource: &Resource,
@@ -250,14 +263,15 @@ pub(super) fn attach(
     } else {
         &["repair-md"]
     };
-    [
-        meta(resource, volume, None, repair),
-        meta(resource, volume, None, &["apply-al"]),
-    ]
-    .into_iter()
-    .flatten()
-    .chain([setup(resource, args)])
-    .collect()
+    let repair = meta(resource, volume, None, repair).map(|call| Call {
+        tolerate: Some(NO_SUCH_COMMAND),
+        ..call
+    });
+    [repair, meta(resource, volume, None, &["apply-al"])]
+        .into_iter()
+        .flatten()
+        .chain([setup(resource, args)])
+        .collect()
 }
 
 /// `disk-options`. The size of a disk is not changed this way.

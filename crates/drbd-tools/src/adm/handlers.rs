@@ -49,13 +49,10 @@ impl Adm {
                 list(&|v| v.disk_path().unwrap_or("none").to_owned()),
             );
         }
+        let args = vec!["-c".to_owned(), command.to_owned()];
         self.call(&Call {
-            program: Program::Shell,
-            args: vec!["-c".to_owned(), command.to_owned()],
-            limit: Limit::Long,
-            quiet: false,
-            resource: resource.name.to_string(),
             environment,
+            ..Call::new(Program::Shell, &resource.name, Limit::Long, args)
         })
     }
 }

@@ -34,6 +34,23 @@ pub(super) struct Call {
     pub(super) resource: String,
     /// Further environment; `None` removes a variable.
     pub(super) environment: Vec<(String, Option<String>)>,
+    /// Exit code that counts as success.
+    pub(super) tolerate: Option<i32>,
+}
+
+impl Call {
+    /// A call on behalf of a resource.
+    pub(super) fn new(program: Program, resource: &str, limit: Limit, args: Vec<String>) -> Call {
+        Call {
+            program,
+            args,
+            limit,
+            quiet: false,
+            resource: resource.to_owned(),
+            environment: Vec::new(),
+            tolerate: None,
+        }
+    }
 }
 
 /// Where the helpers are and how to run them.
@@ -141,6 +158,9 @@ impl Helpers {
             Err(code) => return code,
         };
         let code = self.wait(&mut child, call);
+        if Some(code) == call.tolerate {
+            return 0;
+        }
         if code >= 10 && !call.quiet {
             eprintln!(
                 "Command '{}' terminated with exit code {code}",

@@ -5,8 +5,8 @@ use drbd_config::model::{Connection, Resource, Volume};
 use super::Adm;
 use super::calls::{self, meta, passed_words, peer_id, setup, words};
 use super::cli::Passed;
-use super::commands::is_handler;
-use super::helper::Call;
+use super::commands::{Limit, is_handler};
+use super::helper::{Call, Program};
 use super::load::register;
 use super::schedule::{After, Schedule};
 use super::select::Target;
@@ -295,14 +295,8 @@ impl Adm {
         args.extend(resource.map(|r| r.name.to_string()));
         args.extend((0..self.invocation.verbose).map(|_| "--verbose".to_owned()));
         args.extend(passed_words(self.given()));
-        let call = Call {
-            program: super::helper::Program::Setup,
-            args,
-            limit: super::commands::Limit::Short,
-            quiet: false,
-            resource: resource.map_or_else(String::new, |r| r.name.to_string()),
-            environment: Vec::new(),
-        };
+        let name = resource.map_or("", |r| &r.name);
+        let call = Call::new(Program::Setup, name, Limit::Short, args);
         self.call(&call)
     }
 

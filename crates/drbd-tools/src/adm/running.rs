@@ -21,12 +21,8 @@ impl Adm {
                 let mut args = words(["show"]);
                 args.extend(resource.map(str::to_owned));
                 let call = Call {
-                    program: Program::Setup,
-                    args,
-                    limit: Limit::Short,
                     quiet: self.invocation.dry_run,
-                    resource: resource.unwrap_or("").to_owned(),
-                    environment: Vec::new(),
+                    ..Call::new(Program::Setup, resource.unwrap_or(""), Limit::Short, args)
                 };
                 self.helpers.ask(&call).unwrap_or_default()
             }

@@ -67,8 +67,6 @@ pub(super) struct Task {
     pub(super) after: After,
     /// Index of a task that must run before this one.
     pub(super) needs: Option<usize>,
-    /// Exit code that counts as success.
-    pub(super) tolerate: Option<i32>,
 }
 
 /// The commands of one run of the program.
@@ -125,7 +123,6 @@ impl Schedule {
             calls,
             after: After::Nothing,
             needs: None,
-            tolerate: None,
         });
         Some(self.tasks.len() - 1)
     }
@@ -173,7 +170,7 @@ impl Schedule {
                         .calls
                         .iter()
                         .map(|call| helpers.run(call))
-                        .find(|code| *code != 0 && Some(*code) != task.tolerate)
+                        .find(|code| *code != 0)
                         .unwrap_or(0);
                     if let Some(s) = state.get_mut(i) {
                         *s = Some(code == 0);
