@@ -124,6 +124,7 @@ fn dispatch(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, 
         "create-md" => create::create(args, store, console),
         "check-resize" => resize::check(store, console),
         "forget-peer" => slots::forget_peer(args, store, console),
+        "repair-md" => slots::repair(args, store, console),
         "wipe-md" => wipe(store, console),
         "outdate" => {
             let (mut superblock, geometry) = store.take()?;

@@ -463,3 +463,73 @@ fn a_bad_dump_changes_nothing() {
             .contains("Bitmap info too large, truncated!")
     );
 }
+
+#[test]
+fn day_0_entries_are_made_to_agree() {
+    let disk = used(64 << 20, 4);
+    let mut superblock = disk.superblock();
+    let mut bad = superblock.clone();
+    for node in [4, 9] {
+        bad.peers[node].bitmap_uuid = 0xbad;
+    }
+    // Only 31 has a value; the others of the helper are 0 and differ from it.
+    disk.save(&bad);
+    let before = fs::read(disk.path()).unwrap();
+    let output = disk.run("repair-md --dry-run");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let line = "Peer slot 9 has \"day0\" UUID 0x0000000000000BAD, expected 0x000000000000DEAD";
+    assert!(text.contains(line), "{text}");
+    assert!(fs::read(disk.path()).unwrap() == before);
+    disk.ok("repair-md");
+    for peer in superblock
+        .peers
+        .iter_mut()
+        .skip(1)
+        .filter(|peer| peer.is_day0())
+    {
+        (peer.bitmap_uuid, peer.bitmap_dagtag) = (0xdead, 77);
+    }
+    assert_eq!(disk.superblock(), superblock);
+    disk.ok("repair-md --tentative");
+    // A grown device is set right, too.
+    disk.file().set_len(100 << 20).unwrap();
+    disk.ok("repair-md");
+    assert_eq!(disk.superblock().peers, superblock.peers);
+}
+
+#[test]
+fn a_generation_to_begin_with() {
+    let disk = Disk::new(64 << 20);
+    disk.ok("create-md 2 --initial-current-uuid 0x1235 --uptodate --peers-outdated");
+    let superblock = disk.superblock();
+    assert_eq!(superblock.current_uuid, 0x1234);
+    assert_eq!(superblock.flags.bits(), 0x91);
+    assert!(
+        superblock
+            .peers
+            .iter()
+            .all(|peer| peer.flags == PeerFlags::OUTDATED)
+    );
+    disk.ok("create-md 2 --initial-current-uuid 0x1234 --rotate-uuids");
+    let superblock = disk.superblock();
+    assert!(superblock.current_uuid > 4 && superblock.current_uuid != 0x1234);
+    assert_eq!(superblock.current_uuid & 1, 0);
+    assert_eq!(superblock.history[..2], [0x1234, 0]);
+    assert!(
+        superblock
+            .peers
+            .iter()
+            .all(|peer| peer.bitmap_uuid == 0x1234)
+    );
+    disk.ok("create-md 2 --consistent");
+    let superblock = disk.superblock();
+    assert!(superblock.current_uuid > 4 && superblock.flags.bits() == 0x81);
+    for bad in [
+        "create-md 2 --initial-current-uuid 0",
+        "create-md 2 --initial-current-uuid x",
+    ] {
+        assert_eq!(disk.run(bad).status.code(), Some(10));
+    }
+    assert_eq!(disk.run("dump-md --uptodate").status.code(), Some(10));
+}

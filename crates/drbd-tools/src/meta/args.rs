@@ -22,6 +22,15 @@ pub(super) enum InitBitmap {
     SetAll,
 }
 
+/// The current UUID that `create-md` is to begin with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum InitialUuid {
+    /// A random one.
+    Generate,
+    /// This one.
+    Given(u64),
+}
+
 /// One command of the table.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Command {
@@ -76,13 +85,14 @@ const COMMANDS: &[Command] = &[
     ),
     command("check-resize", Some(""), false, true, false),
     command("forget-peer", Some("--node-id {val} "), false, true, true),
+    command("repair-md", Some(""), false, true, false),
     command("set-gi", None, true, true, true),
     command("read-dev-uuid", None, false, false, false),
     command("write-dev-uuid", None, true, true, false),
 ];
 
 /// Commands of the reference tool that are not there yet.
-const MISSING: &[&str] = &["repair-md", "dump-superblock", "hexdump-superblock"];
+const MISSING: &[&str] = &["dump-superblock", "hexdump-superblock"];
 
 /// The parsed command line.
 #[derive(Debug)]
@@ -100,6 +110,11 @@ pub(super) struct Args {
     pub(super) effective_size: Option<u64>,
     pub(super) diskful_peers: u32,
     pub(super) bitmap_block_size: Option<BitmapBlockSize>,
+    pub(super) initial_current_uuid: Option<InitialUuid>,
+    pub(super) consistent: bool,
+    pub(super) uptodate: bool,
+    pub(super) peers_outdated: bool,
+    pub(super) rotate_uuids: bool,
     pub(super) var_lib: PathBuf,
     pub(super) device: String,
     pub(super) format: Format,
@@ -128,6 +143,11 @@ const OPTIONS: &[(&str, char, bool)] = &[
     ("effective-size", 'Z', true),
     ("diskful-peers", 'D', true),
     ("bitmap-block-size", 'B', true),
+    ("initial-current-uuid", '\0', true),
+    ("consistent", '\0', false),
+    ("uptodate", '\0', false),
+    ("peers-outdated", '\0', false),
+    ("rotate-uuids", '\0', false),
     ("var-lib-drbd", '\0', true),
 ];
 
@@ -211,6 +231,11 @@ fn defaults(arguments: &[String]) -> Args {
         effective_size: None,
         diskful_peers: 0,
         bitmap_block_size: None,
+        initial_current_uuid: None,
+        consistent: false,
+        uptodate: false,
+        peers_outdated: false,
+        rotate_uuids: false,
         var_lib: PathBuf::from("/var/lib/drbd"),
         device: String::new(),
         format: Format::V09,
@@ -344,6 +369,27 @@ fn set_option(args: &mut Args, name: &str, value: &str) -> Result<(), Failure> {
             let size = BitmapBlockSize::new(size);
             args.bitmap_block_size = Some(size.map_err(|e| Failure::new(BAD, e.to_string()))?);
         }
+        "initial-current-uuid" => {
+            args.initial_current_uuid = Some(if value == "generate" {
+                InitialUuid::Generate
+            } else {
+                let digits = value.strip_prefix("0x").unwrap_or(value);
+                let uuid = u64::from_str_radix(digits, 16)
+                    .ok()
+                    .filter(|uuid| *uuid != 0);
+                InitialUuid::Given(uuid.ok_or_else(|| {
+                    let text = format!(
+                        "'{value}' is no UUID: give 'generate' or up to 16 hexadecimal digits, \
+                         not 0"
+                    );
+                    Failure::new(BAD, text)
+                })?)
+            });
+        }
+        "consistent" => args.consistent = true,
+        "uptodate" => args.uptodate = true,
+        "peers-outdated" => args.peers_outdated = true,
+        "rotate-uuids" => args.rotate_uuids = true,
         "var-lib-drbd" => args.var_lib = PathBuf::from(value),
         _ => return Err(Failure::Usage(String::new())),
     }
@@ -371,16 +417,29 @@ fn check_options(args: &Args) -> Result<(), Failure> {
             "The --al-stripe* options are only allowed with create-md and restore-md".into(),
         );
     }
-    for (option, given) in [
-        ("peer-max-bio-size", args.peer_max_bio_size.is_some()),
-        ("effective-size", args.effective_size.is_some()),
-        ("diskful-peers", args.diskful_peers != 0),
-        ("bitmap-block-size", args.bitmap_block_size.is_some()),
+    // The last column: whether v08 has it.
+    for (option, given, v08) in [
+        ("peer-max-bio-size", args.peer_max_bio_size.is_some(), true),
+        ("effective-size", args.effective_size.is_some(), true),
+        ("diskful-peers", args.diskful_peers != 0, false),
+        ("bitmap-block-size", args.bitmap_block_size.is_some(), true),
+        (
+            "initial-current-uuid",
+            args.initial_current_uuid.is_some(),
+            false,
+        ),
+        ("consistent", args.consistent, false),
+        ("uptodate", args.uptodate, false),
+        ("peers-outdated", args.peers_outdated, false),
+        ("rotate-uuids", args.rotate_uuids, false),
     ] {
         if given && !creates {
             return bad(format!(
                 "The --{option} option is only allowed with create-md"
             ));
+        }
+        if given && !v08 && args.format == Format::V08 {
+            return bad(format!("--{option} is not supported with 'v08'"));
         }
     }
     if args
@@ -396,12 +455,6 @@ fn check_options(args: &Args) -> Result<(), Failure> {
         if matches!(args.index, MdIndex::Indexed(_)) {
             return bad("bitmap-block-size not supported with a numeric index".into());
         }
-    }
-    if args.diskful_peers != 0 && args.format != Format::V09 {
-        return bad(format!(
-            "--diskful-peers is not supported with '{}'",
-            args.format
-        ));
     }
     match (args.command.node_id, args.node_id) {
         (true, None) if args.format == Format::V09 => {

@@ -1,6 +1,6 @@
 //! `create-md`: fresh metadata, or that of another version converted (metadata, sections 9.3, 9.4).
 
-use super::args::{self, Args, InitBitmap};
+use super::args::{self, Args, InitBitmap, InitialUuid};
 use super::console::{Console, human_size};
 use super::device::Page;
 use super::existing;
@@ -9,8 +9,9 @@ use super::resize;
 use super::store::Store;
 use drbd_meta::activity_log::encode_initialised;
 use drbd_meta::bitmap::BitmapLayout;
-use drbd_meta::flags::PeerFlags;
+use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::{AlStriping, BitmapBlockSize, Geometry, MdIndex, Placement};
+use drbd_meta::limits::{UUID_JUST_CREATED, UUID_PRIMARY};
 use drbd_meta::superblock::{Format, Superblock, V07Superblock};
 
 /// Metadata that is already there.
@@ -263,5 +264,52 @@ fn options(args: &Args, superblock: &mut Superblock, geometry: &Geometry) -> Res
             entry.flags.insert(PeerFlags::DEVICE_SEEN);
         }
     }
+    generation(args, superblock)
+}
+
+/// Begins with another data generation than "just created".
+fn generation(args: &Args, superblock: &mut Superblock) -> Result<(), Failure> {
+    match args.initial_current_uuid {
+        Some(InitialUuid::Generate) => superblock.current_uuid = random_uuid()?,
+        Some(InitialUuid::Given(uuid)) => superblock.current_uuid = uuid & !UUID_PRIMARY,
+        None => {}
+    }
+    if args.consistent || args.uptodate {
+        superblock.flags.insert(LocalFlags::CONSISTENT);
+        if superblock.current_uuid == UUID_JUST_CREATED {
+            superblock.current_uuid = random_uuid()?;
+        }
+    }
+    if args.uptodate {
+        superblock.flags.insert(LocalFlags::WAS_UP_TO_DATE);
+    }
+    let former = superblock.current_uuid;
+    for peer in &mut superblock.peers {
+        peer.flags.set(
+            PeerFlags::OUTDATED,
+            args.peers_outdated || peer.flags.contains(PeerFlags::OUTDATED),
+        );
+        if args.rotate_uuids {
+            peer.bitmap_uuid = former;
+        }
+    }
+    if args.rotate_uuids {
+        let [youngest, ..] = &mut superblock.history;
+        *youngest = former;
+        superblock.current_uuid = random_uuid()?;
+    }
     Ok(())
+}
+
+/// A random UUID without the primary mark, neither 0 nor "just created".
+fn random_uuid() -> Result<u64, Failure> {
+    loop {
+        let mut bytes = [0; 8];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| Failure::io("getrandom", "", errno.into()))?;
+        let uuid = u64::from_ne_bytes(bytes) & !UUID_PRIMARY;
+        if uuid > UUID_JUST_CREATED {
+            return Ok(uuid);
+        }
+    }
 }

@@ -1,8 +1,10 @@
-//! Bitmap slots and the nodes they belong to: `forget-peer` (metadata, sections 6.3 and 9.2).
+//! Bitmap slots and the nodes they belong to: `forget-peer` and `repair-md` (metadata, sections 6.3,
+//! 9.2 and 9.7).
 
 use super::args::Args;
 use super::console::Console;
-use super::failure::{BAD, Failure, OK};
+use super::failure::{BAD, FAILED, Failure, OK};
+use super::resize;
 use super::store::{self, Store};
 use drbd_meta::geometry::Geometry;
 use drbd_meta::superblock::{Format, PeerEntry, Superblock};
@@ -39,6 +41,56 @@ pub(super) fn forget_peer(args: &Args, mut store: Store, console: &Console) -> R
     if let Some(entry) = superblock.peers.get_mut(usize::from(node)) {
         *entry = fresh;
     }
+    store.save(&superblock, &geometry, console)?;
+    Ok(OK)
+}
+
+/// Makes the day-0 entries agree: all collect the same generation, so one that differs is damaged.
+/// Without `--dry-run` the damage is repaired. Metadata that a grown device left behind is moved
+/// first, so that what follows finds it.
+pub(super) fn repair(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
+    if let (None, Some((superblock, old))) = (&store.found, &store.at_last_known) {
+        let (superblock, old) = (superblock.clone(), *old);
+        let moved = resize::relocate(&mut store, superblock, &old, console)?;
+        if args.dry_run {
+            return Ok(moved);
+        }
+        store.find_again(args, console)?;
+    }
+    let (mut superblock, geometry) = store.take()?;
+    if args.format != Format::V09 {
+        return Ok(OK);
+    }
+    let own = superblock.node_id.map(usize::from);
+    let is_day0 = |n: usize, entry: &PeerEntry| entry.is_day0() && Some(n) != own;
+    let reference = superblock
+        .peers
+        .iter()
+        .enumerate()
+        .rev()
+        .find(|(n, entry)| is_day0(*n, entry));
+    let Some(reference) = reference.map(|(_, entry)| *entry) else {
+        return Ok(OK);
+    };
+    let expected = reference.bitmap_uuid;
+    let mut damaged = false;
+    for (n, entry) in superblock.peers.iter_mut().enumerate() {
+        if is_day0(n, entry) && entry.bitmap_uuid != expected {
+            console.err(&format!(
+                "Peer slot {n} has \"day0\" UUID 0x{:016X}, expected 0x{expected:016X}",
+                entry.bitmap_uuid
+            ));
+            *entry = reference;
+            damaged = true;
+        }
+    }
+    if !damaged {
+        return Ok(OK);
+    }
+    if args.dry_run {
+        return Err(Failure::Silent(FAILED));
+    }
+    console.err("Repairing metadata");
     store.save(&superblock, &geometry, console)?;
     Ok(OK)
 }

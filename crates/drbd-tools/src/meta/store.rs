@@ -81,6 +81,20 @@ impl Store {
         Ok(store)
     }
 
+    /// Looks again at the place where the metadata belongs, after it was moved there.
+    pub(super) fn find_again(&mut self, args: &Args, console: &Console) -> Result<(), Failure> {
+        let block = self.device.read_block("superblock", self.md_offset)?;
+        let superblock = Superblock::parse(&block, self.placement)
+            .map_err(|error| Failure::new(BAD, error.to_string()))?;
+        let geometry = superblock
+            .geometry(self.placement)
+            .map_err(|error| Failure::new(BAD, error.to_string()))?;
+        if superblock.magic.format() == args.format {
+            self.found = Some((clip(superblock, &geometry, console), geometry));
+        }
+        Ok(())
+    }
+
     /// The metadata where the device ended when it was smaller. A device that shrank has lost its
     /// metadata, or will once something is written behind its new end.
     fn look_at_last_known(&self, args: &Args) -> Option<(Superblock, Geometry)> {
