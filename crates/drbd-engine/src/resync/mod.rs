@@ -30,10 +30,8 @@ use crate::timer::Timer;
 
 mod flush_requests;
 mod peers_in_sync;
-#[allow(dead_code)] // Until the target uses it.
-pub(crate) mod rate;
-#[allow(dead_code)] // Until the target uses it.
-pub(crate) mod requests;
+mod rate;
+mod requests;
 mod source;
 mod target;
 mod verify;

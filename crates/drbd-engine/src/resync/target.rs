@@ -14,22 +14,19 @@ use drbd_proto::{
 };
 
 use crate::activity_log::EXTENT_SECTOR_SHIFT;
-use crate::bitmap::{BitNr, Bitmap, Slot};
+use crate::bitmap::BitNr;
 use crate::effect::{DiscardKind, Effect};
 use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
 use crate::id::BufId;
 use crate::interval::{Check, Flags, IntervalId, Kind};
+use crate::resync::rate::{Rate, RateOptions, TURN};
+use crate::resync::requests::{MAX_REQUEST, Request, Requests};
 use crate::resync::{ResyncId, Step};
 use crate::state::change::ChangeFlags;
 use crate::status::SyncInfo;
 use crate::time::Instant;
 use crate::timer::Timer;
-
-/// Time between turns.
-const TURN: Duration = Duration::from_millis(100);
-/// Largest request, in bytes.
-const MAX_REQUEST: u32 = 1 << 20;
 
 /// A resync with this node as target.
 #[derive(Debug)]
@@ -43,15 +40,10 @@ pub(crate) struct Run {
     failed: u64,
     /// Bits that turned out to be equal.
     same: u64,
-    /// The source asked to come back later.
-    unsuccessful: bool,
     /// The source is Ahead: no requests until the state changes.
     ahead: bool,
-    /// Sectors asked for and not answered.
-    in_flight: u64,
-    /// Sectors answered since the last turn.
-    answered: u64,
-    last_turn: Instant,
+    /// How much to ask for, and when.
+    rate: Rate,
     started: Instant,
     paused: Duration,
     paused_since: Option<Instant>,
@@ -90,6 +82,12 @@ pub(crate) struct TargetRequest {
 }
 
 impl TargetRequest {
+    /// Whether it shares sectors with a request that is planned.
+    fn overlaps(&self, other: &Request) -> bool {
+        let end = self.sector.0 + u64::from(self.len / 512);
+        self.sector.0 < other.sector.0 + u64::from(other.len / 512) && other.sector.0 < end
+    }
+
     /// Whether it lies in a step of 4 MiB.
     pub(super) fn touches_step(&self, step: u64) -> bool {
         let end = self.sector.0 + u64::from(self.len / 512);
@@ -165,11 +163,8 @@ impl Engine {
             previous: weight,
             failed: 0,
             same: 0,
-            unsuccessful: false,
             ahead: false,
-            in_flight: 0,
-            answered: 0,
-            last_turn: now,
+            rate: Rate::new(now),
             started: now,
             paused: Duration::ZERO,
             paused_since: None,
@@ -235,79 +230,53 @@ impl Engine {
             self.end_of_pass(peer, volume);
             return;
         }
-        let (now, timer) = (self.now, Timer::ResyncTurn(peer, volume));
-        self.timers.set(timer, now + TURN);
-        let Some(sectors) = self.turn_budget(peer, volume) else {
-            return;
-        };
-        let Some(slot) = self.slot_of(peer, volume) else {
-            return;
-        };
-        let peer_block = self.conns.get(&peer).and_then(|c| c.peers.get(&volume));
-        let peer_block = peer_block.map_or(4096, |pd| pd.sizes.bm_block.max(4096));
-        let mut made = Vec::new();
-        let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else {
-            return;
-        };
-        let bitmap = &disk.bitmap;
-        let thin = disk.options.rs_discard_granularity;
-        let Some(run) = self.resync(peer, volume).and_then(|s| s.run.as_ref()) else {
-            return;
-        };
-        let thin = if run.checksums.is_none() && self.has_feature(peer, Features::THIN_RESYNC) {
-            thin
-        } else {
-            0
-        };
-        let mut cursor = run.cursor;
-        let step = u64::from(peer_block / bitmap.block_size()).max(1);
-        let mut left = sectors.div_ceil(bitmap.sectors_per_bit());
-        while left > 0 {
-            let Some(found) = find_request(bitmap, slot, cursor, left, step, thin) else {
-                cursor = BitNr(bitmap.bits());
-                break;
-            };
-            // Requests of an earlier pass may still be under way.
-            let clash = self.resync(peer, volume).is_some_and(|s| {
-                s.requests.values().any(|r| {
-                    r.sector.0 < found.sector.0 + u64::from(found.len / 512)
-                        && found.sector.0 < r.sector.0 + u64::from(r.len / 512)
-                })
-            });
-            cursor = found.next;
-            left = left.saturating_sub(found.bits);
-            if !clash {
-                made.push((found.sector, found.len, thin != 0 && found.len == thin));
-            }
+        let made = self.plan_requests(peer, volume);
+        for request in made {
+            self.make_request(peer, volume, request.sector, request.len, request.thin);
         }
-        if let Some(run) = self.resync_mut(peer, volume).and_then(|s| s.run.as_mut()) {
-            run.cursor = cursor;
-        }
-        for (sector, len, thin) in made {
-            self.make_request(peer, volume, sector, len, thin);
-        }
+        let pause = self.run_mut(peer, volume).map_or(TURN, |run| run.rate.pause());
+        let at = self.now + pause;
+        self.timers.set(Timer::ResyncTurn(peer, volume), at);
     }
 
-    /// How many sectors may be asked for in this turn; `None`: none at all.
-    fn turn_budget(&mut self, peer: NodeId, volume: VolumeNr) -> Option<u64> {
+    /// The requests of this turn.
+    fn plan_requests(&mut self, peer: NodeId, volume: VolumeNr) -> Vec<Request> {
         let now = self.now;
-        let conn = self.conns.get_mut(&peer)?;
-        let max_buffers = u64::from(conn.options.max_buffers) * 8;
-        let pd = conn.peers.get_mut(&volume)?;
-        let max_rate = u64::from(pd.options.c_max_rate) * 2 / 10;
-        let run = pd.data.resync.run.as_mut()?;
-        run.last_turn = now;
-        run.answered = 0;
-        if run.ahead || (core::mem::take(&mut run.unsuccessful) && run.in_flight > 0) {
-            return None;
-        }
-        let room = max_buffers.saturating_sub(run.in_flight);
-        let budget = if max_rate > 0 {
-            room.min(max_rate)
-        } else {
-            room
+        let slot = self.slot_of(peer, volume);
+        let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
+        let (Some(slot), Some(disk), Some(conn)) = (slot, disk, self.conns.get_mut(&peer)) else {
+            return Vec::new();
         };
-        (budget > 0).then_some(budget)
+        let thin_agreed = conn.has(Features::THIN_RESYNC);
+        let Some(pd) = conn.peers.get_mut(&volume) else {
+            return Vec::new();
+        };
+        let options = RateOptions::new(&conn.options, &pd.options);
+        let peer_block = pd.sizes.bm_block.max(4096);
+        let own_block = disk.bitmap.block_size();
+        let state = &mut pd.data.resync;
+        let Some(run) = state.run.as_mut().filter(|run| !run.ahead) else {
+            return Vec::new();
+        };
+        let block = u64::from(peer_block.max(own_block)) / 512;
+        let Some(sectors) = run.rate.turn(now, &options, block) else {
+            return Vec::new();
+        };
+        let thin = disk.options.rs_discard_granularity;
+        let thin = (thin > 0 && thin_agreed && run.checksums.is_none()).then_some(thin);
+        let mut plan = Requests::new(&disk.bitmap, slot, run.cursor, sectors, peer_block, thin);
+        // Requests of an earlier pass, or of a run that was given up, may still be under way.
+        let made: Vec<Request> = plan
+            .by_ref()
+            .filter(|request| !state.requests.values().any(|old| old.overlaps(request)))
+            .collect();
+        run.cursor = plan.cursor();
+        made
+    }
+
+    /// The run of a peer device, to change it.
+    fn run_mut(&mut self, peer: NodeId, volume: VolumeNr) -> Option<&mut Run> {
+        self.resync_mut(peer, volume)?.run.as_mut()
     }
 
     /// Starts one request.
@@ -328,7 +297,7 @@ impl Engine {
         };
         let checksum = state.run.as_ref().is_some_and(|r| r.checksums.is_some());
         if let Some(run) = &mut state.run {
-            run.in_flight += u64::from(len / 512);
+            run.rate.asked(u64::from(len / 512));
         }
         let stage = if checksum {
             Stage::Checksum
@@ -716,30 +685,25 @@ impl Engine {
         }
     }
 
-    /// Sectors came back.
+    /// Sectors came back; if these were the last ones the next turn may be due early (data path, section
+    /// 15.4).
     fn note_answered(&mut self, peer: NodeId, volume: VolumeNr, len: u32) {
         let now = self.now;
-        let Some(pd) = self
-            .conns
-            .get_mut(&peer)
-            .and_then(|c| c.peers.get_mut(&volume))
-        else {
+        let max_bio = self.volumes.get(&volume).map_or(MAX_REQUEST, |v| v.options.max_bio_size);
+        let Some(conn) = self.conns.get_mut(&peer) else {
             return;
         };
-        let max_rate = u64::from(pd.options.c_max_rate);
+        let Some(pd) = conn.peers.get_mut(&volume) else {
+            return;
+        };
+        let options = RateOptions::new(&conn.options, &pd.options);
         let Some(run) = pd.data.resync.run.as_mut() else {
             return;
         };
-        let sectors = u64::from(len / 512);
-        run.in_flight = run.in_flight.saturating_sub(sectors);
-        run.answered += sectors;
-        if run.in_flight == 0 && !run.unsuccessful && !run.ahead {
-            // Everything is back: an early turn, as far as c-max-rate allows (data path, section 15.4).
-            let micros = (run.answered / 2 * 1_000_000)
-                .checked_div(max_rate)
-                .unwrap_or(0);
-            let at = (run.last_turn + Duration::from_micros(micros)).max(now);
-            self.timers.set(Timer::ResyncTurn(peer, volume), at);
+        run.rate.came_back(u64::from(len / 512));
+        let early = run.rate.early_turn(now, &options, max_bio).filter(|_| !run.ahead);
+        if let Some(at) = early.filter(|_| self.state.repl(peer, volume) == ReplState::SyncTarget) {
+            self.timers.set(Timer::ResyncTurn(peer, volume), at.max(now));
         }
     }
 
@@ -759,7 +723,7 @@ impl Engine {
                 Outcome::Written => {}
                 Outcome::Same => run.same += bits,
                 Outcome::Failed => run.failed += bits,
-                Outcome::Later => run.unsuccessful = true,
+                Outcome::Later => run.rate.unsuccessful(),
             }
         }
         self.in_sync_step(peer, volume, sector, len);
@@ -888,56 +852,4 @@ enum Outcome {
     Same,
     Failed,
     Later,
-}
-
-/// A range worth a request.
-struct Found {
-    sector: Sector,
-    len: u32,
-    /// Bits it covers, and where to go on.
-    bits: u64,
-    next: BitNr,
-}
-
-/// The next request at or after `cursor` (data path, section 15.2, item 6). `left`: bits that may be asked
-/// for; `step`: own bits per bit of the coarser side; `thin`: size of thin requests in bytes, 0 for none.
-fn find_request(
-    bitmap: &Bitmap,
-    slot: Slot,
-    cursor: BitNr,
-    left: u64,
-    step: u64,
-    thin: u32,
-) -> Option<Found> {
-    let first = bitmap.next_set(slot, cursor)?.0;
-    let first = first - first % step;
-    let most = (u64::from(MAX_REQUEST / bitmap.block_size())).max(step);
-    let aligned = if first == 0 {
-        most
-    } else {
-        (1 << first.trailing_zeros()).min(most)
-    };
-    let budget = left.max(1).next_power_of_two().min(most);
-    let mut limit = aligned.min(budget).max(step);
-    if thin >= bitmap.block_size() {
-        limit = limit.min(u64::from(thin / bitmap.block_size()).max(step));
-    }
-    let mut bits = step;
-    while bits + step <= limit {
-        let next = first + bits;
-        if !bitmap.any_bits(slot, BitNr(next)..=BitNr(next + step - 1)) {
-            break;
-        }
-        bits += step;
-    }
-    let range = bitmap.sectors(&(BitNr(first)..=BitNr(first + bits - 1)));
-    let len = u32::try_from((range.end.0 - range.start.0) * 512)
-        .ok()
-        .filter(|len| *len > 0)?;
-    Some(Found {
-        sector: range.start,
-        len,
-        bits,
-        next: BitNr(first + bits),
-    })
 }
