@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use drbd_meta::activity_log::{AlHeader, AlLayout, AlUpdate, FREE};
 use drbd_proto::{Sector, VolumeNr};
 
-use crate::activity_log::{ActivityLog, Busy, ExtentNr, SLOTS};
+use crate::activity_log::{ActivityLog, Busy, ExtentNr, Got, SLOTS};
 use crate::bitmap::PageNr;
 use crate::command::MetaPlace;
 use crate::data::{DataOpKind, PeerReqId, ReqId};
@@ -35,6 +35,16 @@ pub(crate) struct AlQueue {
     prepare: u32,
     /// Counts attached disks: an operation of an earlier one is worthless.
     pub attached: u64,
+}
+
+/// What a request got of its extents.
+struct Taken {
+    /// How many it has now.
+    got: u32,
+    /// That is all of them.
+    all: bool,
+    /// Some become active with the transaction being built or running.
+    cold: bool,
 }
 
 impl Engine {
@@ -89,12 +99,13 @@ impl Engine {
             return;
         }
         let (mut peers, mut locals) = (Vec::new(), Vec::new());
+        let (mut cold_peers, mut cold_locals) = (Vec::new(), Vec::new());
         while let Some(&id) = self.al_queue(volume).and_then(|q| q.peer.front()) {
             let Some((sector, len, held)) = self.peer_write_extents(id) else {
                 self.al_queue_mut(volume, |q| q.peer.pop_front());
                 continue;
             };
-            let (got, all) = self.take_extents(volume, sector, len, held);
+            let Taken { got, all, cold } = self.take_extents(volume, sector, len, held);
             self.set_peer_write_extents(id, got, all);
             if !all {
                 break;
@@ -104,7 +115,7 @@ impl Engine {
                 q.peer.pop_front();
                 q.waiting_extents = q.waiting_extents.saturating_sub(count);
             });
-            peers.push(id);
+            if cold { &mut cold_peers } else { &mut peers }.push(id);
         }
         while let Some(&id) = self.al_queue(volume).and_then(|q| q.local.front()) {
             let Some((sector, len, held)) = self
@@ -116,7 +127,7 @@ impl Engine {
                 self.al_queue_mut(volume, |q| q.local.pop_front());
                 continue;
             };
-            let (got, all) = self.take_extents(volume, sector, len, held);
+            let Taken { got, all, cold } = self.take_extents(volume, sector, len, held);
             if let Some(req) = self.data.requests.get_mut(&id) {
                 req.extents = got;
                 req.covered = all;
@@ -125,47 +136,43 @@ impl Engine {
                 break;
             }
             self.al_queue_mut(volume, |q| q.local.pop_front());
-            locals.push(id);
+            if cold { &mut cold_locals } else { &mut locals }.push(id);
         }
         let Some(v) = self.volumes.get_mut(&volume) else {
             return;
         };
         let Some(al) = v.data.al.as_mut() else { return };
-        if al.pending_changes() == 0 || al.is_running() {
-            // All of them were hot; a running transaction admits only hot ones.
-            self.al_go(peers, locals);
-            return;
+        // A transaction that is running already carries its cold extents.
+        v.data.al_queue.ready_peer.extend(cold_peers);
+        v.data.al_queue.ready_local.extend(cold_locals);
+        let begun = al.begin();
+        self.al_go(peers, locals);
+        if begun {
+            self.al_transaction(volume);
         }
-        v.data.al_queue.ready_peer.extend(peers);
-        v.data.al_queue.ready_local.extend(locals);
-        al.begin();
-        self.al_transaction(volume);
     }
 
-    /// Takes references on the extents of a range from number `held` on. How many are held then, and
-    /// whether that is all of them.
-    fn take_extents(
-        &mut self,
-        volume: VolumeNr,
-        sector: Sector,
-        len: u32,
-        held: u32,
-    ) -> (u32, bool) {
-        let Some(al) = self
-            .volumes
-            .get_mut(&volume)
-            .and_then(|v| v.data.al.as_mut())
-        else {
-            return (0, true);
+    /// Takes references on the extents of a range from number `held` on.
+    fn take_extents(&mut self, volume: VolumeNr, sector: Sector, len: u32, held: u32) -> Taken {
+        let mut taken = Taken { got: held, all: true, cold: false };
+        let Some(al) = self.volumes.get_mut(&volume).and_then(|v| v.data.al.as_mut()) else {
+            return taken;
         };
-        let mut got = held;
+        // Those taken before may be part of the running transaction.
+        taken.cold = held > 0 && al.is_running();
         for extent in ExtentNr::covering(sector, len).skip(held as usize) {
             match al.get(extent) {
-                Ok(_) => got += 1,
-                Err(Busy::Starving | Busy::Running | Busy::Full) => return (got, false),
+                Ok(got) => {
+                    taken.got += 1;
+                    taken.cold |= got == Got::Pending;
+                }
+                Err(Busy::Starving | Busy::Running | Busy::Full) => {
+                    taken.all = false;
+                    break;
+                }
             }
         }
-        (got, true)
+        taken
     }
 
     /// Without an activity log there is nothing to wait for.
