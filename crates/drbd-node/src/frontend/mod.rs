@@ -18,12 +18,15 @@
 //! auto-promote looks at. Open when the application opens, close when it closes. When a session is dropped or a guest
 //! ends, its requests are still carried out, and the opener goes away after the last of them.
 
+pub mod choose;
 pub mod file_volume;
 pub mod fuse;
+pub mod links;
 pub mod loopdev;
 pub mod nbd;
 mod programs;
 mod requests;
+pub mod ublk;
 
 use std::io;
 use std::path::PathBuf;
@@ -56,6 +59,11 @@ pub trait Attached: Send {
     /// The block device of this volume on this node, if the frontend makes one.
     fn device(&self) -> Option<PathBuf> {
         None
+    }
+
+    /// What links to the volume point at: the device, the file, or the socket of a server.
+    fn path(&self) -> Option<PathBuf> {
+        self.device()
     }
 
     /// The volume is being deleted (`del-minor`, `down`; nobody has it open): give up threads, devices and sockets

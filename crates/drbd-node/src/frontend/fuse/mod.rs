@@ -118,6 +118,10 @@ impl Attached for Mounted {
         self.path.display().to_string()
     }
 
+    fn path(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
     fn detach(self: Box<Self>) {
         drop(self.mount);
         // The directory goes with its last volume.

@@ -196,12 +196,13 @@ impl Client {
         Ok(())
     }
 
-    /// Sends what is queued and waits for one reply.
+    /// Waits for one reply. What is queued is sent first, unless replies that were received already are still to be
+    /// looked at: so a caller that submits one request for each reply sends many at once.
     ///
     /// # Errors
     /// When the connection broke or the server talks nonsense; an error of the request is in the completion.
     pub fn complete(&mut self) -> Result<Completion, ClientError> {
-        if !self.out.is_empty() {
+        if !self.out.is_empty() && self.stream.buffer().is_empty() {
             self.send()?;
         }
         let mut data = Vec::new();

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -237,6 +237,10 @@ impl Frontend for NbdFrontend {
             directory: self.directory.clone(),
             key,
             place,
+            socket: self.addresses.iter().find_map(|a| match a {
+                Address::Unix(path) => Some(path.clone()),
+                Address::Tcp(_) => None,
+            }),
         }))
     }
 }
@@ -246,11 +250,16 @@ struct Export {
     directory: Arc<Directory>,
     key: (Arc<str>, u16),
     place: String,
+    socket: Option<PathBuf>,
 }
 
 impl Attached for Export {
     fn place(&self) -> String {
         self.place.clone()
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.socket.clone()
     }
 
     fn detach(self: Box<Self>) {

@@ -1,0 +1,242 @@
+//! Which frontends a daemon has: what was asked for, or the best this system can do.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::fuse::FuseFrontend;
+use super::links::{Linked, Links};
+use super::loopdev::LoopFrontend;
+use super::nbd::NbdFrontend;
+use super::nbd::address::Address;
+use super::ublk::UblkFrontend;
+use super::{Attached, Frontend, VolumeHandle};
+
+/// What `--frontend` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Choice {
+    /// The best that works: ublk, else loop, else fuse, else nbd.
+    #[default]
+    Auto,
+    /// A block device through the kernel's ublk driver.
+    Ublk,
+    /// A block device through the kernel's loop driver, on a FUSE file.
+    Loop,
+    /// A file.
+    Fuse,
+    /// The NBD server alone.
+    Nbd,
+}
+
+/// Not a frontend.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there is no frontend `{0}`: choose auto, ublk, loop, fuse or nbd")]
+pub struct UnknownFrontend(String);
+
+impl FromStr for Choice {
+    type Err = UnknownFrontend;
+
+    fn from_str(s: &str) -> Result<Choice, UnknownFrontend> {
+        Ok(match s {
+            "auto" => Choice::Auto,
+            "ublk" => Choice::Ublk,
+            "loop" => Choice::Loop,
+            "fuse" => Choice::Fuse,
+            "nbd" => Choice::Nbd,
+            _ => return Err(UnknownFrontend(s.into())),
+        })
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Choice::Auto => "auto",
+            Choice::Ublk => "ublk",
+            Choice::Loop => "loop",
+            Choice::Fuse => "fuse",
+            Choice::Nbd => "nbd",
+        })
+    }
+}
+
+/// What the daemon's options say about frontends.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--frontend`.
+    pub choice: Choice,
+    /// `--nbd`, any number of times: an NBD server besides the chosen frontend. Where nbd is the chosen frontend and no
+    /// address is given, it is a Unix socket, `<run_dir>/nbd.sock`.
+    pub nbd: Vec<Address>,
+    /// The daemon's run directory; belongs to this daemon alone.
+    pub run_dir: PathBuf,
+    /// This is the daemon of the whole system: make links below `/dev`, too.
+    pub system: bool,
+}
+
+/// All frontends of a daemon as one, with the links by which volumes are found.
+pub struct Frontends {
+    device: Box<dyn Frontend>,
+    nbd: Option<NbdFrontend>,
+    links: Links,
+    reason: String,
+}
+
+impl Frontends {
+    /// Sets up what the settings ask for. Remains of a daemon that was killed are removed first. Which frontend it
+    /// became, and why not a better one, is logged and kept ([`Frontends::reason`]).
+    ///
+    /// # Errors
+    /// When what was asked for by name is not possible, or an NBD address cannot be used.
+    pub fn new(settings: &Settings) -> io::Result<Frontends> {
+        let run_dir = &settings.run_dir;
+        std::fs::create_dir_all(run_dir)?;
+        if rustix::process::geteuid().is_root()
+            && let Err(e) = super::loopdev::remove_stale(run_dir)
+        {
+            tracing::warn!("cannot look for remains of an earlier daemon: {e}");
+        }
+        let mut addresses = settings.nbd.clone();
+        let default = || Address::Unix(run_dir.join("nbd.sock"));
+        let (device, reason): (Box<dyn Frontend>, _) = match settings.choice {
+            Choice::Ublk => (Box::new(UblkFrontend::new()?), asked("ublk")),
+            Choice::Loop => (Box::new(LoopFrontend::new(run_dir)?), asked("loop")),
+            Choice::Fuse => (Box::new(FuseFrontend::new(run_dir)?), asked("fuse")),
+            Choice::Nbd => {
+                if addresses.is_empty() {
+                    addresses.push(default());
+                }
+                (Box::new(NbdFrontend::start(&addresses)?), asked("nbd"))
+            }
+            Choice::Auto => {
+                let (found, reason) = best(run_dir);
+                match found {
+                    Some(device) => (device, reason),
+                    None => {
+                        if addresses.is_empty() {
+                            addresses.push(default());
+                        }
+                        (Box::new(NbdFrontend::start(&addresses)?), reason)
+                    }
+                }
+            }
+        };
+        let nbd = if device.name() == "nbd" || addresses.is_empty() {
+            None
+        } else {
+            Some(NbdFrontend::start(&addresses)?)
+        };
+        tracing::info!("frontend {reason}");
+        let dev = settings.system.then_some(Path::new("/dev"));
+        Ok(Frontends {
+            device,
+            nbd,
+            links: Links::new(run_dir, dev),
+            reason,
+        })
+    }
+
+    /// Which frontend it is and why, in one line.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+fn asked(name: &str) -> String {
+    format!("{name}: as asked for")
+}
+
+/// The best frontend that makes a device or file, and why not a better one.
+fn best(run_dir: &Path) -> (Option<Box<dyn Frontend>>, String) {
+    let mut not = Vec::new();
+    match UblkFrontend::new() {
+        Ok(f) => {
+            return (
+                Some(Box::new(f)),
+                "ublk: a block device, the fastest way".into(),
+            );
+        }
+        Err(e) => not.push(format!("not ublk ({e})")),
+    }
+    match LoopFrontend::new(run_dir) {
+        Ok(f) if rustix::process::geteuid().is_root() => {
+            let reason = format!("loop: a block device over FUSE; {}", not.join(", "));
+            return (Some(Box::new(f)), reason);
+        }
+        Ok(_) => not.push("not loop (needs root)".into()),
+        Err(e) => not.push(format!("not loop ({e})")),
+    }
+    match FuseFrontend::new(run_dir) {
+        Ok(f) => {
+            return (
+                Some(Box::new(f)),
+                format!("fuse: a file for each volume; {}", not.join(", ")),
+            );
+        }
+        Err(e) => not.push(format!("not fuse ({e})")),
+    }
+    (
+        None,
+        format!("nbd: a server for QEMU and libnbd; {}", not.join(", ")),
+    )
+}
+
+impl Frontend for Frontends {
+    fn name(&self) -> &'static str {
+        self.device.name()
+    }
+
+    fn attach(&self, volume: VolumeHandle) -> io::Result<Box<dyn Attached>> {
+        let v = volume.volume().clone();
+        let device = self.device.attach(volume.clone())?;
+        let nbd = match &self.nbd {
+            Some(nbd) => match nbd.attach(volume) {
+                Ok(attached) => Some(attached),
+                Err(e) => {
+                    device.detach();
+                    return Err(e);
+                }
+            },
+            None => None,
+        };
+        let linked = device.path().map(|target| self.links.make(&v, &target));
+        Ok(Box::new(All {
+            device,
+            nbd,
+            linked,
+        }))
+    }
+}
+
+/// One volume in all frontends.
+struct All {
+    device: Box<dyn Attached>,
+    nbd: Option<Box<dyn Attached>>,
+    linked: Option<Linked>,
+}
+
+impl Attached for All {
+    fn place(&self) -> String {
+        match &self.nbd {
+            Some(nbd) => format!("{} and {}", self.device.place(), nbd.place()),
+            None => self.device.place(),
+        }
+    }
+
+    fn device(&self) -> Option<PathBuf> {
+        self.device.device()
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.device.path()
+    }
+
+    fn detach(self: Box<Self>) {
+        drop(self.linked);
+        if let Some(nbd) = self.nbd {
+            nbd.detach();
+        }
+        self.device.detach();
+    }
+}
