@@ -1,17 +1,503 @@
-//! The reactor: one thread that owns one resource.
+//! The reactor: one thread that owns one resource - its engine, its sockets, its disks - and one ring.
+//!
+//! A turn of the loop takes everything that has happened (completions, messages, deadlines), feeds it to the
+//! engine one event at a time and carries out the effects of each before the next, and then submits all
+//! operations that came of it with one system call, in which it also waits. So the busier it is, the more
+//! work one turn does.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use crate::frontend::ToVolume;
+use drbd_engine::{
+    CmdId, Command, Effect, Engine, Event, Instant, Limits, OpId, Reply, ResourceStatus, status,
+};
+use drbd_proto::VolumeNr;
+
+use crate::backing::{Backing, Disks};
+use crate::clock;
+use crate::frontend::{ToVolume, VolumeHandle};
+use crate::mailbox::{Mailbox, Sender, Wake};
+use crate::pool::{Buf, Pool};
+use crate::ring::{Completion, Fd, Memory, NoRing, Op, OpKey, Part, Ring};
+use crate::transport::tcp::{self, Tcp};
+
+mod effects;
+mod guests;
+mod openers;
+mod requests;
+#[cfg(test)]
+mod tests;
+mod upcall;
+
+use guests::Guests;
+use openers::Openers;
+use requests::Requests;
+pub use upcall::Helper;
+
+/// Submissions in one system call.
+const RING_ENTRIES: u32 = 512;
+/// Messages that an observer may leave unread before it is given up.
+pub(crate) const OBSERVER_BACKLOG: usize = 1 << 16;
+/// How long the end of a reactor waits for streams to close and requests to end.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// What decides: the engine, or a script in tests.
+pub trait Core: Send {
+    /// Something happened.
+    fn handle(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>);
+    /// When `Event::Tick` is due.
+    fn next_deadline(&self) -> Option<Instant>;
+    /// Everything that can be seen from outside.
+    fn status(&self) -> ResourceStatus;
+}
+
+impl Core for Engine {
+    fn handle(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>) {
+        Engine::handle(self, now, event, effects);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        Engine::next_deadline(self)
+    }
+
+    fn status(&self) -> ResourceStatus {
+        Engine::status(self)
+    }
+}
+
+/// What an observer of a resource hears: first a snapshot, then every change in order.
+#[derive(Clone, Debug)]
+pub enum Observed {
+    /// Everything as it is now.
+    Snapshot(ResourceStatus),
+    /// A change.
+    Change {
+        /// Name of the resource.
+        resource: Arc<str>,
+        /// What changed.
+        change: Box<status::Change>,
+    },
+    /// A helper program is called.
+    Call {
+        /// Name of the resource.
+        resource: Arc<str>,
+        /// What for.
+        handler: &'static str,
+        /// Peer and volume it is about.
+        about: (Option<drbd_proto::NodeId>, Option<VolumeNr>),
+        /// Its exit code, when it has ended.
+        response: Option<i32>,
+    },
+    /// The resource does not exist any more.
+    Gone(Arc<str>),
+}
+
+/// Where observations go. An observer that does not keep up is dropped, which it notices by the end of
+/// the channel.
+pub type Observer = mpsc::SyncSender<Observed>;
 
 /// What other threads say to a reactor.
 pub(crate) enum Message {
     /// From a frontend.
     Volume(ToVolume),
+    /// An administrator's command.
+    Command { command: Command, reply: mpsc::Sender<Reply> },
+    /// `attach`, with the devices it needs.
+    Attach { volume: VolumeNr, backing: Backing, command: Command, reply: mpsc::Sender<Reply> },
+    /// A volume is about to be created.
+    AddVolume(VolumeHandle),
+    /// A volume was deleted.
+    RemoveVolume(VolumeNr),
+    /// What can be seen now.
+    Status(mpsc::Sender<ResourceStatus>),
+    /// From now on tell this observer everything.
+    Observe(Observer),
+    /// A blocking disk operation has ended.
+    Discarded { job: u32, result: io::Result<()> },
+    /// A helper program has ended.
+    Called { op: OpId, exit: i32 },
+    /// The end.
+    Stop,
+}
+
+/// What an operation on the ring is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Token {
+    Wake,
+    Disk(u32),
+    Tcp(tcp::Token),
+    Guest { guest: u64, token: u64 },
 }
 
 /// A name for a session, unique in the process.
 pub(crate) fn next_session() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+struct Volume {
+    handle: VolumeHandle,
+    backing: Option<Backing>,
+    limits: Limits,
+}
+
+/// A command under way.
+struct Pending {
+    reply: mpsc::Sender<Reply>,
+    /// It is an attach that has put the backing devices of this volume in place.
+    attach: Option<VolumeNr>,
+}
+
+/// A disk read that waits for a buffer.
+struct WaitingRead {
+    op: OpId,
+    volume: VolumeNr,
+    offset: u64,
+    len: u32,
+}
+
+struct Reactor {
+    name: Arc<str>,
+    core: Box<dyn Core>,
+    ring: Ring<Token>,
+    mailbox: Mailbox<Message>,
+    wake: Arc<dyn Wake>,
+    wake_fd: Fd,
+    pool: Pool,
+    disks: Disks,
+    tcp: Tcp,
+    volumes: BTreeMap<VolumeNr, Volume>,
+    openers: Openers,
+    guests: Guests,
+    requests: Requests,
+    commands: HashMap<CmdId, Pending>,
+    next_command: u64,
+    observers: Vec<Observer>,
+    waiting_reads: VecDeque<WaitingRead>,
+    helper: Helper,
+    /// What the engine has to hear next.
+    events: VecDeque<Event>,
+    effects: Vec<Effect>,
+    now: Instant,
+    stopping: Option<Instant>,
+}
+
+/// A running reactor, as other threads see it.
+pub(crate) struct Handle {
+    pub(crate) sender: Sender<Message>,
+    pub(crate) pool: Pool,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Why a reactor could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no ring.
+    #[error("{0}")]
+    Ring(#[from] NoRing),
+    /// No thread or no descriptor.
+    #[error("cannot start a thread for the resource: {0}")]
+    System(#[from] io::Error),
+}
+
+impl Handle {
+    /// Starts a reactor for a resource. `pool` is the bound of its payload memory in bytes.
+    pub(crate) fn start(
+        name: Arc<str>,
+        core: Box<dyn Core>,
+        pool: usize,
+        helper: Helper,
+    ) -> Result<Handle, StartError> {
+        let mailbox = Mailbox::new()?;
+        let sender = mailbox.sender();
+        let pool = Pool::new(pool);
+        let (started, is_started) = mpsc::channel();
+        let parts = (name.clone(), pool.clone());
+        let thread = std::thread::Builder::new().name(format!("drbd-{name}")).spawn(move || {
+            let (name, pool) = parts;
+            // The ring belongs to the thread that makes it.
+            match Reactor::new(name, core, mailbox, pool, helper) {
+                Ok(mut reactor) => {
+                    let _ = started.send(Ok(()));
+                    reactor.run();
+                }
+                Err(e) => {
+                    let _ = started.send(Err(e));
+                }
+            }
+        })?;
+        match is_started.recv() {
+            Ok(Ok(())) => Ok(Handle { sender, pool, thread: Some(thread) }),
+            Ok(Err(e)) => Err(e.into()),
+            Err(_) => Err(io::Error::other("the thread has ended").into()),
+        }
+    }
+
+    /// Gives the engine a command and waits for its answer; `None` if the reactor is gone.
+    pub(crate) fn command(&self, command: Command) -> Option<Reply> {
+        let (reply, answer) = mpsc::channel();
+        self.sender.send(Message::Command { command, reply });
+        answer.recv().ok()
+    }
+
+    /// Everything that can be seen of the resource; `None` if the reactor is gone.
+    pub(crate) fn status(&self) -> Option<ResourceStatus> {
+        let (reply, answer) = mpsc::channel();
+        self.sender.send(Message::Status(reply));
+        answer.recv().ok()
+    }
+
+    /// Ends the reactor and waits for that.
+    pub(crate) fn stop(mut self) {
+        self.sender.send(Message::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a reactor thread ended with a panic");
+        }
+    }
+}
+
+/// The ring as the transport sees it.
+struct TcpRing<'a>(&'a mut Ring<Token>);
+
+impl tcp::Submit for TcpRing<'_> {
+    fn push(&mut self, token: tcp::Token, op: Op) -> OpKey {
+        self.0.push(Token::Tcp(token), op)
+    }
+
+    fn cancel(&mut self, key: OpKey) {
+        self.0.cancel(key);
+    }
+}
+
+impl Reactor {
+    fn new(
+        name: Arc<str>,
+        core: Box<dyn Core>,
+        mailbox: Mailbox<Message>,
+        pool: Pool,
+        helper: Helper,
+    ) -> Result<Reactor, NoRing> {
+        let ring = Ring::new(RING_ENTRIES)?;
+        let sender = mailbox.sender();
+        let wake = sender.waker();
+        let report = Arc::new(move |job, result| sender.send(Message::Discarded { job, result }));
+        let mut seed = [0; 8];
+        let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+        let mut reactor = Reactor {
+            tcp: Tcp::new(name.clone(), u64::from_ne_bytes(seed)),
+            name,
+            core,
+            ring,
+            wake_fd: mailbox.descriptor(),
+            mailbox,
+            wake,
+            pool,
+            disks: Disks::new(report),
+            volumes: BTreeMap::new(),
+            openers: Openers::default(),
+            guests: Guests::default(),
+            requests: Requests::default(),
+            commands: HashMap::new(),
+            next_command: 1,
+            observers: Vec::new(),
+            waiting_reads: VecDeque::new(),
+            helper,
+            events: VecDeque::new(),
+            effects: Vec::new(),
+            now: clock::now(),
+            stopping: None,
+        };
+        reactor.listen_for_wakes();
+        Ok(reactor)
+    }
+
+    fn listen_for_wakes(&mut self) {
+        let op = Op::Poll { fd: self.wake_fd.clone(), events: libc::POLLIN as u32 };
+        self.ring.push(Token::Wake, op);
+    }
+
+    fn run(&mut self) {
+        let mut completions = Vec::new();
+        let mut messages = Vec::new();
+        loop {
+            self.now = clock::now();
+            self.ring.completions(&mut completions);
+            for completion in completions.drain(..) {
+                self.complete(completion);
+            }
+            self.mailbox.drain(&mut messages);
+            for message in messages.drain(..) {
+                self.hear(message);
+            }
+            self.with_tcp(|tcp, cx| tcp.handle_timeouts(cx));
+            if self.core.next_deadline().is_some_and(|at| at <= self.now) {
+                self.events.push_back(Event::Tick);
+            }
+            self.retry_reads();
+            self.settle();
+            self.with_tcp(|tcp, cx| tcp.flush(cx));
+            for job in self.disks.to_start() {
+                self.ring.push(Token::Disk(job.job), job.op);
+            }
+            if self.is_over() {
+                return;
+            }
+            if let Err(e) = self.sleep() {
+                tracing::error!("drbd {}: io_uring: {e}; the resource stops", self.name);
+                return;
+            }
+        }
+    }
+
+    /// Feeds the engine until nothing is left to tell, guests included.
+    fn settle(&mut self) {
+        loop {
+            while let Some(event) = self.next_event() {
+                self.core.handle(self.now, event, &mut self.effects);
+                let mut effects = std::mem::take(&mut self.effects);
+                for effect in effects.drain(..) {
+                    self.carry_out(effect);
+                }
+                self.effects = effects;
+            }
+            if !self.run_guests() && self.events.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        if let Some(finished) = self.disks.next_finished() {
+            return Some(effects::done(finished));
+        }
+        self.with_tcp(|tcp, cx| tcp.next_event(cx))
+    }
+
+    fn with_tcp<T>(&mut self, f: impl FnOnce(&mut Tcp, &mut tcp::Context<'_>) -> T) -> T {
+        let mut ring = TcpRing(&mut self.ring);
+        let mut cx = tcp::Context {
+            ring: &mut ring,
+            now: self.now,
+            pool: &self.pool,
+            wake: &self.wake,
+        };
+        f(&mut self.tcp, &mut cx)
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        let deadline = [self.core.next_deadline(), self.tcp.deadline(), self.stopping]
+            .into_iter()
+            .flatten()
+            .min();
+        let timeout = if self.mailbox.prepare_sleep() {
+            deadline.map(|at| at.since(clock::now()))
+        } else {
+            Some(Duration::ZERO)
+        };
+        let result = self.ring.wait(timeout);
+        self.mailbox.awake();
+        result
+    }
+
+    fn complete(&mut self, completion: Completion<Token>) {
+        match completion.token {
+            Token::Wake => {
+                self.mailbox.quiet();
+                self.listen_for_wakes();
+            }
+            Token::Disk(job) => self.disks.complete(job, completion.result, completion.op),
+            Token::Tcp(token) => {
+                let (result, op) = (completion.result, completion.op);
+                self.with_tcp(|tcp, cx| tcp.complete(cx, token, result, op));
+            }
+            Token::Guest { guest, token } => {
+                let Completion { key, result, op, .. } = completion;
+                self.guest_complete(guest, Completion { token, key, result, op });
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Volume(message) => self.hear_frontend(message),
+            Message::Command { command, reply } => self.command(command, Pending { reply, attach: None }),
+            Message::Attach { volume, backing, command, reply } => {
+                let mut attach = None;
+                if let Some(slot) = self.volumes.get_mut(&volume)
+                    && slot.backing.is_none()
+                {
+                    slot.backing = Some(backing);
+                    attach = Some(volume);
+                }
+                // Otherwise the engine refuses, and these devices are closed again.
+                self.command(command, Pending { reply, attach });
+            }
+            Message::AddVolume(handle) => {
+                let volume = handle.volume().volume;
+                let slot = Volume { handle, backing: None, limits: Limits::default() };
+                self.volumes.entry(volume).or_insert(slot);
+            }
+            Message::RemoveVolume(volume) => {
+                self.volumes.remove(&volume);
+                self.volume_gone(volume);
+            }
+            Message::Status(reply) => {
+                let _ = reply.send(self.core.status());
+            }
+            Message::Observe(observer) => {
+                if observer.try_send(Observed::Snapshot(self.core.status())).is_ok() {
+                    self.observers.push(observer);
+                }
+            }
+            Message::Discarded { job, result } => self.disks.helper_done(job, result),
+            Message::Called { op, exit } => self.called(op, exit),
+            Message::Stop => {
+                if self.stopping.is_none() {
+                    self.stopping = Some(self.now + STOP_LIMIT);
+                    self.with_tcp(|tcp, cx| tcp.close_all(cx));
+                    let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+                    for volume in volumes {
+                        self.volume_gone(volume);
+                    }
+                    self.observe(&Observed::Gone(self.name.clone()));
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command, pending: Pending) {
+        let cmd = CmdId(self.next_command);
+        self.next_command += 1;
+        self.commands.insert(cmd, pending);
+        self.events.push_back(Event::Command { cmd, command });
+    }
+
+    fn observe(&mut self, what: &Observed) {
+        self.observers.retain(|observer| observer.try_send(what.clone()).is_ok());
+    }
+
+    /// A buffer may have become free for a read that waits for one.
+    fn retry_reads(&mut self) {
+        while let Some(read) = self.waiting_reads.pop_front() {
+            if !self.start_read(&read) {
+                self.waiting_reads.push_front(read);
+                return;
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stopping.is_some_and(|limit| {
+            let idle = self.disks.busy() == 0 && !self.tcp.is_closing();
+            idle || limit <= self.now
+        })
+    }
 }
