@@ -199,17 +199,23 @@ impl Disks {
         );
     }
 
-    /// Writes data.
+    /// Writes the first `len` bytes of a buffer.
+    #[allow(clippy::too_many_arguments)] // The fields of the effect.
     pub fn write(
         &mut self,
         op: OpId,
         device: &Arc<Device>,
         offset: u64,
         buf: Buf,
+        len: usize,
         preflush: bool,
         fua: bool,
     ) {
-        let part = Part::all(Memory::Shared(buf));
+        let part = Part {
+            memory: Memory::Shared(buf),
+            at: 0,
+            len,
+        };
         if preflush && device.take_dirty() {
             let job = self.add(op, device, Rest::Write { offset, part, fua });
             self.push(

@@ -34,7 +34,7 @@ mod job;
 mod tests;
 
 pub use discard::{Piece, plan};
-pub use job::{Disks, Finished, Job};
+pub use job::{Disks, Finished, Job, Output};
 
 /// Largest single discard or zero-out in bytes: 2^22 sectors (data path, section 10.2).
 pub const MAX_DISCARD: u32 = 1 << 31;

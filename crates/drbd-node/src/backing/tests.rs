@@ -87,9 +87,9 @@ fn data_is_written_flushed_and_read() {
     assert!(!device.is_block && device.logical_block >= 512);
     let mut b = Bench::new();
     let buf = b.buf(8192, 3);
-    tag(b.run(|d, op| d.write(op, &device, 4096, buf, false, false))).unwrap();
+    tag(b.run(|d, op| d.write(op, &device, 4096, buf, 8192, false, false))).unwrap();
     let buf = b.buf(4096, 4);
-    tag(b.run(|d, op| d.write(op, &device, 8192, buf, true, true))).unwrap();
+    tag(b.run(|d, op| d.write(op, &device, 8192, buf, 4096, true, true))).unwrap();
     tag(b.run(|d, op| d.flush(op, &device))).unwrap();
     let got = b.read(&device, 0, 16384).unwrap();
     for (n, expected) in [
@@ -158,7 +158,7 @@ fn discards_and_zeroes() {
     let mut b = Bench::new();
     for (trim, zero) in [(true, false), (true, true), (false, true)] {
         let buf = b.buf(1 << 20, 0xee);
-        tag(b.run(|d, op| d.write(op, &device, 0, buf, false, false))).unwrap();
+        tag(b.run(|d, op| d.write(op, &device, 0, buf, 1 << 20, false, false))).unwrap();
         let pieces = plan(&device, 512, 512 << 10, trim, zero);
         tag(b.run(|d, op| d.discard(op, &device, pieces))).unwrap();
         let got = b.read(&device, 0, 1 << 20).unwrap();

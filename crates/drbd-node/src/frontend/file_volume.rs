@@ -481,7 +481,10 @@ impl Host {
                 }
             }
             mailbox.drain(&mut messages);
-            for Message::Volume(message) in messages.drain(..) {
+            for message in messages.drain(..) {
+                let Message::Volume(message) = message else {
+                    continue;
+                };
                 self.message(message);
             }
             if self.core.control.changed.swap(false, Ordering::SeqCst) {

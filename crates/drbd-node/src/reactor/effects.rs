@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drbd_engine::{DiskError, Effect, Event, LogLevel, LogLine, OpId, OpOutput, Reply};
-use drbd_proto::{DigestAlg, VolumeNr};
+use drbd_proto::VolumeNr;
 
 use super::{Observed, Reactor, WaitingRead};
 use crate::backing::{Device, Finished, Output, plan};
@@ -17,24 +17,45 @@ pub(super) fn done(finished: Finished) -> Event {
         Output::Data(buf) => OpOutput::Buf(buf.into_id()),
         Output::Bytes(bytes) => OpOutput::Bytes(bytes),
     });
-    Event::Done { op: finished.op, result }
+    Event::Done {
+        op: finished.op,
+        result,
+    }
 }
 
 impl Reactor {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::DiskWrite { op, volume, sector, len, buf, preflush, fua } => {
+            Effect::DiskWrite {
+                op,
+                volume,
+                sector,
+                len,
+                buf,
+                preflush,
+                fua,
+            } => {
                 let place = self.data_device(volume).zip(sector.byte_offset());
                 match (place, self.pool.get(buf)) {
                     (Some((device, offset)), Some(buf)) if buf.len() >= len as usize => {
-                        self.disks.write(op, &device, offset, buf, len as usize, preflush, fua);
+                        self.disks
+                            .write(op, &device, offset, buf, len as usize, preflush, fua);
                     }
                     _ => self.fail(op, DiskError::Io),
                 }
             }
-            Effect::Send { peer, stream, volume, packet, payload, notify } => {
+            Effect::Send {
+                peer,
+                stream,
+                volume,
+                packet,
+                payload,
+                notify,
+            } => {
                 let payload = payload.and_then(|id| self.pool.get(id));
-                self.with_tcp(|tcp, cx| tcp.send(cx, peer, stream, volume, packet, payload, notify));
+                self.with_tcp(|tcp, cx| {
+                    tcp.send(cx, peer, stream, volume, packet, payload, notify)
+                });
             }
             Effect::CompleteIo { io, result, data } => {
                 let data = data.and_then(|id| self.pool.get(id));
@@ -45,9 +66,19 @@ impl Reactor {
                     tracing::error!("drbd {}: buffer {:#x} released twice", self.name, buf.0);
                 }
             }
-            Effect::DiskRead { op, volume, sector, len } => match sector.byte_offset() {
+            Effect::DiskRead {
+                op,
+                volume,
+                sector,
+                len,
+            } => match sector.byte_offset() {
                 Some(offset) => {
-                    let read = WaitingRead { op, volume, offset, len };
+                    let read = WaitingRead {
+                        op,
+                        volume,
+                        offset,
+                        len,
+                    };
                     if !self.waiting_reads.is_empty() || !self.start_read(&read) {
                         self.waiting_reads.push_back(read);
                     }
@@ -58,27 +89,41 @@ impl Reactor {
                 Some(device) => self.disks.flush(op, &device),
                 None => self.fail(op, DiskError::Io),
             },
-            Effect::DiskDiscard { op, volume, sector, len, kind } => {
-                match self.data_device(volume).zip(sector.byte_offset()) {
-                    Some((device, offset)) => {
-                        let pieces = plan(&device, offset, u64::from(len), kind.trim, kind.zero);
-                        self.disks.discard(op, &device, pieces);
-                    }
-                    None => self.fail(op, DiskError::Io),
+            Effect::DiskDiscard {
+                op,
+                volume,
+                sector,
+                len,
+                kind,
+            } => match self.data_device(volume).zip(sector.byte_offset()) {
+                Some((device, offset)) => {
+                    let pieces = plan(&device, offset, u64::from(len), kind.trim, kind.zero);
+                    self.disks.discard(op, &device, pieces);
                 }
-            }
-            Effect::MetaRead { op, volume, offset, len } => match self.meta_device(volume) {
+                None => self.fail(op, DiskError::Io),
+            },
+            Effect::MetaRead {
+                op,
+                volume,
+                offset,
+                len,
+            } => match self.meta_device(volume) {
                 Some(device) => self.disks.meta_read(op, &device, offset, len),
                 None => self.fail(op, DiskError::Io),
             },
-            Effect::MetaWrite { op, volume, blocks, barrier } => match self.meta_device(volume) {
+            Effect::MetaWrite {
+                op,
+                volume,
+                blocks,
+                barrier,
+            } => match self.meta_device(volume) {
                 Some(device) => self.disks.meta_write(op, &device, blocks, barrier),
                 None => self.fail(op, DiskError::Io),
             },
             Effect::Digest { op, buf, algorithm } => {
-                let result = match (self.pool.get(buf), DigestAlg::from_name(&algorithm)) {
-                    (Some(buf), Some(alg)) => Ok(OpOutput::Digest(alg.digest(&buf).as_bytes().to_vec())),
-                    _ => Err(DiskError::NotSupported),
+                let result = match self.pool.get(buf) {
+                    Some(buf) => Ok(OpOutput::Digest(algorithm.digest(&buf).as_bytes().to_vec())),
+                    None => Err(DiskError::Io),
                 };
                 self.events.push_back(Event::Done { op, result });
             }
@@ -88,15 +133,29 @@ impl Reactor {
                     slot.backing = None;
                 }
             }
-            Effect::Connect { peer, paths, options } => {
+            Effect::Connect {
+                peer,
+                paths,
+                options,
+            } => {
+                if let Some(path) = paths.first() {
+                    self.paths.insert(peer, *path);
+                }
                 self.with_tcp(|tcp, cx| tcp.connect(cx, peer, paths, options));
             }
             Effect::Close { peer } => self.with_tcp(|tcp, cx| tcp.close(cx, peer)),
-            Effect::Framing { peer, context, integrity } => self.tcp.framing(peer, context, integrity),
+            Effect::Framing {
+                peer,
+                context,
+                integrity,
+            } => self.tcp.framing(peer, context, integrity),
             Effect::Upcall { op, handler, about } => self.call(op, handler, about),
             Effect::Reply { cmd, reply } => self.answer(cmd, reply),
             Effect::Changed(change) => {
-                self.observe(&Observed::Change { resource: self.name.clone(), change });
+                self.observe(&Observed::Change {
+                    resource: self.name.clone(),
+                    change,
+                });
             }
             Effect::Limits { volume, limits } => {
                 if let Some(slot) = self.volumes.get_mut(&volume) {
@@ -110,7 +169,9 @@ impl Reactor {
     }
 
     fn answer(&mut self, cmd: drbd_engine::CmdId, reply: Reply) {
-        let Some(pending) = self.commands.remove(&cmd) else { return };
+        let Some(pending) = self.commands.remove(&cmd) else {
+            return;
+        };
         if let (Some(volume), false) = (pending.attach, reply.is_ok())
             && let Some(slot) = self.volumes.get_mut(&volume)
         {
@@ -148,7 +209,10 @@ impl Reactor {
     }
 
     fn fail(&mut self, op: OpId, error: DiskError) {
-        self.events.push_back(Event::Done { op, result: Err(error) });
+        self.events.push_back(Event::Done {
+            op,
+            result: Err(error),
+        });
     }
 
     fn log(&self, line: &LogLine) {

@@ -103,7 +103,9 @@ impl GuestHost for Host<'_> {
 
     fn open(&mut self, opener: u64, write: bool, nonblock: bool) {
         let (guest, volume) = (self.guest, self.handle.volume().volume);
-        let open = self.reactor.open(Owner::Guest { guest, opener }, volume, write, nonblock);
+        let open = self
+            .reactor
+            .open(Owner::Guest { guest, opener }, volume, write, nonblock);
         if let (Some(open), Some(slot)) = (open, self.slot()) {
             slot.openers.insert(opener, open);
         }
@@ -116,11 +118,18 @@ impl GuestHost for Host<'_> {
     }
 
     fn submit(&mut self, opener: u64, tag: u64, request: Request) {
-        match self.slot().and_then(|slot| slot.openers.get(&opener).copied()) {
+        match self
+            .slot()
+            .and_then(|slot| slot.openers.get(&opener).copied())
+        {
             Some(open) => self.reactor.submit(open, tag, request),
             None => {
                 let result = Err(drbd_engine::IoError::Invalid);
-                let notice = Notice::Done { tag, result, data: None };
+                let notice = Notice::Done {
+                    tag,
+                    result,
+                    data: None,
+                };
                 self.reactor.guests.notify(self.guest, opener, notice);
             }
         }
@@ -146,7 +155,9 @@ impl GuestHost for Host<'_> {
 
 impl Reactor {
     pub(super) fn install(&mut self, volume: VolumeNr, guest: Box<dyn Guest>) {
-        let Some(handle) = self.volumes.get(&volume).map(|slot| slot.handle.clone()) else { return };
+        let Some(handle) = self.volumes.get(&volume).map(|slot| slot.handle.clone()) else {
+            return;
+        };
         self.guests.next += 1;
         let id = self.guests.next;
         let slot = Slot {
@@ -208,19 +219,29 @@ impl Reactor {
                 }
             }
         }
-        self.guests.table.retain(|_, slot| !slot.ended || !slot.operations.is_empty());
+        self.guests
+            .table
+            .retain(|_, slot| !slot.ended || !slot.operations.is_empty());
         !self.guests.calls.is_empty()
     }
 
     fn call_guest(&mut self, id: u64, f: impl FnOnce(&mut dyn Guest, &mut GuestContext<'_>)) {
-        let Some(slot) = self.guests.table.get_mut(&id) else { return };
+        let Some(slot) = self.guests.table.get_mut(&id) else {
+            return;
+        };
         if slot.ended {
             return;
         }
         slot.touched = true;
-        let Some(mut guest) = slot.guest.take() else { return };
+        let Some(mut guest) = slot.guest.take() else {
+            return;
+        };
         let handle = slot.handle.clone();
-        let mut host = Host { reactor: self, guest: id, handle };
+        let mut host = Host {
+            reactor: self,
+            guest: id,
+            handle,
+        };
         f(&mut *guest, &mut GuestContext { host: &mut host });
         if let Some(slot) = self.guests.table.get_mut(&id) {
             slot.guest = Some(guest);

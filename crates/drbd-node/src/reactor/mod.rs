@@ -12,16 +12,16 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use drbd_engine::{
-    CmdId, Command, Effect, Engine, Event, Instant, Limits, OpId, Reply, ResourceStatus, status,
+    CmdId, Command, Effect, Event, Instant, Limits, OpId, Path, Reply, ResourceStatus, status,
 };
-use drbd_proto::VolumeNr;
+use drbd_proto::{NodeId, VolumeNr};
 
 use crate::backing::{Backing, Disks};
 use crate::clock;
 use crate::frontend::{ToVolume, VolumeHandle};
 use crate::mailbox::{Mailbox, Sender, Wake};
-use crate::pool::{Buf, Pool};
-use crate::ring::{Completion, Fd, Memory, NoRing, Op, OpKey, Part, Ring};
+use crate::pool::Pool;
+use crate::ring::{Completion, Fd, NoRing, Op, OpKey, Ring};
 use crate::transport::tcp::{self, Tcp};
 
 mod effects;
@@ -54,20 +54,6 @@ pub trait Core: Send {
     fn status(&self) -> ResourceStatus;
 }
 
-impl Core for Engine {
-    fn handle(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>) {
-        Engine::handle(self, now, event, effects);
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        Engine::next_deadline(self)
-    }
-
-    fn status(&self) -> ResourceStatus {
-        Engine::status(self)
-    }
-}
-
 /// What an observer of a resource hears: first a snapshot, then every change in order.
 #[derive(Clone, Debug)]
 pub enum Observed {
@@ -87,13 +73,16 @@ pub enum Observed {
         /// What for.
         handler: &'static str,
         /// Peer and volume it is about.
-        about: (Option<drbd_proto::NodeId>, Option<VolumeNr>),
+        about: About,
         /// Its exit code, when it has ended.
         response: Option<i32>,
     },
     /// The resource does not exist any more.
     Gone(Arc<str>),
 }
+
+/// Peer and volume that a call of a helper program is about.
+pub type About = (Option<NodeId>, Option<VolumeNr>);
 
 /// Where observations go. An observer that does not keep up is dropped, which it notices by the end of
 /// the channel.
@@ -104,9 +93,17 @@ pub(crate) enum Message {
     /// From a frontend.
     Volume(ToVolume),
     /// An administrator's command.
-    Command { command: Command, reply: mpsc::Sender<Reply> },
+    Command {
+        command: Command,
+        reply: mpsc::Sender<Reply>,
+    },
     /// `attach`, with the devices it needs.
-    Attach { volume: VolumeNr, backing: Backing, command: Command, reply: mpsc::Sender<Reply> },
+    Attach {
+        volume: VolumeNr,
+        backing: Backing,
+        command: Command,
+        reply: mpsc::Sender<Reply>,
+    },
     /// A volume is about to be created.
     AddVolume(VolumeHandle),
     /// A volume was deleted.
@@ -178,6 +175,12 @@ struct Reactor {
     observers: Vec<Observer>,
     waiting_reads: VecDeque<WaitingRead>,
     helper: Helper,
+    /// Calls of the helper program under way.
+    calls: HashMap<OpId, (&'static str, About)>,
+    /// Names of the connections, for log lines.
+    peer_names: BTreeMap<NodeId, String>,
+    /// The first path of each connection, for the helper program.
+    paths: BTreeMap<NodeId, Path>,
     /// What the engine has to hear next.
     events: VecDeque<Event>,
     effects: Vec<Effect>,
@@ -216,21 +219,27 @@ impl Handle {
         let pool = Pool::new(pool);
         let (started, is_started) = mpsc::channel();
         let parts = (name.clone(), pool.clone());
-        let thread = std::thread::Builder::new().name(format!("drbd-{name}")).spawn(move || {
-            let (name, pool) = parts;
-            // The ring belongs to the thread that makes it.
-            match Reactor::new(name, core, mailbox, pool, helper) {
-                Ok(mut reactor) => {
-                    let _ = started.send(Ok(()));
-                    reactor.run();
+        let thread = std::thread::Builder::new()
+            .name(format!("drbd-{name}"))
+            .spawn(move || {
+                let (name, pool) = parts;
+                // The ring belongs to the thread that makes it.
+                match Reactor::new(name, core, mailbox, pool, helper) {
+                    Ok(mut reactor) => {
+                        let _ = started.send(Ok(()));
+                        reactor.run();
+                    }
+                    Err(e) => {
+                        let _ = started.send(Err(e));
+                    }
                 }
-                Err(e) => {
-                    let _ = started.send(Err(e));
-                }
-            }
-        })?;
+            })?;
         match is_started.recv() {
-            Ok(Ok(())) => Ok(Handle { sender, pool, thread: Some(thread) }),
+            Ok(Ok(())) => Ok(Handle {
+                sender,
+                pool,
+                thread: Some(thread),
+            }),
             Ok(Err(e)) => Err(e.into()),
             Err(_) => Err(io::Error::other("the thread has ended").into()),
         }
@@ -307,6 +316,9 @@ impl Reactor {
             observers: Vec::new(),
             waiting_reads: VecDeque::new(),
             helper,
+            calls: HashMap::new(),
+            peer_names: BTreeMap::new(),
+            paths: BTreeMap::new(),
             events: VecDeque::new(),
             effects: Vec::new(),
             now: clock::now(),
@@ -317,7 +329,10 @@ impl Reactor {
     }
 
     fn listen_for_wakes(&mut self) {
-        let op = Op::Poll { fd: self.wake_fd.clone(), events: libc::POLLIN as u32 };
+        let op = Op::Poll {
+            fd: self.wake_fd.clone(),
+            events: libc::POLLIN as u32,
+        };
         self.ring.push(Token::Wake, op);
     }
 
@@ -393,10 +408,14 @@ impl Reactor {
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let deadline = [self.core.next_deadline(), self.tcp.deadline(), self.stopping]
-            .into_iter()
-            .flatten()
-            .min();
+        let deadline = [
+            self.core.next_deadline(),
+            self.tcp.deadline(),
+            self.stopping,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let timeout = if self.mailbox.prepare_sleep() {
             deadline.map(|at| at.since(clock::now()))
         } else {
@@ -419,8 +438,18 @@ impl Reactor {
                 self.with_tcp(|tcp, cx| tcp.complete(cx, token, result, op));
             }
             Token::Guest { guest, token } => {
-                let Completion { key, result, op, .. } = completion;
-                self.guest_complete(guest, Completion { token, key, result, op });
+                let Completion {
+                    key, result, op, ..
+                } = completion;
+                self.guest_complete(
+                    guest,
+                    Completion {
+                        token,
+                        key,
+                        result,
+                        op,
+                    },
+                );
             }
         }
     }
@@ -428,8 +457,19 @@ impl Reactor {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Volume(message) => self.hear_frontend(message),
-            Message::Command { command, reply } => self.command(command, Pending { reply, attach: None }),
-            Message::Attach { volume, backing, command, reply } => {
+            Message::Command { command, reply } => self.command(
+                command,
+                Pending {
+                    reply,
+                    attach: None,
+                },
+            ),
+            Message::Attach {
+                volume,
+                backing,
+                command,
+                reply,
+            } => {
                 let mut attach = None;
                 if let Some(slot) = self.volumes.get_mut(&volume)
                     && slot.backing.is_none()
@@ -442,7 +482,11 @@ impl Reactor {
             }
             Message::AddVolume(handle) => {
                 let volume = handle.volume().volume;
-                let slot = Volume { handle, backing: None, limits: Limits::default() };
+                let slot = Volume {
+                    handle,
+                    backing: None,
+                    limits: Limits::default(),
+                };
                 self.volumes.entry(volume).or_insert(slot);
             }
             Message::RemoveVolume(volume) => {
@@ -453,7 +497,10 @@ impl Reactor {
                 let _ = reply.send(self.core.status());
             }
             Message::Observe(observer) => {
-                if observer.try_send(Observed::Snapshot(self.core.status())).is_ok() {
+                if observer
+                    .try_send(Observed::Snapshot(self.core.status()))
+                    .is_ok()
+                {
                     self.observers.push(observer);
                 }
             }
@@ -476,12 +523,16 @@ impl Reactor {
     fn command(&mut self, command: Command, pending: Pending) {
         let cmd = CmdId(self.next_command);
         self.next_command += 1;
+        if let Command::NewPeer { peer, name, .. } = &command {
+            self.peer_names.entry(*peer).or_insert_with(|| name.clone());
+        }
         self.commands.insert(cmd, pending);
         self.events.push_back(Event::Command { cmd, command });
     }
 
     fn observe(&mut self, what: &Observed) {
-        self.observers.retain(|observer| observer.try_send(what.clone()).is_ok());
+        self.observers
+            .retain(|observer| observer.try_send(what.clone()).is_ok());
     }
 
     /// A buffer may have become free for a read that waits for one.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use drbd_engine::{Event, IoError, IoId, IoRequest, OpenError, OpenId};
 use drbd_proto::VolumeNr;
 
-use super::requests::Entry;
 use super::Reactor;
+use super::requests::Entry;
 use crate::frontend::{Notice, Request, ToVolume};
 use crate::mailbox::Sender;
 use crate::pool::Buf;
@@ -14,7 +14,10 @@ use crate::pool::Buf;
 /// To whom an opener belongs.
 pub(super) enum Owner {
     /// A session of another thread.
-    Session { session: u64, notices: Sender<Notice> },
+    Session {
+        session: u64,
+        notices: Sender<Notice>,
+    },
     /// A guest, and its name for the opener.
     Guest { guest: u64, opener: u64 },
 }
@@ -41,13 +44,23 @@ pub(super) struct Openers {
 impl Reactor {
     pub(super) fn hear_frontend(&mut self, message: ToVolume) {
         match message {
-            ToVolume::Open { session, volume, write, nonblock, notices } => {
+            ToVolume::Open {
+                session,
+                volume,
+                write,
+                nonblock,
+                notices,
+            } => {
                 let open = self.open(Owner::Session { session, notices }, volume, write, nonblock);
                 if let Some(open) = open {
                     self.openers.sessions.insert(session, open);
                 }
             }
-            ToVolume::Submit { session, tag, request } => {
+            ToVolume::Submit {
+                session,
+                tag,
+                request,
+            } => {
                 if let Some(open) = self.openers.sessions.get(&session).copied() {
                     self.submit(open, tag, request);
                 }
@@ -71,18 +84,31 @@ impl Reactor {
     ) -> Option<OpenId> {
         self.openers.next += 1;
         let open = OpenId(self.openers.next);
-        let opener = Opener { owner, volume, outstanding: 0, open: false, closing: false };
+        let opener = Opener {
+            owner,
+            volume,
+            outstanding: 0,
+            open: false,
+            closing: false,
+        };
         if !self.volumes.contains_key(&volume) {
             self.tell(&opener.owner, Notice::Opened(Err(OpenError::NoVolume)));
             return None;
         }
         self.openers.table.insert(open, opener);
-        self.events.push_back(Event::Open { open, volume, write, nonblock });
+        self.events.push_back(Event::Open {
+            open,
+            volume,
+            write,
+            nonblock,
+        });
         Some(open)
     }
 
     pub(super) fn open_done(&mut self, open: OpenId, result: Result<(), OpenError>) {
-        let Some(opener) = self.openers.table.get_mut(&open) else { return };
+        let Some(opener) = self.openers.table.get_mut(&open) else {
+            return;
+        };
         opener.open = result.is_ok();
         if opener.closing {
             self.openers.table.remove(&open);
@@ -105,9 +131,15 @@ impl Reactor {
     }
 
     pub(super) fn submit(&mut self, open: OpenId, tag: u64, request: Request) {
-        let Some(opener) = self.openers.table.get_mut(&open) else { return };
+        let Some(opener) = self.openers.table.get_mut(&open) else {
+            return;
+        };
         if !opener.open || opener.closing || !self.volumes.contains_key(&opener.volume) {
-            let notice = Notice::Done { tag, result: Err(IoError::Invalid), data: None };
+            let notice = Notice::Done {
+                tag,
+                result: Err(IoError::Invalid),
+                data: None,
+            };
             send_notice(&mut self.guests, &opener.owner, notice);
             return;
         }
@@ -118,7 +150,12 @@ impl Reactor {
             Request::Read { sector, len } => IoRequest::Read { sector, len },
             Request::Write { sector, data, fua } => {
                 let len = data.len() as u32;
-                IoRequest::Write { sector, len, buf: data.into_id(), fua }
+                IoRequest::Write {
+                    sector,
+                    len,
+                    buf: data.into_id(),
+                    fua,
+                }
             }
             Request::Flush => IoRequest::Flush,
             Request::Discard { sector, len } => IoRequest::Discard { sector, len },
@@ -126,7 +163,11 @@ impl Reactor {
                 IoRequest::WriteZeroes { sector, len, unmap }
             }
         };
-        self.events.push_back(Event::Io { io, volume, request });
+        self.events.push_back(Event::Io {
+            io,
+            volume,
+            request,
+        });
     }
 
     pub(super) fn complete_io(&mut self, io: IoId, result: Result<(), IoError>, data: Option<Buf>) {
@@ -134,19 +175,27 @@ impl Reactor {
             tracing::error!("drbd {}: request {:#x} completed twice", self.name, io.0);
             return;
         };
-        let Some(opener) = self.openers.table.get_mut(&open) else { return };
+        let Some(opener) = self.openers.table.get_mut(&open) else {
+            return;
+        };
         opener.outstanding -= 1;
         if opener.closing && opener.outstanding == 0 {
             self.openers.table.remove(&open);
             self.events.push_back(Event::Close { open });
         } else if !opener.closing {
-            send_notice(&mut self.guests, &opener.owner, Notice::Done { tag, result, data });
+            send_notice(
+                &mut self.guests,
+                &opener.owner,
+                Notice::Done { tag, result, data },
+            );
         }
     }
 
     /// The owner has no more use for an opener.
     pub(super) fn close_opener(&mut self, open: OpenId) {
-        let Some(opener) = self.openers.table.get_mut(&open) else { return };
+        let Some(opener) = self.openers.table.get_mut(&open) else {
+            return;
+        };
         opener.closing = true;
         if opener.open && opener.outstanding == 0 {
             self.openers.table.remove(&open);
@@ -157,7 +206,8 @@ impl Reactor {
     /// Tells everybody who has the volume open.
     pub(super) fn notify_volume(&mut self, volume: VolumeNr, notice: impl Fn() -> Notice) {
         for opener in self.openers.table.values() {
-            if let (Owner::Session { notices, .. }, true) = (&opener.owner, opener.volume == volume) {
+            if let (Owner::Session { notices, .. }, true) = (&opener.owner, opener.volume == volume)
+            {
                 notices.send(notice());
             }
         }

@@ -58,7 +58,10 @@ mod tests {
     #[test]
     fn names_are_unique_and_end_once() {
         let mut requests = Requests::default();
-        let entry = |tag| Entry { open: OpenId(1), tag };
+        let entry = |tag| Entry {
+            open: OpenId(1),
+            tag,
+        };
         let a = requests.insert(entry(10));
         let b = requests.insert(entry(11));
         assert_ne!(a, b);

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use drbd_engine::{Event, OpId, OpOutput};
-use drbd_proto::{NodeId, VolumeNr};
 
-use super::{Message, Observed, Reactor};
+use super::{About, Message, Observed, Reactor};
 
 /// Which program is called, and what it needs to know to find this daemon.
 #[derive(Clone, Debug, Default)]
@@ -21,18 +20,21 @@ pub struct Helper {
 const NOT_RUN: i32 = 127;
 
 impl Reactor {
-    pub(super) fn call(
-        &mut self,
-        op: OpId,
-        handler: &'static str,
-        about: (Option<NodeId>, Option<VolumeNr>),
-    ) {
+    pub(super) fn call(&mut self, op: OpId, handler: &'static str, about: About) {
         let Some(program) = self.helper.program.clone() else {
-            self.events.push_back(Event::Done { op, result: Ok(OpOutput::Exit(0)) });
+            self.events.push_back(Event::Done {
+                op,
+                result: Ok(OpOutput::Exit(0)),
+            });
             return;
         };
         let resource = self.name.clone();
-        self.observe(&Observed::Call { resource, handler, about, response: None });
+        self.observe(&Observed::Call {
+            resource,
+            handler,
+            about,
+            response: None,
+        });
         let mut command = Command::new(program);
         command.arg(handler).arg(&*self.name);
         command.env_clear().env("HOME", "/").env("TERM", "linux");
@@ -73,18 +75,23 @@ impl Reactor {
         command.stdin(Stdio::null());
         let sender = self.mailbox.sender();
         self.calls.insert(op, (handler, about));
-        let thread = std::thread::Builder::new().name("drbd-helper".into()).spawn(move || {
-            let exit = match command.status() {
-                Ok(status) => status.code().unwrap_or(NOT_RUN),
-                Err(e) => {
-                    tracing::error!("cannot run {:?}: {e}", command.get_program());
-                    NOT_RUN
-                }
-            };
-            sender.send(Message::Called { op, exit });
-        });
+        let thread = std::thread::Builder::new()
+            .name("drbd-helper".into())
+            .spawn(move || {
+                let exit = match command.status() {
+                    Ok(status) => status.code().unwrap_or(NOT_RUN),
+                    Err(e) => {
+                        tracing::error!("cannot run {:?}: {e}", command.get_program());
+                        NOT_RUN
+                    }
+                };
+                sender.send(Message::Called { op, exit });
+            });
         if let Err(e) = thread {
-            tracing::error!("drbd {}: no thread for the helper {handler}: {e}", self.name);
+            tracing::error!(
+                "drbd {}: no thread for the helper {handler}: {e}",
+                self.name
+            );
             self.called(op, NOT_RUN);
         }
     }
@@ -92,8 +99,16 @@ impl Reactor {
     pub(super) fn called(&mut self, op: OpId, exit: i32) {
         if let Some((handler, about)) = self.calls.remove(&op) {
             let resource = self.name.clone();
-            self.observe(&Observed::Call { resource, handler, about, response: Some(exit) });
+            self.observe(&Observed::Call {
+                resource,
+                handler,
+                about,
+                response: Some(exit),
+            });
         }
-        self.events.push_back(Event::Done { op, result: Ok(OpOutput::Exit(exit)) });
+        self.events.push_back(Event::Done {
+            op,
+            result: Ok(OpOutput::Exit(exit)),
+        });
     }
 }
