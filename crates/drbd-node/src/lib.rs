@@ -3,9 +3,11 @@
 
 pub mod backing;
 pub mod clock;
+pub mod control;
 pub mod doorway;
 pub mod frontend;
 pub mod mailbox;
+pub mod node;
 pub mod pool;
 pub mod reactor;
 pub mod ring;

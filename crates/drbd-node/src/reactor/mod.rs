@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use drbd_engine::{
@@ -192,7 +192,7 @@ struct Reactor {
 pub(crate) struct Handle {
     pub(crate) sender: Sender<Message>,
     pub(crate) pool: Pool,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 /// Why a reactor could not be started.
@@ -238,7 +238,7 @@ impl Handle {
             Ok(Ok(())) => Ok(Handle {
                 sender,
                 pool,
-                thread: Some(thread),
+                thread: Mutex::new(Some(thread)),
             }),
             Ok(Err(e)) => Err(e.into()),
             Err(_) => Err(io::Error::other("the thread has ended").into()),
@@ -259,10 +259,20 @@ impl Handle {
         answer.recv().ok()
     }
 
+    /// Tells an observer everything from now on.
+    pub(crate) fn observe(&self, observer: Observer) {
+        self.sender.send(Message::Observe(observer));
+    }
+
     /// Ends the reactor and waits for that.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(&self) {
         self.sender.send(Message::Stop);
-        if let Some(thread) = self.thread.take()
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
             && thread.join().is_err()
         {
             tracing::error!("a reactor thread ended with a panic");

@@ -1,0 +1,300 @@
+//! The daemon's side of the control socket: a thread for each client, so that nobody waits for a slow one.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use drbd_engine::status::Object;
+use rustix::fs::{FlockOperation, flock};
+
+use super::protocol::{Answer, Event, MAX_REQUEST, Request, VERSION};
+use crate::node::Node;
+use crate::reactor::{OBSERVER_BACKLOG, Observed};
+
+/// Result code for a request that cannot be understood.
+const INVALID_REQUEST: i32 = 162;
+/// Result code of success.
+const NO_ERROR: i32 = 101;
+
+/// Why the daemon cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another daemon does.
+    #[error("another daemon listens on {}; give this one another socket with --control", .0.display())]
+    Busy(PathBuf),
+    /// The system refuses.
+    #[error("cannot listen on {}: {error}", path.display())]
+    System {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// A control socket. It is removed when this is dropped.
+pub struct Server {
+    path: PathBuf,
+    listener: UnixListener,
+    _lock: File,
+}
+
+impl Server {
+    /// Listens on a socket, whose directory is made if needed. What a dead daemon has left there is replaced.
+    ///
+    /// # Errors
+    /// When another daemon listens there, or the system refuses.
+    pub fn bind(path: &Path) -> Result<Server, ListenError> {
+        let failed = |error| ListenError::System {
+            path: path.to_owned(),
+            error,
+        };
+        if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(directory)
+                .map_err(failed)?;
+        }
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push(".lock");
+        let lock = File::create(&lock_path).map_err(failed)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(ListenError::Busy(path.to_owned()));
+        }
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Server {
+            path: path.to_owned(),
+            listener,
+            _lock: lock,
+        })
+    }
+
+    /// Serves clients for ever, each in a thread of its own.
+    pub fn run(&self, node: &Arc<Node>) {
+        for stream in self.listener.incoming() {
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(e) => {
+                    tracing::warn!("control socket: {e}");
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    continue;
+                }
+            };
+            let node = node.clone();
+            let thread = std::thread::Builder::new().name("drbd-control".into());
+            if let Err(e) = thread.spawn(move || serve(&node, stream)) {
+                tracing::warn!("control socket: no thread for a client: {e}");
+            }
+        }
+    }
+
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn serve(node: &Node, stream: UnixStream) {
+    // The end of a client is no event.
+    let _ = try_serve(node, stream);
+}
+
+fn try_serve(node: &Node, mut stream: UnixStream) -> io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut line = Vec::new();
+        let limit = MAX_REQUEST as u64 + 1;
+        if reader.by_ref().take(limit).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        if line.len() > MAX_REQUEST {
+            return reply(
+                &mut stream,
+                INVALID_REQUEST,
+                vec!["the request is too long".into()],
+            );
+        }
+        let request: Request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(e) => {
+                reply(
+                    &mut stream,
+                    INVALID_REQUEST,
+                    vec![format!("the request cannot be read: {e}")],
+                )?;
+                continue;
+            }
+        };
+        if request.version != VERSION {
+            let text = format!(
+                "the daemon speaks version {VERSION} of the control protocol, not {}",
+                request.version
+            );
+            reply(&mut stream, INVALID_REQUEST, vec![text])?;
+            continue;
+        }
+        let which = request
+            .arguments
+            .first()
+            .map(String::as_str)
+            .filter(|name| *name != "all");
+        match request.command.as_str() {
+            "status" => {
+                answer(&mut stream, &Answer::Status(node.status(which)))?;
+                reply(&mut stream, NO_ERROR, Vec::new())?;
+            }
+            "show" => {
+                answer(&mut stream, &Answer::Show(node.show(which)))?;
+                reply(&mut stream, NO_ERROR, Vec::new())?;
+            }
+            "events2" => return observe(node, which, &mut stream),
+            _ => {
+                let outcome = node.command(&request);
+                reply(&mut stream, outcome.code.0, outcome.info)?;
+            }
+        }
+    }
+}
+
+fn answer(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn reply(stream: &mut UnixStream, code: i32, info: Vec<String>) -> io::Result<()> {
+    answer(stream, &Answer::Reply { code, info })
+}
+
+fn observe(node: &Node, which: Option<&str>, stream: &mut UnixStream) -> io::Result<()> {
+    let (observer, observed) = mpsc::sync_channel(OBSERVER_BACKLOG);
+    let mut snapshots = node.observe(which, &observer);
+    drop(observer);
+    if snapshots == 0 {
+        answer(stream, &Answer::Event(Event::SnapshotsEnd))?;
+    }
+    // Changes of resources that are shown already may come between the snapshots of others.
+    let mut early = Vec::new();
+    for observation in observed {
+        let Some(event) = event(observation, which) else {
+            continue;
+        };
+        if snapshots > 0 {
+            match event {
+                Event::Snapshot(_) | Event::Gone { .. } => {
+                    snapshots -= 1;
+                    answer(stream, &Answer::Event(event))?;
+                }
+                other => early.push(other),
+            }
+            if snapshots == 0 {
+                answer(stream, &Answer::Event(Event::SnapshotsEnd))?;
+                for event in early.drain(..) {
+                    answer(stream, &Answer::Event(event))?;
+                }
+            }
+        } else {
+            answer(stream, &Answer::Event(event))?;
+        }
+    }
+    // No reactor has this observer any more: it was too slow, or the daemon ends.
+    Ok(())
+}
+
+fn event(observed: Observed, which: Option<&str>) -> Option<Event> {
+    let name = match &observed {
+        Observed::Snapshot(status) => status.name.clone(),
+        Observed::Change { resource, .. }
+        | Observed::Call { resource, .. }
+        | Observed::Gone(resource) => resource.to_string(),
+    };
+    if which.is_some_and(|which| which != name) {
+        return None;
+    }
+    Some(match observed {
+        Observed::Snapshot(status) => Event::Snapshot(Box::new((&status).into())),
+        Observed::Gone(_) => Event::Gone { resource: name },
+        Observed::Call {
+            handler,
+            about: (peer, volume),
+            response,
+            ..
+        } => Event::Helper {
+            resource: name,
+            helper: handler.to_owned(),
+            peer: peer.map(|p| p.get()),
+            volume: volume.and_then(|v| v.get()),
+            status: response,
+        },
+        Observed::Change { change, .. } => {
+            let (resource, continues) = (name, change.continues);
+            match change.object {
+                Object::Resource(info) => Event::Resource {
+                    resource,
+                    state: info.as_ref().map(Into::into),
+                    continues,
+                },
+                Object::Connection { peer, info } => {
+                    let (peer, state) = (peer.get(), info.as_ref().map(Into::into));
+                    Event::Connection {
+                        resource,
+                        peer,
+                        state,
+                        continues,
+                    }
+                }
+                Object::Device { volume, info } => {
+                    let (volume, state) = (volume.to_wire(), info.as_ref().map(Into::into));
+                    Event::Device {
+                        resource,
+                        volume,
+                        state,
+                        continues,
+                    }
+                }
+                Object::PeerDevice { peer, volume, info } => {
+                    let (peer, volume) = (peer.get(), volume.to_wire());
+                    let state = info.as_ref().map(Into::into);
+                    Event::PeerDevice {
+                        resource,
+                        peer,
+                        volume,
+                        state,
+                        continues,
+                    }
+                }
+                Object::Path {
+                    peer,
+                    path,
+                    established,
+                } => {
+                    let (local, remote) = (path.local, path.remote);
+                    Event::Path {
+                        resource,
+                        peer: peer.get(),
+                        local,
+                        remote,
+                        established,
+                        continues,
+                    }
+                }
+            }
+        }
+    })
+}

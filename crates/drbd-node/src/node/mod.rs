@@ -1,0 +1,284 @@
+//! The node: all resources of a daemon, and the administrator's commands.
+//!
+//! All configuration comes through commands; the daemon keeps none on disk. A command finds its resource here, is
+//! checked against the option table, and goes to the resource's reactor; what succeeded is noted for `show`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use drbd_engine::options::ResourceOptions;
+use drbd_engine::{Reply, RetCode};
+use drbd_proto::NodeId;
+
+use crate::control::protocol::{self as view, Request};
+use crate::frontend::{Attached, Frontend};
+use crate::reactor::{Core, Handle, Helper, Observer};
+
+mod commands;
+mod config;
+pub mod options;
+mod volumes;
+
+use config::Config;
+
+/// What an engine is made of.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Name of the resource.
+    pub name: String,
+    /// Id of this node.
+    pub node_id: NodeId,
+    /// Options of the resource.
+    pub options: ResourceOptions,
+    /// Seed of all random numbers of the engine.
+    pub seed: u64,
+}
+
+/// Makes an engine.
+pub type MakeCore = Box<dyn Fn(CoreConfig) -> Box<dyn Core> + Send + Sync>;
+
+/// How a daemon is set up.
+pub struct Settings {
+    /// Payload memory of one resource, in bytes.
+    pub pool: usize,
+    /// The program called for handlers.
+    pub helper: Helper,
+    /// How volumes are offered to applications.
+    pub frontends: Vec<Box<dyn Frontend>>,
+    /// How an engine is made.
+    pub make_core: MakeCore,
+}
+
+/// All resources of this daemon.
+pub struct Node {
+    settings: Settings,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    resources: BTreeMap<String, Arc<Resource>>,
+    /// Observers of resources to come.
+    observers: Vec<Observer>,
+}
+
+/// A running resource.
+struct Resource {
+    name: Arc<str>,
+    node_id: NodeId,
+    handle: Handle,
+    /// Held while a command changes the configuration: such commands come one after the other.
+    changes: Mutex<()>,
+    config: Mutex<Config>,
+    attached: Mutex<BTreeMap<u16, Vec<Box<dyn Attached>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An answer that is an error.
+fn refuse(code: RetCode, info: impl Into<String>) -> Reply {
+    Reply::with(code, info)
+}
+
+/// An error of the configuration interface, as `?` likes it.
+type Refusal = Box<Reply>;
+
+fn no(code: RetCode, info: impl Into<String>) -> Refusal {
+    Box::new(refuse(code, info))
+}
+
+impl Node {
+    /// A node without resources.
+    pub fn new(settings: Settings) -> Node {
+        Node {
+            settings,
+            registry: Mutex::default(),
+        }
+    }
+
+    /// Carries out a modifying command.
+    pub fn command(&self, request: &Request) -> Reply {
+        match self.run(request) {
+            Ok(reply) => reply,
+            Err(reply) => *reply,
+        }
+    }
+
+    /// The state of all resources, or of one; an unknown one is left out.
+    pub fn status(&self, which: Option<&str>) -> Vec<view::Resource> {
+        let resources = self.resources(which);
+        resources
+            .iter()
+            .filter_map(|r| Some((&r.handle.status()?).into()))
+            .collect()
+    }
+
+    /// The configuration of all resources, or of one.
+    pub fn show(&self, which: Option<&str>) -> Vec<view::Config> {
+        let resources = self.resources(which);
+        resources.iter().map(|resource| resource.show()).collect()
+    }
+
+    /// Observes all resources, or one, from now on. The number of snapshots that come first is returned.
+    pub fn observe(&self, which: Option<&str>, observer: &Observer) -> usize {
+        let mut registry = lock(&self.registry);
+        let mut count = 0;
+        for resource in registry
+            .resources
+            .values()
+            .filter(|r| which.is_none_or(|w| *r.name == *w))
+        {
+            resource.handle.observe(observer.clone());
+            count += 1;
+        }
+        if which.is_none() || count == 0 {
+            registry.observers.push(observer.clone());
+        }
+        count
+    }
+
+    /// Takes everything down. Resources that are still in use after `limit` are left to the end of the process.
+    pub fn shut_down(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        loop {
+            let left: Vec<Arc<Resource>> = self.resources(None);
+            if left.is_empty() {
+                return;
+            }
+            for resource in &left {
+                let reply = self.down(resource);
+                if !reply.is_ok() && Instant::now() >= end {
+                    let (code, info) = (reply.code.0, reply.info.join("; "));
+                    tracing::error!(
+                        "drbd {}: still in use ({code}) {info}; it ends with the process",
+                        resource.name
+                    );
+                    self.forget(resource);
+                }
+            }
+            if !self.resources(None).is_empty() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+
+    fn resources(&self, which: Option<&str>) -> Vec<Arc<Resource>> {
+        let registry = lock(&self.registry);
+        registry
+            .resources
+            .values()
+            .filter(|r| which.is_none_or(|w| *r.name == *w))
+            .cloned()
+            .collect()
+    }
+
+    fn resource(&self, name: &str) -> Result<Arc<Resource>, Refusal> {
+        lock(&self.registry)
+            .resources
+            .get(name)
+            .cloned()
+            .ok_or_else(|| no(RetCode::ERR_RES_NOT_KNOWN, "unknown resource"))
+    }
+
+    /// The resource and number of the volume with a minor.
+    fn minor(&self, minor: u32) -> Result<(Arc<Resource>, u16), Refusal> {
+        let registry = lock(&self.registry);
+        registry
+            .resources
+            .values()
+            .find_map(|resource| {
+                let config = lock(&resource.config);
+                let found = config
+                    .volumes
+                    .iter()
+                    .find(|(_, volume)| volume.minor == minor);
+                found.map(|(nr, _)| (resource.clone(), *nr))
+            })
+            .ok_or_else(|| no(RetCode::ERR_MINOR_INVALID, "unknown minor"))
+    }
+
+    /// Removes a resource whose engine is empty, and ends its reactor.
+    fn forget(&self, resource: &Resource) {
+        lock(&self.registry).resources.remove(&*resource.name);
+        resource.detach_frontends(None);
+        resource.handle.stop();
+    }
+
+    /// `down`: the engine lets go of everything first.
+    fn down(&self, resource: &Resource) -> Reply {
+        let _changes = lock(&resource.changes);
+        let reply = resource.give(drbd_engine::Command::Down);
+        if reply.is_ok() {
+            self.forget(resource);
+        }
+        reply
+    }
+}
+
+impl Resource {
+    fn give(&self, command: drbd_engine::Command) -> Reply {
+        self.handle.command(command).unwrap_or_else(|| {
+            refuse(
+                RetCode::ERR_RES_NOT_KNOWN,
+                "the resource has ended unexpectedly, see the log",
+            )
+        })
+    }
+
+    fn show(&self) -> view::Config {
+        let status = self.handle.status();
+        let cstate = |peer: u8| {
+            let connections = status.iter().flat_map(|s| &s.connections);
+            let state = connections
+                .filter(|(id, ..)| id.get() == peer)
+                .map(|(_, info, _)| info.cstate.name());
+            state.last().unwrap_or("StandAlone").to_owned()
+        };
+        let has_disk = |nr: u16| {
+            let devices = status.iter().flat_map(|s| &s.devices);
+            let mut states = devices
+                .filter(|(id, _)| id.to_wire() == nr)
+                .map(|(_, info)| info.disk);
+            states.any(|disk| disk > drbd_proto::DiskState::Diskless)
+        };
+        let places = |nr: u16| {
+            let attached = lock(&self.attached);
+            attached
+                .get(&nr)
+                .into_iter()
+                .flatten()
+                .map(|a| a.place())
+                .collect()
+        };
+        lock(&self.config).view(&self.name, self.node_id.get(), cstate, has_disk, places)
+    }
+
+    /// Frontends give up a volume, or all of them.
+    fn detach_frontends(&self, which: Option<u16>) {
+        let mut gone = Vec::new();
+        {
+            let mut attached = lock(&self.attached);
+            match which {
+                Some(nr) => gone.extend(attached.remove(&nr).into_iter().flatten()),
+                None => gone.extend(std::mem::take(&mut *attached).into_values().flatten()),
+            }
+        }
+        for attached in gone {
+            attached.detach();
+        }
+    }
+
+    /// Block devices that frontends have made for a volume.
+    fn devices(&self, nr: u16) -> Vec<PathBuf> {
+        lock(&self.attached)
+            .get(&nr)
+            .into_iter()
+            .flatten()
+            .filter_map(|a| a.device())
+            .collect()
+    }
+}
