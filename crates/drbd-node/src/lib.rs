@@ -1,5 +1,4 @@
 //! The DRBD node daemon: how decisions become I/O.
-#![allow(dead_code)] // The reactor that uses all of this is on its way.
 
 pub mod backing;
 pub mod clock;
@@ -11,4 +10,5 @@ pub mod node;
 pub mod pool;
 pub mod reactor;
 pub mod ring;
+pub mod signals;
 pub mod transport;

@@ -233,10 +233,10 @@ impl Resource {
         let status = self.handle.status();
         let cstate = |peer: u8| {
             let connections = status.iter().flat_map(|s| &s.connections);
-            let state = connections
+            let mut state = connections
                 .filter(|(id, ..)| id.get() == peer)
                 .map(|(_, info, _)| info.cstate.name());
-            state.last().unwrap_or("StandAlone").to_owned()
+            state.next().unwrap_or("StandAlone").to_owned()
         };
         let has_disk = |nr: u16| {
             let devices = status.iter().flat_map(|s| &s.devices);

@@ -25,6 +25,7 @@ use crate::ring::{Completion, Fd, NoRing, Op, OpKey, Ring};
 use crate::transport::tcp::{self, Tcp};
 
 mod effects;
+mod engine;
 mod guests;
 mod openers;
 mod requests;
@@ -32,6 +33,7 @@ mod requests;
 mod tests;
 mod upcall;
 
+pub use engine::make_engine;
 use guests::Guests;
 use openers::Openers;
 use requests::Requests;

@@ -368,7 +368,7 @@ fn write(rig: &Rig, sector: u64, fill: u8, len: usize) -> Request {
     Request::Write {
         sector: Sector(sector),
         data: data.freeze(),
-        fua: fill % 2 == 0,
+        fua: fill.is_multiple_of(2),
     }
 }
 

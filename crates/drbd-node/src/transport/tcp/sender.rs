@@ -151,11 +151,6 @@ impl Sender {
     pub(super) fn is_idle(&self) -> bool {
         !self.sending && self.queue.is_empty()
     }
-
-    /// An operation is under way.
-    pub(super) fn is_sending(&self) -> bool {
-        self.sending
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,162 @@
+//! The DRBD daemon. Its configuration comes through `drbdsetup`; it runs in the foreground and logs to stderr.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use drbd_node::control::{self, server::Server};
+use drbd_node::frontend::fuse::FuseFrontend;
+use drbd_node::frontend::loopdev::{self, LoopFrontend};
+use drbd_node::frontend::nbd::NbdFrontend;
+use drbd_node::frontend::nbd::address::Address;
+use drbd_node::frontend::{self, Frontend};
+use drbd_node::node::{Node, Settings};
+use drbd_node::reactor::{Helper, make_engine};
+use drbd_node::signals::EndSignals;
+
+/// How long the end may take.
+const END_LIMIT: Duration = Duration::from_secs(8);
+
+/// The DRBD daemon: replicates block devices to other machines.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The socket for drbdsetup.
+    #[arg(long, value_name = "PATH", env = "DRBD_CONTROL")]
+    control: Option<PathBuf>,
+    /// Directory for what the daemon needs while it runs; by default that of the control socket.
+    #[arg(long, value_name = "DIR", env = "DRBD_RUN_DIR")]
+    run_dir: Option<PathBuf>,
+    /// How volumes are offered: nbd, fuse, loop. Several are separated by commas; none is `none`.
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "DRBD_FRONTENDS",
+        value_delimiter = ',',
+        default_value = "nbd"
+    )]
+    frontends: Vec<String>,
+    /// Where the NBD server listens, unix:PATH or tcp:ADDRESS[:PORT]; by default unix:RUN_DIR/nbd.sock.
+    #[arg(long, value_name = "ADDRESS", env = "DRBD_NBD", value_delimiter = ',')]
+    nbd: Vec<Address>,
+    /// The program called for handlers, or `disabled`.
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        env = "DRBD_USERMODE_HELPER",
+        default_value = "disabled"
+    )]
+    usermode_helper: String,
+    /// Memory for the data of one resource, in MiB.
+    #[arg(long, value_name = "MIB", env = "DRBD_MEMORY", default_value_t = 128)]
+    memory: usize,
+}
+
+fn main() -> ExitCode {
+    // Before any thread exists.
+    let signals = EndSignals::hold_back();
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DRBD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let result = signals.map_err(|e| format!("cannot hold back signals: {e}"));
+    match result.and_then(|signals| run(arguments, &signals)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
+    let control = arguments
+        .control
+        .clone()
+        .unwrap_or_else(control::default_path);
+    let directory = control
+        .parent()
+        .map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let run_dir = arguments.run_dir.clone().unwrap_or(directory);
+    let server = Server::bind(&control).map_err(|e| e.to_string())?;
+    std::fs::create_dir_all(&run_dir).map_err(|e| format!("{}: {e}", run_dir.display()))?;
+    let frontends = frontends(&arguments, &run_dir)?;
+    let program = Some(arguments.usermode_helper).filter(|name| name != "disabled");
+    let node = Arc::new(Node::new(Settings {
+        pool: arguments.memory << 20,
+        helper: Helper {
+            program: program.map(PathBuf::from),
+            control: Some(control.clone()),
+        },
+        frontends,
+        make_core: Box::new(make_engine),
+    }));
+    tracing::info!(
+        "drbdd: version {}, control socket {}",
+        env!("CARGO_PKG_VERSION"),
+        control.display()
+    );
+    let server = Arc::new(server);
+    let thread = std::thread::Builder::new().name("drbd-listen".into());
+    let (listener, its_node) = (server.clone(), node.clone());
+    thread
+        .spawn(move || listener.run(&its_node))
+        .map_err(|e| format!("no thread: {e}"))?;
+    let signal = signals.wait();
+    tracing::info!("drbdd: signal {signal}, going down");
+    node.shut_down(END_LIMIT);
+    // The listening thread ends with the process; the socket must not be found any more.
+    let _ = std::fs::remove_file(server.path());
+    Ok(())
+}
+
+fn frontends(arguments: &Arguments, run_dir: &Path) -> Result<Vec<Box<dyn Frontend>>, String> {
+    let mut list: Vec<Box<dyn Frontend>> = Vec::new();
+    for name in &arguments.frontends {
+        match name.as_str() {
+            "none" | "" => {}
+            "nbd" => {
+                let mut addresses = arguments.nbd.clone();
+                if addresses.is_empty() {
+                    addresses.push(Address::Unix(run_dir.join("nbd.sock")));
+                }
+                list.push(Box::new(
+                    NbdFrontend::start(&addresses).map_err(|e| e.to_string())?,
+                ));
+            }
+            "fuse" => {
+                list.push(Box::new(
+                    FuseFrontend::new(run_dir).map_err(|e| e.to_string())?,
+                ));
+            }
+            "loop" => {
+                if let Err(e) = loopdev::set_io_flusher() {
+                    tracing::warn!("memory reclaim may wait for the daemon's own devices: {e}");
+                }
+                if let Err(e) = loopdev::remove_stale(run_dir) {
+                    tracing::warn!("loop devices of an earlier daemon: {e}");
+                }
+                list.push(Box::new(
+                    LoopFrontend::new(run_dir).map_err(|e| e.to_string())?,
+                ));
+            }
+            other => {
+                return Err(format!(
+                    "there is no frontend '{other}': nbd, fuse, loop or none"
+                ));
+            }
+        }
+    }
+    for frontend in &list {
+        tracing::debug!("drbdd: frontend {}", frontend::Frontend::name(&**frontend));
+    }
+    Ok(list)
+}
