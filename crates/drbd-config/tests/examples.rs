@@ -367,3 +367,21 @@ fn xml_of_valid_files() {
     assert!(compared > 20, "only {compared} examples");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
+
+/// One run reports the errors of several resources; the first one decides about the exit code.
+#[test]
+fn several_errors_in_one_run() {
+    let text = "resource a {\n net { tiemout 3; }\n}\n\
+                resource b {\n on alpha { node-id 0 }\n}\n\
+                resource c {\n volume 0 { device minor 1; } net { timeout 0; }\n}\n\
+                ressource d { }\n";
+    let mut parser = Parser::new(&Environment::named("alpha"));
+    parser.read(Input::Text {
+        name: "x".to_owned(),
+        text: text.as_bytes().to_vec(),
+    });
+    let found = parser.finish().diagnostics;
+    let lines: Vec<u32> = found.iter().map(|d| d.span.unwrap().line).collect();
+    assert_eq!(lines, [2, 5, 8, 10], "{found:?}");
+    assert_eq!(found[0].help.as_deref(), Some("did you mean 'timeout'?"));
+}

@@ -374,7 +374,10 @@ impl Parser {
                 _ => return Err(unexpected_top(&token)),
             };
             match keyword {
-                Keyword::Global => self.global(&mut t, token.span)?,
+                Keyword::Global => {
+                    let result = self.global(&mut t, token.span);
+                    self.or_recover(&mut t, result);
+                }
                 Keyword::Common => {
                     let open = t.expect(Kind::Open)?;
                     if let Some(first) = &self.config.common {
@@ -382,11 +385,13 @@ impl Parser {
                             conflict("resource section", "common", open.span, first.span).into(),
                         );
                     }
-                    self.config.common = Some(self.common(&mut t, open.span)?);
+                    let result = self.common(&mut t, open.span);
+                    self.config.common = self.or_recover(&mut t, result);
                 }
                 Keyword::Resource => {
-                    let resource = self.resource(&mut t)?;
-                    self.config.resources.push(resource);
+                    let result = self.resource(&mut t);
+                    let resource = self.or_recover(&mut t, result);
+                    self.config.resources.extend(resource);
                 }
                 Keyword::Include => {
                     let name = t.string("TK_STRING")?;
@@ -415,6 +420,18 @@ impl Parser {
                     self.require(keyword, &version)?;
                 }
                 _ => return Err(unexpected_top(&token)),
+            }
+        }
+    }
+
+    /// Notes the error that ended a block and goes on behind it: there may be more to report.
+    fn or_recover<T>(&mut self, t: &mut Tokens<'_>, result: Step<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(stop) => {
+                self.report(*stop.0);
+                t.recover();
+                None
             }
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct Tokens<'a> {
     text: &'a [u8],
     lexer: Lexer,
     peeked: Option<Token<'a>>,
+    /// Blocks that are open.
+    depth: u64,
 }
 
 impl<'a> Tokens<'a> {
@@ -50,6 +52,7 @@ impl<'a> Tokens<'a> {
             text,
             lexer,
             peeked: None,
+            depth: 0,
         }
     }
 
@@ -60,10 +63,22 @@ impl<'a> Tokens<'a> {
     }
 
     pub(super) fn next(&mut self) -> Token<'a> {
-        match self.peeked.take() {
+        let token = match self.peeked.take() {
             Some(token) => token,
             None => self.lexer.next(self.text),
+        };
+        match token.kind {
+            Kind::Open => self.depth += 1,
+            Kind::Close => self.depth = self.depth.saturating_sub(1),
+            _ => {}
         }
+        token
+    }
+
+    /// After an error: goes to the end of the block at the top level, to look for more errors
+    /// behind it.
+    pub(super) fn recover(&mut self) {
+        while self.depth > 0 && self.next().kind != Kind::Eof {}
     }
 
     pub(super) fn peek(&mut self) -> &Token<'a> {
