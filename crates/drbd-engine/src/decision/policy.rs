@@ -56,7 +56,7 @@ fn solve(f: &Facts<'_>, d: &mut Decision, connect: bool) {
         _ => None,
     };
     if d.strategy.is_split_brain() {
-        split_brain(f, d, connect, discard);
+        split_brain(f, d, discard);
     }
     if !d.strategy.is_determined() {
         return;
@@ -73,8 +73,8 @@ fn solve(f: &Facts<'_>, d: &mut Decision, connect: bool) {
 
 const DISCARD: UuidFlags = UuidFlags::DISCARD_MY_DATA;
 
-/// Steps 5 to 8.
-fn split_brain(f: &Facts<'_>, d: &mut Decision, connect: bool, discard: Option<Strategy>) {
+/// Steps 5 to 8; on a connect only, an attach ends without result before.
+fn split_brain(f: &Facts<'_>, d: &mut Decision, discard: Option<Strategy>) {
     let found = d.strategy;
     let form = |s: Strategy| {
         if found == SplitBrainDisconnect {
@@ -86,7 +86,7 @@ fn split_brain(f: &Facts<'_>, d: &mut Decision, connect: bool, discard: Option<S
     d.handlers.push(Handler::InitialSplitBrain); // 5
     // 6
     let may_recover = found == SplitBrainAutoRecover || f.policies.always_asbp;
-    if let Some(strategy) = may_recover.then(|| by_policy(f, d, connect)).flatten() {
+    if let Some(strategy) = may_recover.then(|| by_policy(f, d)).flatten() {
         d.strategy = form(strategy);
         return;
     }
@@ -102,8 +102,8 @@ fn split_brain(f: &Facts<'_>, d: &mut Decision, connect: bool, discard: Option<S
 }
 
 /// Step 6: what the policies say, if anything.
-fn by_policy(f: &Facts<'_>, d: &mut Decision, connect: bool) -> Option<Strategy> {
-    if connect && f.policies.quorum && f.pv >= 113 {
+fn by_policy(f: &Facts<'_>, d: &mut Decision) -> Option<Strategy> {
+    if f.policies.quorum && f.pv >= 113 {
         match (f.me.quorum, f.other.quorum) {
             (true, false) => return Some(SourceUseBitmap),
             (false, true) => return Some(TargetUseBitmap),

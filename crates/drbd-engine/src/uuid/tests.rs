@@ -323,6 +323,23 @@ fn discarded_generation_is_forgotten() {
 }
 
 #[test]
+fn peers_with_the_same_data_are_not_outdated() {
+    // The source A still tracks C, which has A's data already; node 1 is the target.
+    let mut c = Cluster::new(u(2), DiskState::UpToDate, 3);
+    c.ids[A].put(node(C), u(1), Dagtag(1));
+    c.ids[B].current = u(1);
+    let start = c.start(B, A);
+    assert_eq!(c.end(B, A, start), NodeMask::EMPTY);
+    c.expect(B, u(2), [(A, O), (C, O)], &[]);
+    // One that has not is older than this node now.
+    c.ids[B].current = u(1);
+    c.ids[C].current = u(0);
+    let start = c.start(B, A);
+    assert_eq!(c.end(B, A, start), mask(&[C]));
+    c.expect(B, u(2), [(A, O), (C, u(1))], &[]);
+}
+
+#[test]
 fn missed_end_of_a_resync() {
     // Section 19.13: A u1 {B:u0}, B u1 {A:0}.
     let mut c = Cluster::new(u(1), DiskState::UpToDate, 2);
@@ -496,6 +513,32 @@ fn rotation_passes_over_clients_and_copies() {
     let counted = c.ids[A].rotate(mask(&[C]), Dagtag(2), &peers, &nodes, &mut random);
     assert!(counted.contains(node(C)) && !counted.contains(node(B)));
     assert_eq!(c.ids[A].bitmap(node(B)), u(0));
+}
+
+#[test]
+fn rotation_serves_a_slot_once() {
+    // Two nodes without configured peer share a slot number: only the first one gets the UUID.
+    let mut c = Cluster::new(u(1), DiskState::UpToDate, 2);
+    let mut nodes = c.nodes[A].clone();
+    (nodes.slots[5], nodes.slots[6], nodes.max_peers) = (Some(Slot(2)), Some(Slot(2)), 3);
+    let peers = c.peers(A);
+    c.ids[A].rotate(NodeMask::EMPTY, Dagtag(1), &peers, &nodes, &mut || u(99));
+    assert_eq!(
+        (c.ids[A].bitmap(node(5)), c.ids[A].bitmap(node(6))),
+        (u(1), O)
+    );
+}
+
+#[test]
+fn only_a_newer_slot_is_copied() {
+    // B is at u1, which A tracks for it; B says 0 for C, which A tracks since u0.
+    let mut c = Cluster::new(u(2), DiskState::UpToDate, 3);
+    c.ids[B].current = u(1);
+    c.ids[A].put(node(B), u(1), Dagtag(5));
+    c.ids[A].put(node(C), u(0), Dagtag(5));
+    assert!(!c.learn(A, B).changed());
+    c.ids[A].put(node(B), u(1), Dagtag(6));
+    assert_eq!(c.learn(A, B).copy, [(node(B), node(C))]);
 }
 
 #[test]

@@ -97,6 +97,10 @@ fn attach_and_reevaluation() {
     let d = run(&a, &b, at(Occasion::Attach), |_| {});
     assert_eq!((d.outcome, d.handlers), (Outcome::NoResult, vec![]));
     let (x, y) = (half(0, 0x10, &[], &[]), half(1, 0x30, &[(0, 0x10)], &[]));
+    // discard-my-data has no say here.
+    let discard = with(&y, UuidFlags::DISCARD_MY_DATA);
+    let d = run(&x, &discard, at(Occasion::Attach), |_| {});
+    assert_eq!(d.strategy, TargetUseBitmap);
     let d = run(&x, &y, at(Occasion::Attach), |_| {});
     assert_eq!(d.outcome, Outcome::Repl(ReplState::WFBitMapT));
     let unrelated = half(1, 0x70, &[], &[]);

@@ -48,6 +48,8 @@ fn as_seen_on_real_nodes() {
     assert_eq!(turn(&b, 1040, 30, None), (vec![64], 1056));
     assert_eq!(turn(&b, 1056, 30, None), (vec![128], 1088));
     assert_eq!(turn(&bitmap(&[100..=102]), 0, 301, None).0, [12]);
+    // Only what continues the previous request is left for the next turn.
+    assert_eq!(turn(&bitmap(&[16..=31, 40..=40]), 0, 20, None).0, [64, 4]);
     let all = bitmap(&[0..=99_999]);
     assert_eq!(turn(&all, 0, 6, None), (vec![32], 8));
     assert_eq!(turn(&all, 8, 504, None).0, [32, 64, 128, 256, 512, 1024]);
