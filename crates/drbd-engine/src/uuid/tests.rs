@@ -520,11 +520,11 @@ fn rotation_serves_a_slot_once() {
     // Two nodes without configured peer share a slot number: only the first one gets the UUID.
     let mut c = Cluster::new(u(1), DiskState::UpToDate, 2);
     let mut nodes = c.nodes[A].clone();
-    (nodes.slots[5], nodes.slots[6], nodes.max_peers) = (Some(Slot(2)), Some(Slot(2)), 3);
+    (nodes.slots[3], nodes.slots[4], nodes.max_peers) = (Some(Slot(2)), Some(Slot(2)), 3);
     let peers = c.peers(A);
     c.ids[A].rotate(NodeMask::EMPTY, Dagtag(1), &peers, &nodes, &mut || u(99));
     assert_eq!(
-        (c.ids[A].bitmap(node(5)), c.ids[A].bitmap(node(6))),
+        (c.ids[A].bitmap(node(3)), c.ids[A].bitmap(node(4))),
         (u(1), O)
     );
 }
