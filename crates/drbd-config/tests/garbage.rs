@@ -7,12 +7,27 @@ use std::time::{Duration, Instant};
 use drbd_config::{Environment, Input, Parser, dump, expand};
 use proptest::prelude::*;
 
+/// How often; `PROPTEST_CASES` asks for more.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(usual)
+}
+
 fn read(text: &[u8]) -> bool {
+    read_as(text, false)
+}
+
+fn read_as(text: &[u8], running: bool) -> bool {
     let environment = Environment {
         addresses: Some(Vec::new()),
         ..Environment::named("alpha")
     };
     let mut parser = Parser::new(&environment);
+    if running {
+        parser.running();
+    }
     parser.read(Input::Text {
         name: "garbage".to_owned(),
         text: text.to_vec(),
@@ -92,7 +107,7 @@ resource r0 {
 ";
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(400)))]
 
     #[test]
     fn bytes(text in prop::collection::vec(any::<u8>(), 0..600)) {
@@ -202,4 +217,61 @@ fn include_loops_and_missing_files() {
     let parsed = run(&dir.path().join("chain0"));
     assert_eq!(parsed.diagnostics.len(), 1);
     assert_eq!(parsed.config.sources.len(), 3001);
+}
+
+/// The recorded examples with bytes changed, removed, inserted and pieces moved.
+#[test]
+fn damaged_examples() {
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let mut files = Vec::new();
+    for dir in ["valid", "invalid", "newer", "adjust"] {
+        for entry in std::fs::read_dir(data.join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+            if matches!(kind, "conf" | "show") {
+                files.push((std::fs::read(&path).unwrap(), kind == "show"));
+            }
+        }
+    }
+    assert!(files.len() > 100);
+    let mut state = 0x5eed_u64;
+    let mut random = move |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n.max(1) as u64) as usize
+    };
+    let interesting = b"{};[]:\"\\#\n \t0-9azAZ/._\xff\0";
+    let mut valid = 0;
+    for round in 0..cases(20) {
+        for (text, running) in &files {
+            let mut text = [&text[..], b" "].concat();
+            for _ in 0..=random(4) {
+                let at = random(text.len());
+                match random(5) {
+                    0 => text[at] = interesting[random(interesting.len())],
+                    1 => {
+                        text.remove(at);
+                    }
+                    2 => text.insert(at, interesting[random(interesting.len())]),
+                    3 => {
+                        let end = (at + random(40)).min(text.len());
+                        let piece: Vec<u8> = text.drain(at..end).collect();
+                        let to = random(text.len());
+                        text.splice(to..to, piece);
+                    }
+                    _ => {
+                        let end = (at + random(60)).min(text.len());
+                        let piece = text[at..end].to_vec();
+                        text.splice(at..at, piece);
+                    }
+                }
+                if text.is_empty() {
+                    text.push(b' ');
+                }
+            }
+            valid += u32::from(read_as(&text, *running && round % 2 == 0));
+        }
+    }
+    assert!(valid > 0, "nothing got through to the later stages");
 }
