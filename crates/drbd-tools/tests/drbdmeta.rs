@@ -533,3 +533,110 @@ fn a_generation_to_begin_with() {
     }
     assert_eq!(disk.run("dump-md --uptodate").status.code(), Some(10));
 }
+
+/// Another holder of the minor's lock is named, and nothing happens.
+#[test]
+fn a_locked_minor_is_refused() {
+    const MINOR: &str = "1048575";
+    let path = format!("/var/lock/drbd-147-{MINOR}");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let Ok(lock) = lock else {
+        eprintln!("*** NOT TESTED: cannot create {path}, which needs root ***");
+        return;
+    };
+    let disk = Disk::new(64 << 20);
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let run = || {
+        Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
+            .args([
+                "--force",
+                MINOR,
+                "v09",
+                "disk",
+                "internal",
+                "--var-lib-drbd",
+                ".",
+            ])
+            .args(["create-md", "1"])
+            .current_dir(disk.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let output = run();
+    assert_eq!(output.status.code(), Some(20));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let expected = format!("currently held by pid:{}", std::process::id());
+    assert!(text.contains(&expected), "{text}");
+    drop(lock);
+    assert!(run().status.success());
+    fs::remove_file(path).unwrap();
+}
+
+/// On a block device without `--force`: exclusive use, questions that nobody answers.
+#[test]
+fn block_devices() {
+    let disk = Disk::new(64 << 20);
+    let attach = Command::new("losetup")
+        .args(["--sector-size", "4096", "--find", "--show"])
+        .arg(disk.path())
+        .output();
+    let device = match attach {
+        Ok(output) if output.status.success() => {
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        }
+        _ => {
+            eprintln!("*** NOT TESTED: no loop device, which needs root and losetup ***");
+            return;
+        }
+    };
+    struct Detach(String);
+    impl Drop for Detach {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+        }
+    }
+    let _detach = Detach(device.clone());
+    let run = |command: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
+            .args(["-", "v09", &device, "internal", "--var-lib-drbd", "."])
+            .args(command.split_whitespace())
+            .current_dir(disk.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    assert_eq!(run("create-md 3").0, Some(0));
+    assert_eq!(run("dump-md").0, Some(0));
+    // There is metadata now, and nobody says yes.
+    let (code, text) = run("create-md 3");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("stdin not a TTY"), "{text}");
+    assert_eq!(run("wipe-md").0, Some(1));
+    assert_eq!(run("apply-al").0, Some(0));
+    // Somebody uses the device.
+    use std::os::unix::fs::OpenOptionsExt;
+    let exclusive = 0o200;
+    let user = OpenOptions::new()
+        .read(true)
+        .custom_flags(exclusive)
+        .open(&device)
+        .unwrap();
+    let (code, text) = run("apply-al");
+    assert_eq!(code, Some(20));
+    assert_eq!(
+        text,
+        format!("open({device}) failed: Device or resource busy\n")
+    );
+    assert_eq!(run("dstate").0, Some(20));
+    drop(user);
+    assert_eq!(run("dstate").0, Some(0));
+}
