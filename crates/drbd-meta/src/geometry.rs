@@ -471,33 +471,27 @@ impl Geometry {
         per_slot.saturating_mul(64) << self.block_size.sector_shift()
     }
 
-    /// Sectors of data that an attached device can have: the stricter of the kernel side's limits
-    /// (metadata, section 2.5). `data_sectors` is the capacity of the data device.
+    /// Sectors of data for which the bitmap area has bits in whole pages and in whole 64-bit words
+    /// per slot. Only an external device whose size is no multiple of 4 KiB has fewer than
+    /// [`usable_sectors`](Self::usable_sectors) counts.
+    #[must_use]
+    pub fn bitmap_limit(&self) -> u64 {
+        let area = align_down_block(self.bitmap_sectors().saturating_mul(SECTOR_BYTES));
+        let words = (area / 8).checked_div(u64::from(self.slots)).unwrap_or(0);
+        let blocks = words.saturating_mul(64);
+        blocks.saturating_mul(1 << self.block_size.sector_shift())
+    }
+
+    /// Sectors of data that an attached device can have (metadata, section 2.5; of the two limits
+    /// there this is the stricter). `data_sectors` is the capacity of the data device.
     #[must_use]
     pub fn attach_limit(&self, data_sectors: u64) -> u64 {
-        let slots = u64::from(self.slots);
-        let shift = self.block_size.sector_shift();
-        let area = align_down_block(self.bitmap_sectors().saturating_mul(SECTOR_BYTES));
-        let by_bytes = area
-            .checked_div(slots)
-            .unwrap_or(0)
-            .saturating_mul(8)
-            .saturating_mul(1 << shift);
-        let words = self
-            .bitmap_sectors()
-            .saturating_mul(64)
-            .checked_div(slots)
-            .unwrap_or(0);
-        let by_words = words.saturating_mul(64).saturating_mul(1 << shift);
         let remaining = if self.placement.index == MdIndex::Internal {
             self.bitmap_sector()
         } else {
             data_sectors
         };
-        remaining
-            .min(MAX_DEVICE_SECTORS)
-            .min(by_bytes)
-            .min(by_words)
+        remaining.min(MAX_DEVICE_SECTORS).min(self.bitmap_limit())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The worked examples of the metadata chapter, section 2.8, and properties of every geometry.
 
-use super::{AlStriping, BitmapBlockSize, Geometry, GeometryError, MdIndex, Placement};
+use super::{
+    AlStriping, BitmapBlockSize, Geometry, GeometryError, MdIndex, Placement, bitmap_bytes,
+};
 use crate::limits::{BLOCK_BYTES_U64, MAX_DEVICE_SECTORS};
 use proptest::prelude::*;
 
@@ -208,6 +210,8 @@ proptest! {
         }
         let limit = g.attach_limit(u64::MAX);
         prop_assert!(limit <= usable);
+        let area = bitmap_bytes(limit, block, slots).unwrap();
+        prop_assert!(area <= g.bitmap_sectors() * 512, "{area} {limit}");
         let words = g.bitmap_sectors() * 64 / u64::from(slots);
         prop_assert!(block.bits(limit) <= words * 64);
     }

@@ -250,7 +250,7 @@ fn options(args: &Args, superblock: &mut Superblock, geometry: &Geometry) -> Res
         superblock.la_peer_max_bio_size = size;
     }
     if let Some(size) = args.effective_size {
-        let usable = geometry.usable_sectors();
+        let usable = geometry.usable_sectors().min(geometry.bitmap_limit());
         if size > usable || BitmapLayout::new(1, geometry.block_size(), size).is_none() {
             let text = format!(
                 "effective size of {size} sectors is too large: {usable} sectors are usable"

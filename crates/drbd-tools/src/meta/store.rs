@@ -189,7 +189,7 @@ pub(super) fn clip(
     geometry: &Geometry,
     console: &Console,
 ) -> Superblock {
-    let usable = geometry.usable_sectors();
+    let usable = geometry.usable_sectors().min(geometry.bitmap_limit());
     if superblock.effective_size > usable {
         console.err(&format!(
             "# la-size-sect was too big ({}), truncated ({usable})!",
