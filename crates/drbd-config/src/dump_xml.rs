@@ -31,8 +31,8 @@ fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Global and common settings and the given resources.
-pub fn config(config: &Config, resources: &[&Resource]) -> String {
+/// All of a configuration.
+pub fn config(config: &Config) -> String {
     let mut d = Xml {
         out: String::new(),
         depth: 0,
@@ -60,10 +60,20 @@ pub fn config(config: &Config, resources: &[&Resource]) -> String {
         d.sections(&common.sections);
         d.close("common");
     }
-    for resource in resources {
+    for resource in &config.resources {
         d.resource(config, resource);
     }
     d.close("config");
+    d.out
+}
+
+/// A single resource.
+pub fn resource(config: &Config, resource: &Resource) -> String {
+    let mut d = Xml {
+        out: String::new(),
+        depth: 0,
+    };
+    d.resource(config, resource);
     d.out
 }
 

@@ -71,7 +71,7 @@ impl Adm {
         }
         adjust.volumes(schedule, target, skip_net);
         if !skip_net {
-            adjust.connections(schedule);
+            adjust.connections(schedule, target);
         }
     }
 }
@@ -141,6 +141,14 @@ impl Adjust<'_> {
     /// With `--skip-disk` the options of new peer devices go with the connections.
     fn skip_disk(&self) -> bool {
         self.adm.invocation.is_set("skip-disk")
+    }
+
+    fn selected(&self, target: &Target) -> Vec<&Connection> {
+        let selected = target.connections(self.resource);
+        selected
+            .into_iter()
+            .filter_map(|i| self.resource.connections.get(i))
+            .collect()
     }
 
     fn differ(&self, what: &str, running: &OptionSet, want: &Wanted) -> Vec<&'static str> {
@@ -226,7 +234,7 @@ impl Adjust<'_> {
                     self.adm
                         .schedule_minor(schedule, self.index, self.resource, volume);
                     if !skip_net && !skip_disk {
-                        for connection in self.resource.my_connections() {
+                        for connection in self.selected(target) {
                             self.peer_device(schedule, connection, volume.number);
                         }
                     }
@@ -305,14 +313,14 @@ impl Adjust<'_> {
         schedule.add(stage, self.index, "disk-options", vec![call]);
     }
 
-    fn connections(&self, schedule: &mut Schedule) {
+    fn connections(&self, schedule: &mut Schedule, target: &Target) {
         let empty: &[Connection] = &[];
         let running = self.run.map_or(empty, |r| &r.connections);
-        let configured: Vec<&Connection> = self.resource.my_connections().collect();
+        let configured = self.selected(target);
         let id = |c: &Connection| self.resource.peer_of(c).and_then(|h| h.node_id);
         for old in running {
             let wanted = configured.iter().any(|c| id(c) == old.peer_node_id);
-            if !wanted {
+            if !wanted && target.connection.is_none() {
                 let args = words([
                     "del-peer",
                     &self.resource.name,

@@ -223,7 +223,7 @@ const COMMANDS: &[Command] = &[
         .opts_of("wait-connect-resource"),
     new("wait-sync", Any).ips().opts_of("wait-sync-resource"),
     new("wait-con-int", Nothing),
-    new("role", Any),
+    new("role", Resource),
     new("cstate", Connection),
     new("dstate", Volume),
     new("status", Optional).extra(STATISTICS),

@@ -207,6 +207,9 @@ impl Helpers {
             command.stdout(Stdio::piped());
         }
         command.spawn().map_err(|error| {
+            if call.quiet {
+                return EXIT_EXECUTION;
+            }
             if error.kind() == std::io::ErrorKind::NotFound {
                 eprintln!("Can not find command ({}): {error}", program.display());
             } else {

@@ -1,5 +1,16 @@
 //! `drbdadm`: works on the configuration file and calls `drbdsetup` and `drbdmeta` ("Command line
 //! tools", sections 2 to 7).
+//!
+//! The commands it issues, their order and the exit codes are those of the reference, release 9.34,
+//! with these differences on purpose:
+//!
+//! - helpers are those beside the program (or given with `-s`, `-m`), never others in `PATH`;
+//! - `outdate` gives `drbdsetup` the minor only; the reference's extra word makes it fail;
+//! - `disk-options` never passes a size on, which `drbdsetup` does not take;
+//! - `adjust` deletes a minor before it creates its successor;
+//! - two selectors for two connections of one resource both work;
+//! - meta data in a regular file: `drbdmeta` is given `--force` where it would not ask anything;
+//! - a `drbdmeta` without `repair-md` is no obstacle to attaching.
 
 mod adjust;
 mod calls;
@@ -169,6 +180,10 @@ impl Adm {
         if self.command.scope == Scope::Nothing {
             if !self.invocation.selectors.is_empty() {
                 eprintln!("This command will ignore resource names!");
+                match self.targets()? {
+                    (_, 0) => {}
+                    (_, code) => return Err(code),
+                }
             }
             return Ok(self.without_selectors());
         }
@@ -208,7 +223,10 @@ impl Adm {
                          mode!"
                     );
                 } else {
-                    eprintln!("WARN: no normal resources defined for this host ({host})!?");
+                    eprintln!(
+                        "WARN: no normal resources defined for this host ({host})!?\n\
+                         Misspelled name of the local machine with the 'on' keyword ?"
+                    );
                 }
                 return Err(1);
             }
@@ -221,20 +239,21 @@ impl Adm {
                     });
                 match target {
                     Ok(target) => {
-                        let again = target.connection.is_some()
-                            && targets.iter().any(|t| {
-                                t.resource == target.resource
-                                    && t.connection == target.connection
-                                    && t.volume == target.volume
-                            });
-                        if again {
+                        // What is not limited to a volume works on connections; each of them once.
+                        let same = |t: &Target| {
+                            t.resource == target.resource
+                                && t.works_on_connections()
+                                && (t.connection.is_none()
+                                    || target.connection.is_none()
+                                    || t.connection == target.connection)
+                        };
+                        if target.works_on_connections() && targets.iter().any(same) {
                             eprintln!(
                                 "USAGE_BUG: {selector} would enable an already enabled connection"
                             );
-                            worst = worst.max(1);
-                        } else {
-                            targets.push(target);
+                            return Err(1);
                         }
+                        targets.push(target);
                     }
                     Err(bad) => {
                         eprintln!("{}", bad.message);
@@ -298,25 +317,7 @@ impl Adm {
                 None => Ok(()),
             }
         };
-        if self.command.name == "dump-xml" {
-            let (targets, worst) = if all {
-                (Vec::new(), 0)
-            } else {
-                self.targets()?
-            };
-            let chosen = |index: usize| all || targets.iter().any(|t| t.resource == index);
-            let resources: Vec<&Resource> = self
-                .config
-                .resources
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| chosen(*i))
-                .map(|(_, r)| r)
-                .collect();
-            resources.iter().copied().try_for_each(local)?;
-            print(&dump_xml::config(&self.config, &resources));
-            return Ok(worst);
-        }
+        let xml = self.command.name == "dump-xml";
         if all {
             self.config.resources.iter().try_for_each(local)?;
             print(&dump::config(&self.config, &self.environment, verbose));
@@ -326,12 +327,11 @@ impl Adm {
         for target in targets {
             if let Some(resource) = self.resource(target.resource) {
                 local(resource)?;
-                print(&dump::resource(
-                    &self.config,
-                    resource,
-                    &self.environment,
-                    verbose,
-                ));
+                print(&if xml {
+                    dump_xml::resource(&self.config, resource)
+                } else {
+                    dump::resource(&self.config, resource, &self.environment, verbose)
+                });
             }
         }
         Ok(worst)

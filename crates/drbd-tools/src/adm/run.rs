@@ -84,7 +84,6 @@ impl Adm {
             .cloned()
             .collect();
         args.extend(passed_words(&known));
-        args.extend(self.invocation.words.iter().cloned());
         setup(resource, args)
     }
 

@@ -185,6 +185,11 @@ pub(super) fn fit(config: &Config, command: &Command, target: &mut Target) -> Re
 }
 
 impl Target {
+    /// True unless only a volume is selected.
+    pub(super) fn works_on_connections(&self) -> bool {
+        self.volume.is_none() || self.connection.is_some()
+    }
+
     /// The volumes of this host that are selected, ascending.
     pub(super) fn volumes<'c>(&self, resource: &'c Resource) -> Vec<&'c Volume> {
         resource
