@@ -640,3 +640,23 @@ fn block_devices() {
     drop(user);
     assert_eq!(run("dstate").0, Some(0));
 }
+
+/// The last part of a device that is no whole block has no bits in it.
+#[test]
+fn a_partial_last_block_is_not_used() {
+    let mut disk = Disk::new(36864 + 512 * 77);
+    disk.index = "flex-external";
+    disk.ok("create-md 31");
+    let mut block = [0; 4096];
+    disk.file().read_exact_at(&mut block, 0).unwrap();
+    let mut superblock = Superblock::decode(&block).unwrap();
+    superblock.effective_size = u64::MAX;
+    superblock.flags.insert(LocalFlags::PRIMARY_IND);
+    disk.file().write_all_at(&superblock.encode(), 0).unwrap();
+    let dump = disk.ok("dump-md");
+    assert!(dump.contains("# bm-bytes 36864;"), "{dump}");
+    fs::write(disk.directory.path().join("dump"), dump).unwrap();
+    disk.ok("restore-md dump");
+    disk.ok("apply-al");
+    assert_eq!(disk.file().metadata().unwrap().len(), 36864 + 512 * 77);
+}
