@@ -383,3 +383,50 @@ fn several_errors_in_one_run() {
     assert_eq!(lines, [2, 5, 8, 10], "{found:?}");
     assert_eq!(found[0].help.as_deref(), Some("did you mean 'timeout'?"));
 }
+
+/// Running configurations as `drbdsetup show` prints them.
+#[test]
+fn running_configurations() {
+    let read = |path: PathBuf| {
+        let text = std::fs::read(&path).unwrap();
+        let mut parser = Parser::new(&Environment::named("alpha"));
+        parser.running();
+        parser.read(Input::Text {
+            name: "show".to_owned(),
+            text,
+        });
+        let parsed = parser.finish();
+        let errors: String = parsed
+            .diagnostics
+            .iter()
+            .map(|d| d.render(&parsed.config.sources))
+            .collect();
+        assert!(errors.is_empty(), "{}: {errors}", path.display());
+        parsed.config
+    };
+    let config = read(data("running/show.show"));
+    let names: Vec<&str> = config.resources.iter().map(|r| &*r.name).collect();
+    assert_eq!(names, ["r0", "r1", "r2"]);
+    let r0 = config.resource("r0").unwrap();
+    assert_eq!(r0.hosts[0].node_id, Some(0));
+    assert_eq!(r0.hosts[0].volumes.len(), 2);
+    assert_eq!(
+        r0.hosts[0].volumes[1].disk_options.text("size"),
+        Some("20971520s")
+    );
+    assert_eq!(r0.connections[0].peer_node_id, Some(1));
+    assert_eq!(r0.connections[0].paths.len(), 2);
+    assert_eq!(r0.connections[0].cstate.as_deref(), Some("Connected"));
+    assert_eq!(r0.connections[0].net.text("_name"), Some("bravo"));
+    let defaults = read(data("running/show-defaults.show"));
+    assert!(defaults.resources[0].sections.resource.len() > 10);
+    let mut states = 0;
+    for entry in std::fs::read_dir(data("adjust")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "show") {
+            read(path);
+            states += 1;
+        }
+    }
+    assert!(states > 20);
+}
