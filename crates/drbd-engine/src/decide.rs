@@ -19,6 +19,7 @@ use crate::effect::{Effect, LogLevel};
 use crate::engine::{Engine, Op};
 use crate::options::OnNoQuorum;
 use crate::state::change::ChangeFlags;
+use crate::volume::FullSync;
 
 impl Engine {
     /// What the meeting of two copies leads to: replication state, peer disk, and whether the own disk is
@@ -253,15 +254,15 @@ impl Engine {
                     disk.bitmap.clear_all(slot);
                 }
             }
-            BitmapAction::SetAll => self.set_all_bits(v, peer.mask()),
-            BitmapAction::SetAllSlots => self.set_all_bits(v, NodeMask::ALL),
+            BitmapAction::SetAll => return self.set_all_bits(v, peer.mask()),
+            BitmapAction::SetAllSlots => return self.set_all_bits(v, NodeMask::ALL),
             BitmapAction::CopyFrom(node) => {
                 let from: Option<Slot> = self
                     .slot_of(node, v)
                     .or_else(|| self.nodes(v).and_then(|n| n.free_slot()));
                 match (from, self.disk_mut(v)) {
                     (Some(from), Some(disk)) => disk.bitmap.copy(from, slot),
-                    (None, _) => self.set_all_bits(v, peer.mask()),
+                    (None, _) => return self.set_all_bits(v, peer.mask()),
                     _ => {}
                 }
             }
@@ -286,28 +287,40 @@ impl Engine {
             entry.flags.insert(PeerFlags::FULL_SYNC);
             disk.bitmap.set_all(Slot(slot));
         }
-        disk.full_sync_flags = true;
+        disk.full_sync = FullSync::Flagged;
         self.md_touch();
-        self.data_bitmap_writeout(v);
     }
 
-    /// The bitmap is on the disk: it speaks for itself again.
-    pub(crate) fn clear_full_sync_flags(&mut self) {
-        let done: alloc::vec::Vec<VolumeNr> = self
-            .volumes
-            .values()
-            .filter(|x| x.disk.as_ref().is_some_and(|d| d.full_sync_flags))
-            .map(|x| x.nr)
-            .filter(|v| self.data_bitmap_written(*v))
-            .collect();
-        for v in done {
-            if let Some(disk) = self.disk_mut(v) {
-                disk.full_sync_flags = false;
-                for entry in &mut disk.meta.sb.peers {
-                    entry.flags.remove(PeerFlags::FULL_SYNC);
+    /// The flags are durable: the bitmap follows. It is on the disk: it speaks for itself again.
+    pub(crate) fn full_sync_progress(&mut self) {
+        let volumes: alloc::vec::Vec<VolumeNr> = self.volumes.keys().copied().collect();
+        for v in volumes {
+            let Some(disk) = self.disk_ref(v) else {
+                continue;
+            };
+            match disk.full_sync {
+                FullSync::No => {}
+                FullSync::Flagged => {
+                    if !self.md_dirty && disk.meta.is_settled() {
+                        if let Some(disk) = self.disk_mut(v) {
+                            disk.full_sync = FullSync::Writing;
+                        }
+                        self.data_bitmap_writeout(v);
+                    }
+                }
+                FullSync::Writing => {
+                    if !self.data_bitmap_written(v) {
+                        continue;
+                    }
+                    if let Some(disk) = self.disk_mut(v) {
+                        disk.full_sync = FullSync::No;
+                        for entry in &mut disk.meta.sb.peers {
+                            entry.flags.remove(PeerFlags::FULL_SYNC);
+                        }
+                    }
+                    self.md_touch();
                 }
             }
-            self.md_touch();
         }
     }
 

@@ -24,7 +24,7 @@ use crate::options::{DiskOptions, OnIoError};
 use crate::state::change::ChangeFlags;
 use crate::twopc::{ChangeKind, Requester};
 use crate::uuid::GenIds;
-use crate::volume::Disk;
+use crate::volume::{Disk, FullSync};
 
 /// Largest piece of the metadata area that is read at once, in bytes.
 const READ_PIECE: u64 = 1 << 20;
@@ -140,7 +140,7 @@ impl Engine {
                 gen_ids,
                 bitmap,
                 loaded: false,
-                full_sync_flags: false,
+                full_sync: FullSync::No,
             });
         }
         self.attaching.insert(
@@ -430,6 +430,8 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&v) else {
             return;
         };
+        // The ring is initialised; a torn first block is harmless in its first place only.
+        volume.data.al_tr_number = 0;
         let Some(disk) = volume.disk.as_mut() else {
             return;
         };

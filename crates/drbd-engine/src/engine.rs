@@ -219,7 +219,7 @@ impl Engine {
                 break;
             }
         }
-        self.clear_full_sync_flags();
+        self.full_sync_progress();
         self.write_dirty_superblocks();
         self.disk_settle();
         if self.md_dirty {

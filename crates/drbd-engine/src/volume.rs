@@ -50,8 +50,20 @@ pub(crate) struct Disk {
     pub bitmap: Bitmap,
     /// The metadata is read; superblocks may be written.
     pub loaded: bool,
-    /// Peers have the full-sync flag because the bitmap is being written.
-    pub full_sync_flags: bool,
+    /// Peers have the full-sync flag until the bitmap is written.
+    pub full_sync: FullSync,
+}
+
+/// Where the writing of all-ones slots stands (metadata, section 4.3): flags, bitmap, flags again.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) enum FullSync {
+    /// No flag is set.
+    #[default]
+    No,
+    /// The flags are on their way to the disk.
+    Flagged,
+    /// The bitmap is on its way to the disk.
+    Writing,
 }
 
 /// Sticky flags of a volume (state machine, section 2.6).

@@ -154,8 +154,16 @@ impl Engine {
 
     /// Takes references on the extents of a range from number `held` on.
     fn take_extents(&mut self, volume: VolumeNr, sector: Sector, len: u32, held: u32) -> Taken {
-        let mut taken = Taken { got: held, all: true, cold: false };
-        let Some(al) = self.volumes.get_mut(&volume).and_then(|v| v.data.al.as_mut()) else {
+        let mut taken = Taken {
+            got: held,
+            all: true,
+            cold: false,
+        };
+        let Some(al) = self
+            .volumes
+            .get_mut(&volume)
+            .and_then(|v| v.data.al.as_mut())
+        else {
             return taken;
         };
         // Those taken before may be part of the running transaction.

@@ -234,7 +234,9 @@ impl Engine {
         for request in made {
             self.make_request(peer, volume, request.sector, request.len, request.thin);
         }
-        let pause = self.run_mut(peer, volume).map_or(TURN, |run| run.rate.pause());
+        let pause = self
+            .run_mut(peer, volume)
+            .map_or(TURN, |run| run.rate.pause());
         let at = self.now + pause;
         self.timers.set(Timer::ResyncTurn(peer, volume), at);
     }
@@ -689,7 +691,10 @@ impl Engine {
     /// 15.4).
     fn note_answered(&mut self, peer: NodeId, volume: VolumeNr, len: u32) {
         let now = self.now;
-        let max_bio = self.volumes.get(&volume).map_or(MAX_REQUEST, |v| v.options.max_bio_size);
+        let max_bio = self
+            .volumes
+            .get(&volume)
+            .map_or(MAX_REQUEST, |v| v.options.max_bio_size);
         let Some(conn) = self.conns.get_mut(&peer) else {
             return;
         };
@@ -701,9 +706,13 @@ impl Engine {
             return;
         };
         run.rate.came_back(u64::from(len / 512));
-        let early = run.rate.early_turn(now, &options, max_bio).filter(|_| !run.ahead);
+        let early = run
+            .rate
+            .early_turn(now, &options, max_bio)
+            .filter(|_| !run.ahead);
         if let Some(at) = early.filter(|_| self.state.repl(peer, volume) == ReplState::SyncTarget) {
-            self.timers.set(Timer::ResyncTurn(peer, volume), at.max(now));
+            self.timers
+                .set(Timer::ResyncTurn(peer, volume), at.max(now));
         }
     }
 
