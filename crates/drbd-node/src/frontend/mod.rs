@@ -19,6 +19,7 @@
 //! ends, its requests are still carried out, and the opener goes away after the last of them.
 
 pub mod choose;
+mod device_users;
 pub mod file_volume;
 pub mod fuse;
 pub mod links;

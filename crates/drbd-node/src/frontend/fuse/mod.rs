@@ -7,7 +7,6 @@
 //! cover whole blocks is slow. A write is durable after `fsync`, or with `O_DSYNC` when it returns.
 
 pub mod codec;
-pub(crate) mod link;
 mod mount;
 mod serve;
 
@@ -15,10 +14,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use link::Link;
 use mount::Mount;
 use serve::File;
 
+use super::device_users::Link;
 use super::{Attached, Frontend, VolumeHandle};
 
 /// Offers every volume as a file.
@@ -51,7 +50,7 @@ impl FuseFrontend {
     }
 
     /// Offers a volume; with the link, a loop device can be put on top.
-    pub(crate) fn mount(&self, volume: &VolumeHandle) -> io::Result<(Mounted, Arc<Link>)> {
+    pub(super) fn mount(&self, volume: &VolumeHandle) -> io::Result<(Mounted, Arc<Link>)> {
         let v = volume.volume();
         let number = v.volume.to_wire();
         let path = self.dir.join(&*v.resource).join(number.to_string());
@@ -70,7 +69,7 @@ impl FuseFrontend {
 }
 
 /// Unmounts the files below a directory whose daemon is gone.
-pub(crate) fn remove_stale(dir: &Path) -> io::Result<()> {
+pub(super) fn remove_stale(dir: &Path) -> io::Result<()> {
     for path in mount::below(dir)? {
         if let Err(e) = mount::clean_up(&path) {
             tracing::warn!("cannot remove the stale mount {}: {e}", path.display());
@@ -90,14 +89,14 @@ fn disk_group() -> Option<u32> {
 }
 
 /// A volume that is offered as a file.
-pub(crate) struct Mounted {
+pub(super) struct Mounted {
     path: PathBuf,
     mount: Mount,
 }
 
 impl Mounted {
     /// The file.
-    pub(crate) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }

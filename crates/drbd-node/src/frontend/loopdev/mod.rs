@@ -3,7 +3,7 @@
 //!
 //! The loop driver keeps the file open all the time. So that the volume can still be demoted and promoted as if its users
 //! opened it themselves, the file is open for the loop device only in name; the first read or write opens the volume, and
-//! it is closed when the device has no users any more (`watch`, `users`). Auto-promote thus happens at the first write, and
+//! it is closed when the device has no users any more. Auto-promote thus happens at the first write, and
 //! where it is refused, that write fails.
 //!
 //! When the daemon is killed, the device stays with its users, fails their I/O, and is taken away at the next start
@@ -11,8 +11,6 @@
 //! one whose last close writes back what is cached.
 
 mod sys;
-mod users;
-mod watch;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -22,9 +20,9 @@ use std::time::Duration;
 
 use crate::doorway::Limits;
 
+use super::device_users::{FollowSize, Follower, Users};
 use super::fuse::{FuseFrontend, Mounted};
 use super::{Attached, Frontend, VolumeHandle};
-use watch::Watcher;
 
 /// Major number of loop devices.
 const MAJOR: u32 = 7;
@@ -83,7 +81,7 @@ fn open_control() -> io::Result<File> {
 
 /// A volume that is offered as a loop device. The order of the fields is the order of taking it down.
 struct Attachment {
-    watcher: Watcher,
+    follower: Follower,
     device: Device,
     mounted: Mounted,
 }
@@ -91,7 +89,6 @@ struct Attachment {
 /// A loop device on a file. Dropping it takes it off: at once, or when its last user has gone.
 struct Device {
     path: PathBuf,
-    number: u32,
 }
 
 impl Drop for Device {
@@ -119,7 +116,7 @@ impl Device {
             let path = node(number)?;
             let device = OpenOptions::new().read(true).write(true).open(&path)?;
             match sys::configure(&device, file, block, name) {
-                Ok(()) => return Ok(Device { path, number }),
+                Ok(()) => return Ok(Device { path }),
                 // Somebody else was faster: take the next.
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(e) => {
@@ -198,10 +195,15 @@ impl Frontend for LoopFrontend {
         let file = link.as_loop_opener(open)?;
         let device = Device::set_up(&file, size.block, &name)?;
         drop(file);
-        let (path, number) = (device.path.clone(), device.number);
-        let watcher = Watcher::start(link, volume, &path, number, mounted.path(), size)?;
+        let users = Users::watch(&device.path)?;
+        let loop_size = LoopSize {
+            device: device.path.clone(),
+            file: mounted.path().to_owned(),
+            size,
+        };
+        let follower = Follower::start(link, volume, Some(users), loop_size)?;
         Ok(Box::new(Attachment {
-            watcher,
+            follower,
             device,
             mounted,
         }))
@@ -223,12 +225,47 @@ impl Attached for Attachment {
 
     fn detach(self: Box<Self>) {
         let Attachment {
-            watcher,
+            follower,
             device,
             mounted,
         } = *self;
-        drop(watcher);
+        drop(follower);
         drop(device);
         Box::new(mounted).detach();
+    }
+}
+
+/// The size of a loop device.
+struct LoopSize {
+    device: PathBuf,
+    file: PathBuf,
+    size: Size,
+}
+
+impl FollowSize for LoopSize {
+    fn follow(&mut self, limits: &Limits) -> io::Result<Option<Users>> {
+        let size = Size::of(limits);
+        if size == self.size {
+            return Ok(None);
+        }
+        // The loop driver takes the size that the kernel remembers of the file: make it ask. The file may not have heard of
+        // the new size yet; when it has, this is called again.
+        if std::fs::metadata(&self.file)?.len() != size.bytes {
+            return Ok(None);
+        }
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.device)?;
+        if size.block != self.size.block && size.bytes > 0 {
+            sys::set_block_size(&device, size.block)?;
+        }
+        sys::set_capacity(&device)?;
+        self.size = size;
+        Ok(None)
+    }
+
+    fn device(&self) -> String {
+        self.device.display().to_string()
     }
 }

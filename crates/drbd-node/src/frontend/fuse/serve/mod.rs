@@ -16,13 +16,13 @@ use crate::doorway::{IoError, Limits, OpenError};
 use crate::pool::{Buf, BufMut, MAX_LEN};
 use crate::ring::{Completion, Fd, Op as RingOp};
 
+use super::super::device_users::Link;
 use super::super::requests::{Failure, Finished, Kind, Requests, data_piece};
 use super::super::{Guest, GuestContext, Notice};
 use super::codec::{
     Attributes, MAJOR, MIN_MINOR, Op, Request, WRITE_HEAD, attr_reply, fattr, init_reply,
     lseek_reply, open_reply, out_header, statfs_reply, write_reply,
 };
-use super::link::Link;
 use unaligned::{Exclusive, Unaligned};
 
 /// Tokens of the ring's operations.

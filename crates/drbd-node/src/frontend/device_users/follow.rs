@@ -1,9 +1,8 @@
-//! The thread beside a loop device: it follows the size of the volume and tells the file's guest when the device has no
+//! The thread beside a block device: it follows the size of the volume and tells the device's server when the device has no
 //! users any more.
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,10 +10,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::doorway::Limits;
+
 use super::super::VolumeHandle;
-use super::super::fuse::link::Link;
-use super::users::Users;
-use super::{Size, sys};
+use super::{Link, Users};
 
 /// How long there must be no I/O after the last user has left.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -23,52 +22,55 @@ const UNSEEN_PAUSE: Duration = Duration::from_secs(5);
 /// How often to look for what sends no event: swap and devices on top.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How a device follows the limits of its volume.
+pub(in super::super) trait FollowSize: Send + 'static {
+    /// Called at the start and after changes. If the device has appeared now, returns the watch on its users.
+    fn follow(&mut self, limits: &Limits) -> io::Result<Option<Users>>;
+
+    /// The device, for log lines.
+    fn device(&self) -> String;
+}
+
 /// The thread. Dropping it ends it.
-pub(super) struct Watcher {
+pub(in super::super) struct Follower {
     link: Arc<Link>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Watch {
+struct Follow<S> {
     link: Arc<Link>,
     volume: VolumeHandle,
-    device: PathBuf,
-    file: PathBuf,
-    users: Users,
-    size: Size,
+    users: Option<Users>,
+    size: S,
 }
 
-impl Watcher {
-    pub(super) fn start(
+impl Follower {
+    /// Starts the thread. `users` is there already if the device is.
+    pub(in super::super) fn start(
         link: Arc<Link>,
         volume: VolumeHandle,
-        device: &Path,
-        number: u32,
-        file: &Path,
-        size: Size,
-    ) -> io::Result<Watcher> {
-        let users = Users::watch(device, number)?;
+        users: Option<Users>,
+        size: impl FollowSize,
+    ) -> io::Result<Follower> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut watch = Watch {
+        let mut follow = Follow {
             link: link.clone(),
             volume,
-            device: device.to_owned(),
-            file: file.to_owned(),
             users,
             size,
         };
         let thread = {
             let stop = stop.clone();
             std::thread::Builder::new()
-                .name(format!("loop{number}"))
+                .name("device-users".into())
                 .spawn(move || {
-                    if let Err(e) = watch.run(&stop) {
-                        tracing::error!("{} is not watched any more: {e}", watch.device.display());
+                    if let Err(e) = follow.run(&stop) {
+                        tracing::error!("{} is not watched any more: {e}", follow.size.device());
                     }
                 })?
         };
-        Ok(Watcher {
+        Ok(Follower {
             link,
             stop,
             thread: Some(thread),
@@ -76,32 +78,36 @@ impl Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for Follower {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.link.wake_watcher();
+        self.link.wake_follower();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-impl Watch {
+impl<S: FollowSize> Follow<S> {
     fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {
         let mounts = std::fs::File::open("/proc/self/mountinfo")?;
-        // Whether somebody was seen since the guest was told that nobody is there.
+        // Whether somebody was seen since the server was told that nobody is there.
         let (mut seen, mut pending, mut ios) = (false, false, 0);
         let mut timeout = Some(Duration::ZERO);
+        self.follow_size();
         loop {
             let spec = timeout.map(|t| Timespec {
-                tv_sec: t.as_secs() as i64,
+                tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(t.subsec_nanos()),
             });
-            let mut fds = [
-                PollFd::new(self.link.watcher_event(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.users.as_fd(), PollFlags::IN),
+            let link = self.link.follower_event();
+            let mut fds = vec![
+                PollFd::new(link, PollFlags::IN),
                 PollFd::from_borrowed_fd(mounts.as_fd(), PollFlags::PRI),
             ];
+            if let Some(users) = &self.users {
+                fds.push(PollFd::from_borrowed_fd(users.as_fd(), PollFlags::IN));
+            }
             let woken = match poll(&mut fds, spec.as_ref()) {
                 Ok(n) => n > 0,
                 Err(rustix::io::Errno::INTR) => true,
@@ -111,12 +117,13 @@ impl Watch {
                 return Ok(());
             }
             if woken {
-                self.link.watcher_quiet();
-                self.users.update();
+                self.link.follower_quiet();
+                if let Some(users) = &mut self.users {
+                    users.update();
+                }
                 self.follow_size();
             }
-            let any = self.users.any();
-            if any {
+            if self.users.as_ref().is_some_and(Users::any) {
                 self.link.set_in_use(true);
                 (seen, pending) = (true, false);
                 timeout = Some(LOOK);
@@ -136,30 +143,18 @@ impl Watch {
     }
 
     fn follow_size(&mut self) {
-        let size = Size::of(&self.volume.limits());
-        if size == self.size {
-            return;
+        match self.size.follow(&self.volume.limits()) {
+            Ok(None) => {}
+            Ok(users) => self.users = users,
+            Err(e) => {
+                let volume = self.volume.volume();
+                tracing::warn!(
+                    "{} cannot follow the size of {}/{}: {e}",
+                    self.size.device(),
+                    volume.resource,
+                    volume.volume.to_wire()
+                );
+            }
         }
-        match self.set_size(size) {
-            Ok(()) => self.size = size,
-            Err(e) => tracing::warn!(
-                "{} cannot follow the size of {}: {e}",
-                self.device.display(),
-                self.file.display()
-            ),
-        }
-    }
-
-    fn set_size(&self, size: Size) -> io::Result<()> {
-        // The loop driver takes the size that the kernel remembers of the file: make it ask.
-        std::fs::metadata(&self.file)?;
-        let device = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.device)?;
-        if size.block != self.size.block && size.bytes > 0 {
-            sys::set_block_size(&device, size.block)?;
-        }
-        sys::set_capacity(&device)
     }
 }

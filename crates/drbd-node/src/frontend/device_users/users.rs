@@ -1,6 +1,6 @@
-//! Who uses a loop device.
+//! Who uses a block device.
 //!
-//! The loop driver does not tell. Programs that open the device node are counted with inotify; what the kernel holds
+//! The drivers do not tell. Programs that open the device node are counted with inotify; what the kernel holds
 //! itself - mounts, swap, devices on top - is looked up. Users in other mount name spaces are seen by neither: their
 //! I/O is.
 //!
@@ -10,20 +10,35 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
 /// Watches the users of one device.
-pub(super) struct Users {
+pub(in super::super) struct Users {
     inotify: OwnedFd,
     open: u64,
     device: PathBuf,
-    number: u32,
+    /// Major and minor number, as the kernel writes them.
+    numbers: String,
+    /// Devices on top.
+    holders: PathBuf,
 }
 
 impl Users {
-    pub(super) fn watch(device: &Path, number: u32) -> io::Result<Users> {
+    pub(in super::super) fn watch(device: &Path) -> io::Result<Users> {
+        let meta = std::fs::metadata(device)?;
+        if !meta.file_type().is_block_device() {
+            return Err(io::Error::other(format!(
+                "{} is no block device",
+                device.display()
+            )));
+        }
+        let (major, minor) = (
+            rustix::fs::major(meta.rdev()),
+            rustix::fs::minor(meta.rdev()),
+        );
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let events = WatchFlags::OPEN | WatchFlags::CLOSE_WRITE | WatchFlags::CLOSE_NOWRITE;
         inotify::add_watch(&inotify, device, events)?;
@@ -31,7 +46,8 @@ impl Users {
             inotify,
             open: 0,
             device: device.to_owned(),
-            number,
+            numbers: format!("{major}:{minor}"),
+            holders: format!("/sys/dev/block/{major}:{minor}/holders").into(),
         })
     }
 
@@ -64,21 +80,19 @@ impl Users {
 
     fn held_by_kernel(&self) -> bool {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let holders = format!("/sys/block/loop{}/holders", self.number);
-        std::fs::read_dir(holders).is_ok_and(|mut dir| dir.next().is_some())
-            || is_mounted(&read("/proc/self/mountinfo"), &self.device, self.number)
+        std::fs::read_dir(&self.holders).is_ok_and(|mut dir| dir.next().is_some())
+            || is_mounted(&read("/proc/self/mountinfo"), &self.device, &self.numbers)
             || is_swap(&read("/proc/swaps"), &self.device)
     }
 }
 
-fn is_mounted(mountinfo: &str, device: &Path, number: u32) -> bool {
-    let numbers = format!("7:{number}");
+fn is_mounted(mountinfo: &str, device: &Path, numbers: &str) -> bool {
     mountinfo.lines().any(|line| {
         let Some((mount, file_system)) = line.split_once(" - ") else {
             return false;
         };
         // Some file systems have numbers of their own; then the source tells.
-        mount.split(' ').nth(2) == Some(&*numbers)
+        mount.split(' ').nth(2) == Some(numbers)
             || file_system
                 .split(' ')
                 .nth(1)
@@ -101,9 +115,9 @@ mod tests {
         let info =
             "40 1 7:3 / /mnt rw - ext4 /dev/loop3 rw\n41 1 0:50 / /b rw - btrfs /dev/loop4 rw\n";
         let loop_n = |n: u32| PathBuf::from(format!("/dev/loop{n}"));
-        assert!(is_mounted(info, &loop_n(3), 3));
-        assert!(is_mounted(info, &loop_n(4), 4));
-        assert!(!is_mounted(info, &loop_n(33), 33));
+        assert!(is_mounted(info, &loop_n(3), "7:3"));
+        assert!(is_mounted(info, &loop_n(4), "7:4"));
+        assert!(!is_mounted(info, &loop_n(33), "7:33"));
         let swaps =
             "Filename\t\tType\nn/dev/x partition\n/dev/loop5                partition 1 0 -2\n";
         assert!(is_swap(swaps, &loop_n(5)) && !is_swap(swaps, &loop_n(50)));
