@@ -33,15 +33,41 @@ impl Engine {
     }
 
     fn write_marked(&mut self, volume: VolumeNr, mark: Option<Mark>) {
-        let Some(v) = self.volumes.get_mut(&volume) else {
-            return;
-        };
-        let Some(disk) = v.disk.as_mut() else { return };
+        let dirty = self.cache_dirty(volume);
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(disk) = v.disk.as_ref() else { return };
         if v.data.bitmap_writes > 0 {
             // Two writes of one page must not overtake each other.
             v.data.bitmap_again = true;
             return;
         }
+        if disk.bitmap.marked(mark).next().is_none() {
+            return;
+        }
+        if dirty {
+            // A cleared bit says that the data is there.
+            v.data.bitmap_writes = 1;
+            self.flush_cache(volume, DataOpKind::BitmapFlush(mark));
+        } else {
+            self.write_pages(volume, mark);
+        }
+    }
+
+    /// The data that cleared bits stand for is safe.
+    pub(crate) fn bitmap_flushed(&mut self, volume: VolumeNr, mark: Option<Mark>, result: OpResult) {
+        let good = self.flush_succeeded(volume, &result);
+        if let Some(v) = self.volumes.get_mut(&volume) {
+            v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
+        }
+        if good {
+            self.write_pages(volume, mark);
+        }
+        self.bitmap_idle(volume);
+    }
+
+    fn write_pages(&mut self, volume: VolumeNr, mark: Option<Mark>) {
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(disk) = v.disk.as_mut() else { return };
         let pages: Vec<PageNr> = disk.bitmap.marked(mark).collect();
         let base = bitmap_offset(disk);
         let mut batches = Vec::new();
@@ -49,24 +75,16 @@ impl Engine {
             let mut blocks = Vec::new();
             for page in chunk {
                 if let Some(data) = disk.bitmap.take(*page) {
-                    blocks.push(MetaBlock {
-                        offset: base + page.0 * 4096,
-                        data,
-                    });
+                    blocks.push(MetaBlock { offset: base + page.0 * 4096, data });
                 }
             }
             v.data.bm_writes += blocks.len() as u64;
+            v.data.bitmap_writes += 1;
             batches.push((chunk.to_vec(), blocks));
         }
-        v.data.bitmap_writes = batches.len() as u32;
         for (pages, blocks) in batches {
             let op = self.data_op(volume, DataOpKind::BitmapPages(pages));
-            self.push(Effect::MetaWrite {
-                op,
-                volume,
-                blocks,
-                barrier: false,
-            });
+            self.push(Effect::MetaWrite { op, volume, blocks, barrier: false });
         }
     }
 
@@ -77,23 +95,38 @@ impl Engine {
         pages: Vec<PageNr>,
         result: OpResult,
     ) {
-        let Some(v) = self.volumes.get_mut(&volume) else {
-            return;
-        };
-        v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
-        let last = v.data.bitmap_writes == 0;
         if result.is_err() {
-            if let Some(disk) = v.disk.as_mut() {
+            if let Some(disk) = self.disk_mut(volume) {
                 for page in pages {
                     disk.bitmap.mark(page);
                 }
             }
             self.disk_failed(volume, DiskFault::Meta);
+        }
+        self.bitmap_write_ended(volume);
+    }
+
+    /// A write of pages has ended.
+    pub(crate) fn bitmap_write_ended(&mut self, volume: VolumeNr) {
+        if let Some(v) = self.volumes.get_mut(&volume) {
+            v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
+        }
+        self.bitmap_idle(volume);
+    }
+
+    /// If no page is under way: who waited for that goes on, the activity log first.
+    fn bitmap_idle(&mut self, volume: VolumeNr) {
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        if v.data.bitmap_writes > 0 {
             return;
         }
-        if last && core::mem::take(&mut v.data.bitmap_again) {
+        if v.data.al_queue.wait_bitmap {
+            self.al_transaction(volume);
+        } else if core::mem::take(&mut v.data.bitmap_again) {
             self.write_marked(volume, None);
         }
+        // The control plane may wait for the bitmap.
+        self.md_touch();
     }
 
     /// Bits were cleared by a resync: write them out some time.

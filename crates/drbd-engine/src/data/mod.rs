@@ -13,6 +13,7 @@
 //! | [`receiver_epoch`] | When is an epoch of a peer on stable storage? |
 //! | [`peer_ack`] | Who has which write, once it is settled? |
 //! | [`submitter`] | How do extents get into the activity log? |
+//! | [`cache`] | When is written data safe? |
 //! | [`bitmap_io`] | When are bitmap pages written? |
 //! | [`exchange`] | How do two nodes merge their bitmaps? |
 //! | [`conflicts`] | Which requests have to wait for others at the same place? |
@@ -28,7 +29,7 @@ use drbd_proto::{BarrierNr, BlockId, Dagtag, NodeId, NodeMask, VolumeNr};
 
 use crate::activity_log::ActivityLog;
 use crate::engine::{Engine, Op};
-use crate::event::OpResult;
+use crate::event::{DiskError, OpResult};
 use crate::id::OpId;
 use crate::interval::{IntervalId, Intervals};
 use crate::resync::{ResyncOp, ResyncState};
@@ -36,6 +37,7 @@ use crate::time::Instant;
 
 mod acks;
 mod bitmap_io;
+pub(crate) mod cache;
 mod conflicts;
 mod exchange;
 mod lost;
@@ -127,8 +129,13 @@ pub(crate) struct VolumeData {
     pub woken: Vec<IntervalId>,
     /// Operations outstanding on the data or metadata device.
     pub disk_ops: u32,
-    /// Bitmap pages being written outside of transactions.
+    /// Writes of bitmap pages under way, or about to follow a flush. A page is never written twice at a
+    /// time.
     pub bitmap_writes: u32,
+    /// The data device may hold something in its cache that was written after the last flush.
+    pub unflushed: bool,
+    /// Flushes of the data device under way.
+    pub flushes: u32,
     /// A bitmap write-out is wanted when the running one has ended.
     pub bitmap_again: bool,
     /// The disk must not get further requests: it is being let go.
@@ -193,6 +200,8 @@ pub(crate) struct DataOp {
     pub volume: VolumeNr,
     /// What it is for.
     pub what: DataOpKind,
+    /// It is a flush of the data device.
+    pub flush: bool,
 }
 
 /// What an operation of the data plane is for.
@@ -208,10 +217,22 @@ pub(crate) enum DataOpKind {
     PeerRead(read::PeerRead),
     /// Flush at the end of an epoch.
     EpochFlush { peer: NodeId, generation: u64 },
-    /// Bitmap pages of evicted extents, or the flush that goes before a transaction.
-    AlPrepare { attached: u64 },
+    /// The flush that goes before a transaction.
+    AlFlush { attached: u64 },
+    /// Bitmap pages of evicted extents.
+    AlPages { attached: u64 },
     /// The transaction block.
     AlBlock { attached: u64 },
+    /// The flush that goes before bitmap pages.
+    BitmapFlush(Option<crate::bitmap::Mark>),
+    /// The flush that goes before the primary indicator is cleared.
+    CacheFlush,
+    /// The flush that goes before the end of a resync as target.
+    ResyncFlush {
+        peer: NodeId,
+        generation: u64,
+        failed: bool,
+    },
     /// Bitmap pages.
     BitmapPages(Vec<crate::bitmap::PageNr>),
     /// Resync and verify.
@@ -219,6 +240,15 @@ pub(crate) enum DataOpKind {
 }
 
 impl DataOpKind {
+    /// Whether the operation may have changed the data area.
+    fn writes_data(&self) -> bool {
+        match self {
+            DataOpKind::Local(_) | DataOpKind::PeerWrite(_) => true,
+            DataOpKind::Resync(op) => op.writes_data(),
+            _ => false,
+        }
+    }
+
     /// Whether the operation keeps the disk of its volume busy.
     fn uses_disk(&self) -> bool {
         match self {
@@ -251,15 +281,31 @@ impl Engine {
                 v.data.disk_ops += 1;
             }
         }
-        self.op(Op::Data(DataOp { volume, what }))
+        self.op(Op::Data(DataOp {
+            volume,
+            what,
+            flush: false,
+        }))
     }
 
     /// An operation of the data plane has ended.
     pub(crate) fn data_op_done(&mut self, op: DataOp, result: OpResult) {
-        let DataOp { volume, what } = op;
+        let DataOp {
+            volume,
+            what,
+            flush,
+        } = op;
         if what.uses_disk() {
             if let Some(v) = self.volumes.get_mut(&volume) {
                 v.data.disk_ops = v.data.disk_ops.saturating_sub(1);
+            }
+        }
+        if flush {
+            let good = matches!(result, Ok(_) | Err(DiskError::NotSupported));
+            self.cache_flushed(volume, good);
+        } else if what.writes_data() {
+            if let Some(v) = self.volumes.get_mut(&volume) {
+                v.data.unflushed = true;
             }
         }
         match what {
@@ -268,9 +314,20 @@ impl Engine {
             DataOpKind::PeerWrite(id) => self.peer_write_done(id, result),
             DataOpKind::PeerRead(read) => self.peer_read_done(read, result),
             DataOpKind::EpochFlush { peer, generation } => {
-                self.epoch_flush_done(peer, generation, result);
+                self.epoch_flush_done(peer, volume, generation, result);
             }
-            DataOpKind::AlPrepare { attached } => self.al_prepared(volume, attached, result),
+            DataOpKind::AlFlush { attached } => self.al_flushed(volume, attached, result),
+            DataOpKind::AlPages { attached } => self.al_pages_written(volume, attached, result),
+            DataOpKind::BitmapFlush(mark) => self.bitmap_flushed(volume, mark, result),
+            DataOpKind::CacheFlush => {
+                self.flush_succeeded(volume, &result);
+                self.md_touch();
+            }
+            DataOpKind::ResyncFlush {
+                peer,
+                generation,
+                failed,
+            } => self.resync_flushed(peer, volume, generation, failed, result),
             DataOpKind::AlBlock { attached } => self.al_block_written(volume, attached, result),
             DataOpKind::BitmapPages(pages) => self.bitmap_pages_written(volume, pages, result),
             DataOpKind::Resync(op) => self.resync_op_done(volume, op, result),

@@ -4,13 +4,13 @@
 use alloc::vec::Vec;
 
 use drbd_proto::packet::{BarrierAck, ConfirmStable};
-use drbd_proto::{BarrierNr, BlockId, DiskState, NodeId, Packet, Stream, VolumeNr};
+use drbd_proto::{BarrierNr, BlockId, ConnState, DiskState, NodeId, Packet, Stream, VolumeNr};
 
 use crate::data::DataOpKind;
 use crate::data::receiver::Block;
-use crate::effect::{Effect, LogLevel};
+use crate::effect::LogLevel;
 use crate::engine::Engine;
-use crate::event::OpResult;
+use crate::event::{DiskError, OpResult};
 use crate::status::WriteOrdering;
 
 /// An epoch of a peer.
@@ -146,30 +146,28 @@ impl Engine {
             conn.data.receiver.flushes = Some(volumes.len() as u32);
         }
         for volume in &volumes {
-            let op = self.data_op(*volume, DataOpKind::EpochFlush { peer, generation });
-            self.push(Effect::DiskFlush {
-                op,
-                volume: *volume,
-            });
+            self.flush_cache(*volume, DataOpKind::EpochFlush { peer, generation });
         }
         volumes.is_empty()
     }
 
-    /// One of the flushes has ended. A failing one lowers the method for the rest of the runtime (data
-    /// path, section 8.2).
-    pub(crate) fn epoch_flush_done(&mut self, peer: NodeId, generation: u64, result: OpResult) {
-        if let Err(error) = result {
-            if !core::mem::replace(&mut self.data.flush_failed, true) {
-                self.log_at(
-                    LogLevel::Warn,
-                    None,
-                    None,
-                    alloc::format!(
-                        "cache flush failed ({error}): Method to ensure write ordering: drain"
-                    ),
-                );
-            }
+    /// One of the flushes has ended. A device that does not know flushes lowers the method (data path,
+    /// section 8.2). Any other failure may have lost what was written and acked: the disk goes, and the
+    /// sender learns from the broken connection that these writes are not safe here.
+    pub(crate) fn epoch_flush_done(
+        &mut self,
+        peer: NodeId,
+        volume: VolumeNr,
+        generation: u64,
+        result: OpResult,
+    ) {
+        if matches!(result, Err(DiskError::NotSupported))
+            && !core::mem::replace(&mut self.data.flush_failed, true)
+        {
+            let text = "Method to ensure write ordering: drain";
+            self.log_at(LogLevel::Warn, None, None, text);
         }
+        let good = self.flush_succeeded(volume, &result);
         let Some(conn) = self
             .conns
             .get_mut(&peer)
@@ -177,7 +175,10 @@ impl Engine {
         else {
             return;
         };
-        if let Some(left) = &mut conn.data.receiver.flushes {
+        if !good {
+            let text = "the writes of an epoch could not be made durable";
+            self.fail_connection(peer, ConnState::NetworkFailure, text);
+        } else if let Some(left) = &mut conn.data.receiver.flushes {
             *left = left.saturating_sub(1);
             self.data.recheck = true;
         }

@@ -472,8 +472,7 @@ impl Engine {
             }
         }
         if local {
-            let op = self.data_op(volume, DataOpKind::Local(id));
-            self.push(Effect::DiskFlush { op, volume });
+            self.flush_cache(volume, DataOpKind::Local(id));
         } else {
             self.try_complete(id);
         }

@@ -10,7 +10,7 @@ use drbd_proto::{Sector, VolumeNr};
 
 use crate::activity_log::{ActivityLog, Busy, ExtentNr, Got, SLOTS};
 use crate::bitmap::PageNr;
-use crate::command::MetaPlace;
+use crate::data::cache::metadata_flushes_data;
 use crate::data::{DataOpKind, PeerReqId, ReqId};
 use crate::disk::DiskFault;
 use crate::effect::{Effect, LogLevel, MetaBlock};
@@ -31,8 +31,8 @@ pub(crate) struct AlQueue {
     /// Writes whose extents come with the running transaction.
     ready_peer: Vec<PeerReqId>,
     ready_local: Vec<ReqId>,
-    /// Operations that have to end before the transaction block is written.
-    prepare: u32,
+    /// The running transaction waits for bitmap pages under way.
+    pub wait_bitmap: bool,
     /// Counts attached disks: an operation of an earlier one is worthless.
     pub attached: u64,
 }
@@ -59,6 +59,8 @@ impl Engine {
         let slots = slots.min(most).max(*SLOTS.start());
         v.data.al_queue.attached += 1;
         v.data.closing = false;
+        // What an earlier run of this node left in the cache is not known.
+        v.data.unflushed = true;
         v.data.al = match ActivityLog::new(slots, v.data.al_tr_number) {
             Ok(al) => Some(al),
             Err(error) => {
@@ -212,76 +214,94 @@ impl Engine {
 
     /// First part of a transaction: what evicted extents left in the bitmap, and in a volatile cache,
     /// becomes durable (data path, section 13.3, item 6a, and section 28, hazard 27).
-    fn al_transaction(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else {
-            return;
-        };
-        let (Some(disk), Some(al)) = (v.disk.as_mut(), v.data.al.as_ref()) else {
+    pub(crate) fn al_transaction(&mut self, volume: VolumeNr) {
+        let dirty = self.cache_dirty(volume);
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let queue = &mut v.data.al_queue;
+        queue.wait_bitmap = false;
+        let attached = queue.attached;
+        let (Some(disk), Some(al)) = (v.disk.as_ref(), v.data.al.as_ref()) else {
             self.al_bypass(volume);
             return;
         };
-        let attached = v.data.al_queue.attached;
         if !disk.options.al_updates {
             self.al_commit(volume, false);
             return;
         }
-        let Some(transaction) = al.transaction() else {
-            return;
-        };
-        let mut blocks = Vec::new();
-        let base = bitmap_offset(disk);
-        let evicted: Vec<ExtentNr> = transaction.evicted().collect();
-        for extent in &evicted {
-            let pages: Vec<PageNr> = disk.bitmap.pages_of_extent(*extent).collect();
-            for page in pages {
-                if let Some(data) = disk.bitmap.take(page) {
-                    blocks.push(MetaBlock {
-                        offset: base + page.0 * 4096,
-                        data,
-                    });
-                }
-            }
-        }
-        // The block's own flush reaches the data only if both lie on one device.
-        let separate = disk.backing.meta != MetaPlace::Internal || !disk.options.md_flushes;
-        let flush = !evicted.is_empty() && separate && disk.backing.volatile_cache;
-        v.data.bm_writes += blocks.len() as u64;
-        v.data.al_queue.prepare = u32::from(!blocks.is_empty()) + u32::from(flush);
-        if v.data.al_queue.prepare == 0 {
-            self.al_write_block(volume);
+        let evicts = al.transaction().is_some_and(|t| t.evicted().next().is_some());
+        if v.data.bitmap_writes > 0 && evicts {
+            // Pages under way may be the very ones.
+            queue.wait_bitmap = true;
             return;
         }
-        if !blocks.is_empty() {
-            let op = self.data_op(volume, DataOpKind::AlPrepare { attached });
-            self.push(Effect::MetaWrite {
-                op,
-                volume,
-                blocks,
-                barrier: false,
-            });
-        }
-        if flush {
-            let op = self.data_op(volume, DataOpKind::AlPrepare { attached });
-            self.push(Effect::DiskFlush { op, volume });
+        let needed = !metadata_flushes_data(disk) || !disk.bitmap.is_clean();
+        if evicts && dirty && needed {
+            self.flush_cache(volume, DataOpKind::AlFlush { attached });
+        } else {
+            self.al_write_pages(volume);
         }
     }
 
-    /// Bitmap pages are written, or the data device is flushed.
-    pub(crate) fn al_prepared(&mut self, volume: VolumeNr, attached: u64, result: OpResult) {
-        let Some(v) = self.volumes.get_mut(&volume) else {
-            return;
-        };
-        if v.data.al_queue.attached != attached {
+    /// The data of evicted extents is safe.
+    pub(crate) fn al_flushed(&mut self, volume: VolumeNr, attached: u64, result: OpResult) {
+        if !self.al_is_current(volume, attached) {
             return;
         }
-        if result.is_err() {
-            self.disk_failed(volume, DiskFault::Meta);
+        if !self.flush_succeeded(volume, &result) {
             self.al_failed(volume);
             return;
         }
-        let queue = &mut v.data.al_queue;
-        queue.prepare = queue.prepare.saturating_sub(1);
-        if queue.prepare == 0 && v.data.al.as_ref().is_some_and(ActivityLog::is_running) {
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        if v.data.bitmap_writes > 0 {
+            v.data.al_queue.wait_bitmap = true;
+        } else {
+            self.al_write_pages(volume);
+        }
+    }
+
+    fn al_is_current(&self, volume: VolumeNr, attached: u64) -> bool {
+        self.volumes.get(&volume).is_some_and(|v| v.data.al_queue.attached == attached)
+    }
+
+    /// Writes the changed bitmap pages of evicted extents.
+    fn al_write_pages(&mut self, volume: VolumeNr) {
+        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let attached = v.data.al_queue.attached;
+        let (Some(disk), Some(al)) = (v.disk.as_mut(), v.data.al.as_ref()) else { return };
+        let evicted: Vec<ExtentNr> =
+            al.transaction().map_or_else(Vec::new, |t| t.evicted().collect());
+        let mut blocks = Vec::new();
+        let base = bitmap_offset(disk);
+        for extent in evicted {
+            let pages: Vec<PageNr> = disk.bitmap.pages_of_extent(extent).collect();
+            for page in pages {
+                if let Some(data) = disk.bitmap.take(page) {
+                    blocks.push(MetaBlock { offset: base + page.0 * 4096, data });
+                }
+            }
+        }
+        if blocks.is_empty() {
+            self.al_write_block(volume);
+            return;
+        }
+        v.data.bm_writes += blocks.len() as u64;
+        v.data.bitmap_writes += 1;
+        let op = self.data_op(volume, DataOpKind::AlPages { attached });
+        self.push(Effect::MetaWrite { op, volume, blocks, barrier: false });
+    }
+
+    /// The bitmap pages of evicted extents are written.
+    pub(crate) fn al_pages_written(&mut self, volume: VolumeNr, attached: u64, result: OpResult) {
+        if result.is_err() {
+            self.disk_failed(volume, DiskFault::Meta);
+        }
+        self.bitmap_write_ended(volume);
+        if !self.al_is_current(volume, attached) {
+            return;
+        }
+        if result.is_err() {
+            self.al_failed(volume);
+        } else {
             self.al_write_block(volume);
         }
     }

@@ -108,6 +108,11 @@ pub(crate) enum Step {
 }
 
 impl ResyncOp {
+    /// Whether it changes the data area.
+    pub(crate) fn writes_data(&self) -> bool {
+        self.step == Step::Write
+    }
+
     /// Whether it keeps the disk busy.
     pub(crate) fn uses_disk(&self) -> bool {
         !matches!(

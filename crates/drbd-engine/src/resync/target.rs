@@ -15,6 +15,8 @@ use drbd_proto::{
 
 use crate::activity_log::EXTENT_SECTOR_SHIFT;
 use crate::bitmap::BitNr;
+use crate::data::DataOpKind;
+use crate::data::cache::metadata_flushes_data;
 use crate::effect::{DiscardKind, Effect};
 use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
@@ -849,6 +851,30 @@ impl Engine {
         } else {
             run.finishing = true;
             self.finish_in_sync_steps(peer, volume);
+            let disk = self.disk_ref(volume);
+            if disk.is_some_and(|d| !metadata_flushes_data(d)) && self.cache_dirty(volume) {
+                // The superblock must not say UpToDate before the data is safe.
+                let generation = self.conns.get(&peer).map_or(0, |c| c.data.generation);
+                let what = DataOpKind::ResyncFlush { peer, generation, failed };
+                self.flush_cache(volume, what);
+            } else {
+                self.resync_finished(peer, volume, failed);
+            }
+        }
+    }
+
+    /// What a resync wrote is safe.
+    pub(crate) fn resync_flushed(
+        &mut self,
+        peer: NodeId,
+        volume: VolumeNr,
+        generation: u64,
+        failed: bool,
+        result: OpResult,
+    ) {
+        let good = self.flush_succeeded(volume, &result);
+        let same = self.conns.get(&peer).is_some_and(|c| c.data.generation == generation);
+        if good && same && self.run_mut(peer, volume).is_some_and(|run| run.finishing) {
             self.resync_finished(peer, volume, failed);
         }
     }
