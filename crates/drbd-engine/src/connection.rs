@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     pub exchange_role: Role,
     /// The lost Primary the peer named in the exchange, and its position there.
     pub named_lost_primary: Option<(NodeId, Dagtag)>,
+    /// This node named a lost Primary to the peer in the exchange.
+    pub named_to_peer: bool,
     /// Position in a lost Primary's stream that is ours when the reconciliation resync has ended.
     pub adopt_dagtag: Option<(NodeId, Dagtag)>,
     /// The peer's verify-alg.
@@ -224,6 +226,7 @@ impl Connection {
             verdict: None,
             exchange_role: Role::Unknown,
             named_lost_primary: None,
+            named_to_peer: false,
             adopt_dagtag: None,
             peer_verify_alg: String::new(),
             ctx: Ctx::INITIAL,

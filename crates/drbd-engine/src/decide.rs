@@ -208,15 +208,14 @@ impl Engine {
         if !conn.has(Features::RECONCILE_RECONNECT) {
             return None;
         }
-        let mut lost = self.conns.iter().filter(|(n, c)| {
-            **n != peer && self.state.cstate(**n) < ConnState::Connected && c.last_dagtag.0 != 0
-        });
-        let named = lost.next().is_some() && lost.next().is_none();
         let offset = conn.named_lost_primary.and_then(|(node, theirs)| {
             let own = self.conns.get(&node)?.last_dagtag;
             Some(own.0.wrapping_sub(theirs.0) as i64)
         });
-        Some(LostPrimary { named, offset })
+        Some(LostPrimary {
+            named: conn.named_to_peer,
+            offset,
+        })
     }
 
     /// What a decision does to identifiers and bitmaps (section 8.8).

@@ -211,6 +211,7 @@ impl Engine {
         for _ in 0..MAX_SETTLE_ROUNDS {
             self.run_deferred();
             self.data_settle();
+            self.hand_over_resync();
             self.attach_settle();
             self.role_change_step();
             self.twopc_settle();

@@ -46,6 +46,8 @@ impl Engine {
         };
         conn.handshake = Handshake::Exchange;
         conn.verdict = None;
+        conn.named_lost_primary = None;
+        conn.named_to_peer = false;
         let discard = conn.flags.discard_my_data;
         for known in conn.peers.values_mut() {
             known.flags.uuids_received = false;
@@ -102,6 +104,9 @@ impl Engine {
             dagtag: conn.last_dagtag,
             node_id: *node_id,
         };
+        if let Some(conn) = self.conns.get_mut(&peer) {
+            conn.named_to_peer = true;
+        }
         self.send(
             peer,
             Stream::Data,

@@ -163,8 +163,10 @@ impl Engine {
         let any_primary = self.state.role == Role::Primary || self.state.any_peer_primary();
         let busy = self.data_peer_writes_in_flight() || !self.data_quiet(v);
         let written = self.data_bitmap_written(v);
-        let wanted =
-            self.disk_ref(v).is_some_and(|d| d.meta.clear_primary_ind_when_written) && !any_primary;
+        let wanted = self
+            .disk_ref(v)
+            .is_some_and(|d| d.meta.clear_primary_ind_when_written)
+            && !any_primary;
         let clean = wanted && written && !busy && self.data_cache_clean(v);
         let Some(disk) = self.disk_mut(v) else { return };
         if !disk.meta.clear_primary_ind_when_written {

@@ -21,6 +21,20 @@ impl Engine {
         self.resync_start(peer, v);
     }
 
+    /// A paused resync has drained: another source may take over (section 9.3).
+    pub(crate) fn hand_over_resync(&mut self) {
+        let drained = self.state.conns.iter().any(|(n, c)| {
+            c.peers.iter().any(|(v, pd)| {
+                pd.resync_active
+                    && pd.repl != ReplState::SyncTarget
+                    && self.resync_pending(*n, *v) == 0
+            })
+        });
+        if drained {
+            let _ = self.change(ChangeFlags::RECALC, |_| {});
+        }
+    }
+
     /// The bitmaps are exchanged: the resync begins (section 9.1).
     pub(crate) fn resync_start(&mut self, peer: NodeId, v: VolumeNr) {
         let repl = self.state.repl(peer, v);

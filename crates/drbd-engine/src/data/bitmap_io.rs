@@ -34,7 +34,9 @@ impl Engine {
 
     fn write_marked(&mut self, volume: VolumeNr, mark: Option<Mark>) {
         let dirty = self.cache_dirty(volume);
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let Some(disk) = v.disk.as_ref() else { return };
         if v.data.bitmap_writes > 0 {
             // Two writes of one page must not overtake each other.
@@ -54,7 +56,12 @@ impl Engine {
     }
 
     /// The data that cleared bits stand for is safe.
-    pub(crate) fn bitmap_flushed(&mut self, volume: VolumeNr, mark: Option<Mark>, result: OpResult) {
+    pub(crate) fn bitmap_flushed(
+        &mut self,
+        volume: VolumeNr,
+        mark: Option<Mark>,
+        result: OpResult,
+    ) {
         let good = self.flush_succeeded(volume, &result);
         if let Some(v) = self.volumes.get_mut(&volume) {
             v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
@@ -66,7 +73,9 @@ impl Engine {
     }
 
     fn write_pages(&mut self, volume: VolumeNr, mark: Option<Mark>) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let Some(disk) = v.disk.as_mut() else { return };
         let pages: Vec<PageNr> = disk.bitmap.marked(mark).collect();
         let base = bitmap_offset(disk);
@@ -75,7 +84,10 @@ impl Engine {
             let mut blocks = Vec::new();
             for page in chunk {
                 if let Some(data) = disk.bitmap.take(*page) {
-                    blocks.push(MetaBlock { offset: base + page.0 * 4096, data });
+                    blocks.push(MetaBlock {
+                        offset: base + page.0 * 4096,
+                        data,
+                    });
                 }
             }
             v.data.bm_writes += blocks.len() as u64;
@@ -84,7 +96,12 @@ impl Engine {
         }
         for (pages, blocks) in batches {
             let op = self.data_op(volume, DataOpKind::BitmapPages(pages));
-            self.push(Effect::MetaWrite { op, volume, blocks, barrier: false });
+            self.push(Effect::MetaWrite {
+                op,
+                volume,
+                blocks,
+                barrier: false,
+            });
         }
     }
 
@@ -116,7 +133,9 @@ impl Engine {
 
     /// If no page is under way: who waited for that goes on, the activity log first.
     fn bitmap_idle(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         if v.data.bitmap_writes > 0 {
             return;
         }

@@ -32,17 +32,25 @@ impl Engine {
 
     /// Flushes the cache; what for says the operation.
     pub(crate) fn flush_cache(&mut self, volume: VolumeNr, what: DataOpKind) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         v.data.unflushed = false;
         v.data.flushes += 1;
         v.data.disk_ops += 1;
-        let op = self.op(Op::Data(DataOp { volume, what, flush: true }));
+        let op = self.op(Op::Data(DataOp {
+            volume,
+            what,
+            flush: true,
+        }));
         self.push(Effect::DiskFlush { op, volume });
     }
 
     /// A flush has ended.
     pub(crate) fn cache_flushed(&mut self, volume: VolumeNr, good: bool) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         v.data.flushes = v.data.flushes.saturating_sub(1);
         v.data.unflushed |= !good;
     }
@@ -62,7 +70,9 @@ impl Engine {
     /// Whether a superblock that is written now takes all data with it, or all of it is safe already. If
     /// not, a flush is started; the superblocks are looked at again when it is done.
     pub(crate) fn data_cache_clean(&mut self, volume: VolumeNr) -> bool {
-        let Some(v) = self.volumes.get(&volume) else { return true };
+        let Some(v) = self.volumes.get(&volume) else {
+            return true;
+        };
         let covered = v.disk.as_ref().is_none_or(metadata_flushes_data);
         let flushing = v.data.flushes > 0;
         if covered || !self.cache_dirty(volume) {

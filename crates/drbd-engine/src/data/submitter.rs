@@ -216,7 +216,9 @@ impl Engine {
     /// becomes durable (data path, section 13.3, item 6a, and section 28, hazard 27).
     pub(crate) fn al_transaction(&mut self, volume: VolumeNr) {
         let dirty = self.cache_dirty(volume);
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let queue = &mut v.data.al_queue;
         queue.wait_bitmap = false;
         let attached = queue.attached;
@@ -228,7 +230,9 @@ impl Engine {
             self.al_commit(volume, false);
             return;
         }
-        let evicts = al.transaction().is_some_and(|t| t.evicted().next().is_some());
+        let evicts = al
+            .transaction()
+            .is_some_and(|t| t.evicted().next().is_some());
         if v.data.bitmap_writes > 0 && evicts {
             // Pages under way may be the very ones.
             queue.wait_bitmap = true;
@@ -251,7 +255,9 @@ impl Engine {
             self.al_failed(volume);
             return;
         }
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         if v.data.bitmap_writes > 0 {
             v.data.al_queue.wait_bitmap = true;
         } else {
@@ -260,23 +266,33 @@ impl Engine {
     }
 
     fn al_is_current(&self, volume: VolumeNr, attached: u64) -> bool {
-        self.volumes.get(&volume).is_some_and(|v| v.data.al_queue.attached == attached)
+        self.volumes
+            .get(&volume)
+            .is_some_and(|v| v.data.al_queue.attached == attached)
     }
 
     /// Writes the changed bitmap pages of evicted extents.
     fn al_write_pages(&mut self, volume: VolumeNr) {
-        let Some(v) = self.volumes.get_mut(&volume) else { return };
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
         let attached = v.data.al_queue.attached;
-        let (Some(disk), Some(al)) = (v.disk.as_mut(), v.data.al.as_ref()) else { return };
-        let evicted: Vec<ExtentNr> =
-            al.transaction().map_or_else(Vec::new, |t| t.evicted().collect());
+        let (Some(disk), Some(al)) = (v.disk.as_mut(), v.data.al.as_ref()) else {
+            return;
+        };
+        let evicted: Vec<ExtentNr> = al
+            .transaction()
+            .map_or_else(Vec::new, |t| t.evicted().collect());
         let mut blocks = Vec::new();
         let base = bitmap_offset(disk);
         for extent in evicted {
             let pages: Vec<PageNr> = disk.bitmap.pages_of_extent(extent).collect();
             for page in pages {
                 if let Some(data) = disk.bitmap.take(page) {
-                    blocks.push(MetaBlock { offset: base + page.0 * 4096, data });
+                    blocks.push(MetaBlock {
+                        offset: base + page.0 * 4096,
+                        data,
+                    });
                 }
             }
         }
@@ -287,7 +303,12 @@ impl Engine {
         v.data.bm_writes += blocks.len() as u64;
         v.data.bitmap_writes += 1;
         let op = self.data_op(volume, DataOpKind::AlPages { attached });
-        self.push(Effect::MetaWrite { op, volume, blocks, barrier: false });
+        self.push(Effect::MetaWrite {
+            op,
+            volume,
+            blocks,
+            barrier: false,
+        });
     }
 
     /// The bitmap pages of evicted extents are written.

@@ -855,7 +855,11 @@ impl Engine {
             if disk.is_some_and(|d| !metadata_flushes_data(d)) && self.cache_dirty(volume) {
                 // The superblock must not say UpToDate before the data is safe.
                 let generation = self.conns.get(&peer).map_or(0, |c| c.data.generation);
-                let what = DataOpKind::ResyncFlush { peer, generation, failed };
+                let what = DataOpKind::ResyncFlush {
+                    peer,
+                    generation,
+                    failed,
+                };
                 self.flush_cache(volume, what);
             } else {
                 self.resync_finished(peer, volume, failed);
@@ -873,7 +877,10 @@ impl Engine {
         result: OpResult,
     ) {
         let good = self.flush_succeeded(volume, &result);
-        let same = self.conns.get(&peer).is_some_and(|c| c.data.generation == generation);
+        let same = self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.data.generation == generation);
         if good && same && self.run_mut(peer, volume).is_some_and(|run| run.finishing) {
             self.resync_finished(peer, volume, failed);
         }

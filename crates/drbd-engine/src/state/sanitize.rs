@@ -241,9 +241,7 @@ impl Engine {
         if !any_target {
             for conn in new.conns.values_mut() {
                 if let Some(pd) = conn.peers.get_mut(&v) {
-                    if !pd.is_sync_source() {
-                        pd.susp_other_c = false;
-                    }
+                    pd.susp_other_c = false;
                 }
             }
             return;
@@ -260,8 +258,9 @@ impl Engine {
                 desired = Some((c, weight));
             }
         }
-        // Ownership changes hands only when the active one has drained (data path, section 16.1).
-        let busy = active.filter(|a| desired.is_none_or(|(d, _)| d != *a));
+        // Ownership changes hands only when the requests of the old one are answered (data path, section 16.1).
+        let busy = active
+            .filter(|a| desired.is_none_or(|(d, _)| d != *a) && self.resync_pending(*a, v) != 0);
         let desired = match busy {
             Some(_) => None,
             None => desired.map(|(d, _)| d),
@@ -270,8 +269,8 @@ impl Engine {
             let Some(pd) = conn.peers.get_mut(&v) else {
                 continue;
             };
-            if desired == Some(*peer) {
-                pd.resync_active = true;
+            if busy.is_none() {
+                pd.resync_active = desired == Some(*peer);
             }
             pd.susp_other_c = desired.is_some() && desired != Some(*peer);
             if pd.is_sync_target() {
