@@ -296,6 +296,7 @@ impl Engine {
 
     /// Something changed that parked requests may wait for.
     pub(crate) fn settle_resync(&mut self) {
+        self.release_drained();
         self.retry_parked_requests();
         self.flush_requests_progress();
     }

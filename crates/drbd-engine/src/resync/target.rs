@@ -798,6 +798,29 @@ impl Engine {
         (run.cursor.0 < disk.bitmap.bits()).then(|| run.cursor.0 * disk.bitmap.sectors_per_bit())
     }
 
+    /// A resync that was paused in favour of another one is over once its requests are answered: then the
+    /// other one may begin (data path, section 16.1).
+    pub(super) fn release_drained(&mut self) {
+        let mut drained = Vec::new();
+        for (peer, conn) in &self.state.conns {
+            for (volume, pd) in &conn.peers {
+                let idle = self
+                    .resync(*peer, *volume)
+                    .is_none_or(|s| s.requests.is_empty());
+                if pd.resync_active && pd.repl != ReplState::SyncTarget && idle {
+                    drained.push((*peer, *volume));
+                }
+            }
+        }
+        for (peer, volume) in drained {
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(pd) = s.pd_mut(peer, volume) {
+                    pd.resync_active = false;
+                }
+            });
+        }
+    }
+
     /// Whether no bit is left behind the cursor and nothing is under way (data path, section 16.5).
     fn pass_over(&self, peer: NodeId, volume: VolumeNr) -> bool {
         let (Some(slot), Some(state)) = (self.slot_of(peer, volume), self.resync(peer, volume))
