@@ -17,8 +17,9 @@ use super::{Link, Users};
 
 /// How long there must be no I/O after the last user has left.
 const PAUSE: Duration = Duration::from_millis(10);
-/// The same for users that cannot be seen, who may only be idle.
-const UNSEEN_PAUSE: Duration = Duration::from_secs(5);
+/// The same for users that cannot be seen, who may only be idle. Less than auto-promote-timeout (2 s), for which a reader
+/// here can hold up a promotion elsewhere (state machine, section 10.3).
+const UNSEEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often to look for what sends no event: swap and devices on top.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -109,14 +109,16 @@ fn take_off(device: &Path) -> io::Result<()> {
 
 impl Device {
     /// Puts a free loop device on an open file.
-    fn set_up(file: &File, block: u32, name: &str) -> io::Result<Device> {
+    fn set_up(file: &File, block: u32, name: &str) -> io::Result<(Device, Users)> {
         let control = open_control()?;
         for _ in 0..64 {
             let number = sys::get_free(&control)?;
             let path = node(number)?;
+            // From before the device is announced: those who look at every new device are counted.
+            let users = Users::watch(&path)?;
             let device = OpenOptions::new().read(true).write(true).open(&path)?;
             match sys::configure(&device, file, block, name) {
-                Ok(()) => return Ok(Device { path }),
+                Ok(()) => return Ok((Device { path }, users)),
                 // Somebody else was faster: take the next.
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(e) => {
@@ -193,9 +195,8 @@ impl Frontend for LoopFrontend {
                 .open(mounted.path())
         };
         let file = link.as_loop_opener(open)?;
-        let device = Device::set_up(&file, size.block, &name)?;
+        let (device, users) = Device::set_up(&file, size.block, &name)?;
         drop(file);
-        let users = Users::watch(&device.path)?;
         let loop_size = LoopSize {
             device: device.path.clone(),
             file: mounted.path().to_owned(),

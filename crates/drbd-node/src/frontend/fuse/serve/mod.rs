@@ -3,9 +3,9 @@
 //! The descriptor of `/dev/fuse` never blocks; the ring only says when it is readable. The data of a write is read
 //! straight into an aligned pool buffer: what comes before it has a fixed length and goes elsewhere.
 
+mod openers;
 mod unaligned;
 
-use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -21,39 +21,19 @@ use super::super::requests::{Failure, Finished, Kind, Requests, data_piece};
 use super::super::{Guest, GuestContext, Notice};
 use super::codec::{
     Attributes, MAJOR, MIN_MINOR, Op, Request, WRITE_HEAD, attr_reply, fattr, init_reply,
-    lseek_reply, open_reply, out_header, statfs_reply, write_reply,
+    lseek_reply, out_header, statfs_reply, write_reply,
 };
+use openers::{Open, Openers};
 use unaligned::{Exclusive, Unaligned};
 
 /// Tokens of the ring's operations.
 const POLL_FUSE: u64 = 0;
 const POLL_LINK: u64 = 1;
 
-/// Openers for what comes through the loop device; those of programs are numbered from 1.
-const LOOP_READ: u64 = u64::MAX - 1;
-const LOOP_WRITE: u64 = u64::MAX;
-
 /// Requests taken before others get their turn.
 const TURN: usize = 64;
 /// Data of a write from this length on stays in the buffer it was read into; less is copied out of it.
 const KEEP: usize = 64 << 10;
-
-/// An open file of a program, or of the loop device.
-enum Open {
-    /// The volume has not answered yet.
-    Waiting { unique: u64 },
-    /// A program's.
-    Program,
-    /// The loop device's: opened for as long as the loop device is in use.
-    Loop,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LoopOpener {
-    Closed,
-    Opening,
-    Open,
-}
 
 /// What the answer to a request needs.
 struct Name {
@@ -100,11 +80,7 @@ pub(super) struct File {
     mode: u32,
     uid: u32,
     gid: u32,
-    opens: HashMap<u64, Open>,
-    next_fh: u64,
-    loop_read: LoopOpener,
-    loop_write: LoopOpener,
-    parked: VecDeque<Io>,
+    openers: Openers,
     exclusive: Exclusive,
     requests: Requests<Name>,
     head: [u8; WRITE_HEAD],
@@ -113,16 +89,6 @@ pub(super) struct File {
     stalled: Option<Request>,
     polling: bool,
     ended: bool,
-}
-
-fn open_errno(e: OpenError) -> Errno {
-    match e {
-        OpenError::ReadOnly => Errno::ROFS,
-        OpenError::ForeignPrimary => Errno::MEDIUMTYPE,
-        OpenError::NoData => Errno::NODATA,
-        OpenError::FailIo => Errno::NOTRECOVERABLE,
-        OpenError::NoVolume => Errno::NXIO,
-    }
 }
 
 fn errno(e: Failure) -> Errno {
@@ -152,11 +118,7 @@ impl File {
             mode,
             uid: owner.0,
             gid: owner.1,
-            opens: HashMap::new(),
-            next_fh: 1,
-            loop_read: LoopOpener::Closed,
-            loop_write: LoopOpener::Closed,
-            parked: VecDeque::new(),
+            openers: Openers::default(),
             exclusive: Exclusive::default(),
             requests: Requests::default(),
             head: [0; WRITE_HEAD],
@@ -288,7 +250,7 @@ impl File {
             }
             Op::Open { flags } => self.open(cx, unique, request.pid, flags),
             Op::Release { fh } => {
-                if let Some(Open::Program) = self.opens.remove(&fh) {
+                if let Some(Open::Program) = self.openers.files.remove(&fh) {
                     cx.close(fh);
                 }
                 self.reply(unique, &[]);
@@ -356,18 +318,6 @@ impl File {
         }
     }
 
-    fn open(&mut self, cx: &mut GuestContext<'_>, unique: u64, pid: u32, flags: u32) {
-        let fh = self.next_fh;
-        self.next_fh += 1;
-        if self.link.is_loop_opener(pid) {
-            self.opens.insert(fh, Open::Loop);
-            return self.reply(unique, &open_reply(fh));
-        }
-        self.opens.insert(fh, Open::Waiting { unique });
-        let write = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
-        cx.open(fh, write, flags & libc::O_NONBLOCK as u32 != 0);
-    }
-
     fn read(&mut self, cx: &mut GuestContext<'_>, unique: u64, fh: u64, offset: u64, size: u32) {
         let device = self.size();
         if offset >= device || size == 0 {
@@ -420,7 +370,7 @@ impl File {
         let size = len as usize;
         if !offset.is_multiple_of(block) || !len.is_multiple_of(block) {
             // The loop device keeps to blocks.
-            let Some(Open::Program) = self.opens.get(&fh) else {
+            let Some(Open::Program) = self.openers.files.get(&fh) else {
                 return self.error(unique, Errno::INVAL);
             };
             let Some(body) = self.body.take() else {
@@ -522,43 +472,6 @@ impl File {
         );
     }
 
-    /// Hands a request to the volume, or notes it until the loop device's opener is let in.
-    fn begin(&mut self, cx: &mut GuestContext<'_>, fh: u64, request: Io) {
-        match self.opens.get(&fh) {
-            Some(Open::Program) => self.in_turn(cx, fh, request),
-            Some(Open::Loop) => {
-                self.link.count_io();
-                match self.loop_opener(cx, &request) {
-                    Some(opener) => self.in_turn(cx, opener, request),
-                    None => self.parked.push_back(request),
-                }
-            }
-            _ => self.error(request.name.unique, Errno::BADF),
-        }
-    }
-
-    /// The opener for a request of the loop device; `None` if it is being opened.
-    fn loop_opener(&mut self, cx: &mut GuestContext<'_>, request: &Io) -> Option<u64> {
-        if self.loop_write == LoopOpener::Open {
-            return Some(LOOP_WRITE);
-        }
-        // A flush with no writer has nothing to flush, but must not promote.
-        let write = !matches!(request.kind, Kind::Read | Kind::Flush);
-        let (state, opener) = if write {
-            (&mut self.loop_write, LOOP_WRITE)
-        } else {
-            (&mut self.loop_read, LOOP_READ)
-        };
-        if *state == LoopOpener::Open {
-            return Some(opener);
-        }
-        if *state == LoopOpener::Closed {
-            *state = LoopOpener::Opening;
-            cx.open(opener, write, false);
-        }
-        None
-    }
-
     fn submit(&mut self, cx: &mut GuestContext<'_>, opener: u64, request: Io) {
         let Io {
             name,
@@ -623,22 +536,6 @@ impl File {
         }
     }
 
-    /// The loop device is in use, or not any more.
-    fn link_changed(&mut self, cx: &mut GuestContext<'_>) {
-        if self.link.in_use() {
-            return;
-        }
-        for (state, opener) in [
-            (&mut self.loop_read, LOOP_READ),
-            (&mut self.loop_write, LOOP_WRITE),
-        ] {
-            if *state == LoopOpener::Open {
-                *state = LoopOpener::Closed;
-                cx.close(opener);
-            }
-        }
-    }
-
     fn poll_link(&mut self, cx: &mut GuestContext<'_>) {
         let (fd, events) = (self.link.event().clone(), libc::POLLIN as u32);
         cx.push(POLL_LINK, RingOp::Poll { fd, events });
@@ -669,47 +566,7 @@ impl Guest for File {
     }
 
     fn opened(&mut self, cx: &mut GuestContext<'_>, opener: u64, result: Result<(), OpenError>) {
-        if opener != LOOP_READ && opener != LOOP_WRITE {
-            let Some(open) = self.opens.get_mut(&opener) else {
-                return;
-            };
-            let Open::Waiting { unique } = *open else {
-                return;
-            };
-            *open = Open::Program;
-            match result {
-                Ok(()) => self.reply(unique, &open_reply(opener)),
-                Err(e) => {
-                    self.opens.remove(&opener);
-                    self.error(unique, open_errno(e));
-                }
-            }
-            return;
-        }
-        let state = if opener == LOOP_WRITE {
-            &mut self.loop_write
-        } else {
-            &mut self.loop_read
-        };
-        *state = if result.is_ok() {
-            LoopOpener::Open
-        } else {
-            LoopOpener::Closed
-        };
-        if let Err(e) = result {
-            tracing::info!(volume = %self.label, write = opener == LOOP_WRITE, "the loop device is not let in: {e}");
-        }
-        for request in std::mem::take(&mut self.parked) {
-            let write = !matches!(request.kind, Kind::Read | Kind::Flush);
-            match result {
-                Ok(()) if opener == LOOP_WRITE || !write => self.in_turn(cx, opener, request),
-                Err(e) if write == (opener == LOOP_WRITE) => {
-                    self.error(request.name.unique, open_errno(e));
-                }
-                _ => self.parked.push_back(request),
-            }
-        }
-        self.link.touched();
+        self.let_in(cx, opener, result);
     }
 
     fn complete(&mut self, cx: &mut GuestContext<'_>, completion: Completion<u64>) {
