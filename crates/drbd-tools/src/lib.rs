@@ -2,3 +2,4 @@
 
 pub mod adm;
 pub mod meta;
+pub mod setup;

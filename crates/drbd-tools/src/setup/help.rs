@@ -1,0 +1,129 @@
+//! Help texts, for people and for programs.
+
+use std::fmt::Write as _;
+
+use drbd_config::options::{Argument, Kind, Number, OptionDef, SetupCommand};
+
+/// The list of commands.
+pub(super) fn commands() -> String {
+    let mut out = String::from("\nUSAGE: drbdsetup command {arguments} [options]\n\nCommands:\n");
+    let mut names: Vec<_> = super::names().collect();
+    names.sort_unstable();
+    for pair in names.chunks(2) {
+        let _ = writeln!(out, " {:<35}{}", pair.first().unwrap_or(&""), pair.get(1).unwrap_or(&""));
+    }
+    out.push_str("\nUse 'drbdsetup help command' for command-specific help.\n");
+    out
+}
+
+/// One line on how a command is called.
+pub(super) fn line(command: &SetupCommand) -> String {
+    let mut out = format!("USAGE: drbdsetup {}", command.name);
+    for argument in command.arguments {
+        match argument {
+            Argument::ResourceOrAll => out.push_str(" {resource|all}"),
+            other => {
+                let _ = write!(out, " {{{}}}", other.name());
+            }
+        }
+    }
+    if command.options().next().is_some() {
+        out.push_str(" [options]");
+    }
+    out
+}
+
+/// How a command is called, with its options.
+pub(super) fn usage(command: &SetupCommand) -> String {
+    let mut out = format!("{}\n", line(command));
+    for def in command.options() {
+        let _ = writeln!(out, "  --{:<32} {}", spelled(def), def.help);
+    }
+    if command.has_set_defaults() {
+        let _ = writeln!(out, "  --{:<32} reset what is not given", "set-defaults");
+    }
+    out
+}
+
+fn spelled(def: &OptionDef) -> String {
+    match def.kind {
+        Kind::Boolean { .. } => format!("{}[={{yes|no}}]", def.name),
+        Kind::Enum { words, .. } => format!("{}={{{}}}", def.name, words.join("|")),
+        Kind::Number(n) => format!("{}={{{}..{}}}", def.name, n.min, n.max),
+        Kind::NumberOrWord { number, words, .. } => {
+            format!("{}={{{}..{}|{}}}", def.name, number.min, number.max, words.join("|"))
+        }
+        Kind::Text { .. } | Kind::Key | Kind::ResyncAfter(_) => format!("{}=VALUE", def.name),
+    }
+}
+
+/// The machine readable form (CLI, section 8).
+pub(super) fn xml(command: &SetupCommand) -> String {
+    let mut out = format!("<command name=\"{}\">\n\t<summary></summary>\n", command.name);
+    for argument in command.arguments {
+        match argument {
+            Argument::ResourceOrAll => {
+                out.push_str("\t<group>\n\t\t<argument>resource</argument>\n\t\t<argument>all</argument>\n\t</group>\n");
+            }
+            other => {
+                let _ = writeln!(out, "\t<argument>{}</argument>", other.name());
+            }
+        }
+    }
+    if command.has_set_defaults() {
+        out.push_str("\t<option name=\"set-defaults\" type=\"flag\">\n\t</option>\n");
+    }
+    for def in command.options() {
+        option(&mut out, def);
+    }
+    out.push_str("</command>\n");
+    out
+}
+
+fn option(out: &mut String, def: &OptionDef) {
+    let mut line = |text: String| {
+        out.push_str("\t\t");
+        out.push_str(&text);
+        out.push('\n');
+    };
+    let default = def.default_text().unwrap_or_default();
+    let range = |line: &mut dyn FnMut(String), n: &Number| {
+        line(format!("<min>{}</min>", n.min));
+        line(format!("<max>{}</max>", n.max));
+    };
+    let kind = match &def.kind {
+        Kind::Boolean { .. } => {
+            line(format!("<default>{default}</default>"));
+            "boolean"
+        }
+        Kind::Enum { words, .. } => {
+            for word in *words {
+                line(format!("<handler>{word}</handler>"));
+            }
+            "handler"
+        }
+        Kind::Number(n) | Kind::ResyncAfter(n) => {
+            range(&mut line, n);
+            line(format!("<default>{default}</default>"));
+            line(format!("<unit_prefix>{}</unit_prefix>", n.scale.letter()));
+            if !n.unit.is_empty() {
+                line(format!("<unit>{}</unit>", n.unit));
+            }
+            "numeric"
+        }
+        Kind::NumberOrWord { number, words, .. } => {
+            range(&mut line, number);
+            line(format!("<default>{default}</default>"));
+            for word in *words {
+                line(format!("<symbol>{word}</symbol>"));
+            }
+            "numeric-or-symbol"
+        }
+        Kind::Text { .. } | Kind::Key => "string",
+    };
+    // The heading belongs before what was written of this option.
+    let marker = format!("\t<option name=\"{}\" type=\"{kind}\">\n", def.name);
+    let start = out.rfind("\t</option>\n").map_or_else(|| out.rfind("</argument>\n").map_or(0, |p| p + 12), |p| p + 11);
+    out.insert_str(start, &marker);
+    out.push_str("\t</option>\n");
+}
