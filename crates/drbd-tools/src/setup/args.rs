@@ -28,7 +28,10 @@ const STATUS: &[Output] = &[
     output("color", 'c', Value::Optional),
     output("json", 'j', Value::None),
 ];
-const SHOW: &[Output] = &[output("show-defaults", 'D', Value::None), output("json", 'j', Value::None)];
+const SHOW: &[Output] = &[
+    output("show-defaults", 'D', Value::None),
+    output("json", 'j', Value::None),
+];
 const EVENTS2: &[Output] = &[
     output("timestamps", 'T', Value::None),
     output("statistics", 's', Value::None),
@@ -48,8 +51,10 @@ const WAIT: &[Output] = &[
 const NOTHING: &[Output] = &[];
 
 /// Other names of options.
-const ALIASES: &[(&str, &str, &str)] =
-    &[("connect", "dry-run", "tentative"), ("primary", "overwrite-data-of-peer", "force")];
+const ALIASES: &[(&str, &str, &str)] = &[
+    ("connect", "dry-run", "tentative"),
+    ("primary", "overwrite-data-of-peer", "force"),
+];
 
 /// A command line taken apart.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -74,7 +79,11 @@ impl Parsed {
 
     /// The value of an output option.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.output.iter().rev().find(|(n, _)| *n == name).and_then(|(_, v)| v.as_deref())
+        self.output
+            .iter()
+            .rev()
+            .find(|(n, _)| *n == name)
+            .and_then(|(_, v)| v.as_deref())
     }
 }
 
@@ -98,8 +107,10 @@ fn outputs(command: &str) -> &'static [Output] {
 }
 
 fn meanings(command: &'static SetupCommand) -> Vec<(&'static str, Meaning)> {
-    let mut all: Vec<(&'static str, Meaning)> =
-        outputs(command.name).iter().map(|o| (o.name, Meaning::Output(o.name, o.value))).collect();
+    let mut all: Vec<(&'static str, Meaning)> = outputs(command.name)
+        .iter()
+        .map(|o| (o.name, Meaning::Output(o.name, o.value)))
+        .collect();
     if !command.name.starts_with("wait-") {
         all.extend(command.options().map(|def| (def.name, Meaning::Table(def))));
     }
@@ -126,7 +137,9 @@ fn find(all: &[(&'static str, Meaning)], name: &str, program: &str) -> Result<Me
         several => {
             let names: Vec<String> = several.iter().map(|(n, _)| format!("'--{n}'")).collect();
             let names = names.join(" ");
-            Err(format!("{program}: option '--{name}' is ambiguous; possibilities: {names}"))
+            Err(format!(
+                "{program}: option '--{name}' is ambiguous; possibilities: {names}"
+            ))
         }
     }
 }
@@ -159,19 +172,23 @@ pub(super) fn parse(command: &'static SetupCommand, words: &[String]) -> Result<
             let value = match (value, required) {
                 (None, true) => match words.next() {
                     Some(next) => Some(next.clone()),
-                    None => return Err(format!("{program}: option '--{name}' requires an argument")),
+                    None => {
+                        return Err(format!("{program}: option '--{name}' requires an argument"));
+                    }
                 },
                 (value, _) => value,
             };
             take(&mut parsed, meaning, value)?;
         } else if let Some(letters) = word.strip_prefix('-').filter(|l| !l.is_empty()) {
-            let mut letters = letters.char_indices();
-            while let Some((at, letter)) = letters.next() {
+            for (at, letter) in letters.char_indices() {
                 if letter == 'h' {
                     parsed.help = true;
                     continue;
                 }
-                let Some(option) = outputs(command.name).iter().find(|o| o.short == letter && letter != '\0') else {
+                let Some(option) = outputs(command.name)
+                    .iter()
+                    .find(|o| o.short == letter && letter != '\0')
+                else {
                     return Err(format!("{program}: invalid option -- '{letter}'"));
                 };
                 let rest = word.get(at + 1 + letter.len_utf8()..).unwrap_or("");
@@ -180,7 +197,11 @@ pub(super) fn parse(command: &'static SetupCommand, words: &[String]) -> Result<
                     Value::Optional => Some(rest.to_owned()).filter(|r| !r.is_empty()),
                     Value::Required if rest.is_empty() => match words.next() {
                         Some(next) => Some(next.clone()),
-                        None => return Err(format!("{program}: option requires an argument -- '{letter}'")),
+                        None => {
+                            return Err(format!(
+                                "{program}: option requires an argument -- '{letter}'"
+                            ));
+                        }
                     },
                     Value::Required => Some(rest.to_owned()),
                 };
@@ -205,12 +226,21 @@ fn take(parsed: &mut Parsed, meaning: Meaning, value: Option<String>) -> Result<
             if let Some(text) = &value {
                 // Ranges are the daemon's business.
                 match def.parse(text) {
-                    Ok(_) | Err(ValueError::TooSmall(_) | ValueError::TooBig(_) | ValueError::TooLong(_)) => {}
-                    Err(_) => return Err(format!("Option --{}: invalid argument '{text}'", def.name)),
+                    Ok(_)
+                    | Err(
+                        ValueError::TooSmall(_) | ValueError::TooBig(_) | ValueError::TooLong(_),
+                    ) => {}
+                    Err(_) => {
+                        return Err(format!("Option --{}: invalid argument '{text}'", def.name));
+                    }
                 }
             }
             // A key of the key store is a number for the daemon.
-            let value = if matches!(def.kind, Kind::Boolean { .. }) { Some(value.unwrap_or_else(|| "yes".into())) } else { value };
+            let value = if matches!(def.kind, Kind::Boolean { .. }) {
+                Some(value.unwrap_or_else(|| "yes".into()))
+            } else {
+                value
+            };
             parsed.options.push((def.name.to_owned(), value));
         }
     }
@@ -236,31 +266,78 @@ mod tests {
     fn options_stand_anywhere() {
         let p = run("new-peer --_name=bravo r0 --protocol A 1 --ping-timeout=7").unwrap();
         assert_eq!(p.arguments, ["r0", "1"]);
-        assert_eq!(p.options, [pair("_name", "bravo"), pair("protocol", "A"), pair("ping-timeout", "7")]);
+        assert_eq!(
+            p.options,
+            [
+                pair("_name", "bravo"),
+                pair("protocol", "A"),
+                pair("ping-timeout", "7")
+            ]
+        );
     }
 
     #[test]
     fn prefixes_aliases_and_flags() {
         let p = run("new-resource r0 0 --on-no-data io-error --auto-promote=no").unwrap();
-        assert_eq!(p.options, [pair("on-no-data-accessible", "io-error"), pair("auto-promote", "no")]);
-        assert!(run("new-resource r0 0 --on-no x").unwrap_err().contains("ambiguous"));
-        assert_eq!(run("primary r0 --overwrite-data-of-peer").unwrap().options, [pair("force", "yes")]);
-        assert_eq!(run("connect r0 1 --dry-run").unwrap().options, [pair("tentative", "yes")]);
+        assert_eq!(
+            p.options,
+            [
+                pair("on-no-data-accessible", "io-error"),
+                pair("auto-promote", "no")
+            ]
+        );
+        assert!(
+            run("new-resource r0 0 --on-no x")
+                .unwrap_err()
+                .contains("ambiguous")
+        );
+        assert_eq!(
+            run("primary r0 --overwrite-data-of-peer").unwrap().options,
+            [pair("force", "yes")]
+        );
+        assert_eq!(
+            run("connect r0 1 --dry-run").unwrap().options,
+            [pair("tentative", "yes")]
+        );
         assert!(run("net-options r0 1 --set-defaults").unwrap().set_defaults);
-        assert!(run("net-options r0 1 --transport=tcp").is_err(), "cannot be changed");
+        assert!(
+            run("net-options r0 1 --transport=tcp").is_err(),
+            "cannot be changed"
+        );
         assert!(run("new-peer r0 1 --set-defaults").is_err());
     }
 
     #[test]
     fn short_options_and_errors() {
         let p = run("status r0 -vv --statistics -c").unwrap();
-        assert_eq!((p.count("verbose"), p.count("statistics"), p.value("color")), (2, 1, None));
-        assert_eq!(run("wait-connect-resource r0 -t 5 -wyes").unwrap().value("wfc-timeout"), Some("5"));
-        assert_eq!(run("status --color=never").unwrap().value("color"), Some("never"));
+        assert_eq!(
+            (p.count("verbose"), p.count("statistics"), p.value("color")),
+            (2, 1, None)
+        );
+        assert_eq!(
+            run("wait-connect-resource r0 -t 5 -wyes")
+                .unwrap()
+                .value("wfc-timeout"),
+            Some("5")
+        );
+        assert_eq!(
+            run("status --color=never").unwrap().value("color"),
+            Some("never")
+        );
         assert!(run("status -x").is_err());
-        assert_eq!(run("new-peer r0 1 --timeout=x").unwrap_err(), "Option --timeout: invalid argument 'x'");
-        assert!(run("new-peer r0 1 --timeout=100000").is_ok(), "ranges are checked elsewhere");
-        assert!(run("new-peer r0 1 --timeout").unwrap_err().contains("requires an argument"));
+        assert_eq!(
+            run("new-peer r0 1 --timeout=x").unwrap_err(),
+            "Option --timeout: invalid argument 'x'"
+        );
+        assert!(
+            run("new-peer r0 1 --timeout=100000").is_ok(),
+            "ranges are checked elsewhere"
+        );
+        assert!(
+            run("new-peer r0 1 --timeout")
+                .unwrap_err()
+                .contains("requires an argument")
+        );
         assert_eq!(run("status -- -v").unwrap().arguments, ["-v"]);
     }
 }

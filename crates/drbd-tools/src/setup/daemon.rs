@@ -17,12 +17,17 @@ fn program() -> PathBuf {
         let me = me.canonicalize().unwrap_or(me);
         Some(me.parent()?.join("drbdd"))
     });
-    beside.filter(|path| path.exists()).unwrap_or_else(|| "drbdd".into())
+    beside
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| "drbdd".into())
 }
 
 /// Starts the daemon and waits until it answers. It logs into a file beside its socket.
 pub(super) fn start(socket: &Path) -> Result<Client, String> {
-    let directory = socket.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = socket
+        .parent()
+        .filter(|d| !d.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let log = socket.with_extension("log");
     let output: File = OpenOptions::new()
@@ -51,11 +56,19 @@ pub(super) fn start(socket: &Path) -> Result<Client, String> {
             // Another one may have been faster.
             Ok(Some(status)) => {
                 return Client::connect(socket).map_err(|_| {
-                    format!("{} ended at once ({status}); its log is {}", program.display(), log.display())
+                    format!(
+                        "{} ended at once ({status}); its log is {}",
+                        program.display(),
+                        log.display()
+                    )
                 });
             }
             _ if Instant::now() >= end => {
-                return Err(format!("{} does not answer; its log is {}", program.display(), log.display()));
+                return Err(format!(
+                    "{} does not answer; its log is {}",
+                    program.display(),
+                    log.display()
+                ));
             }
             _ => std::thread::sleep(Duration::from_millis(20)),
         }

@@ -86,13 +86,18 @@ impl Key {
 impl Known {
     fn learn(&mut self, resource: Resource) {
         self.state = Some(resource.state);
-        self.devices = resource.devices.into_iter().map(|d| (d.volume, d.state)).collect();
+        self.devices = resource
+            .devices
+            .into_iter()
+            .map(|d| (d.volume, d.state))
+            .collect();
         self.connections.clear();
         self.peer_devices.clear();
         self.paths.clear();
         for connection in resource.connections {
             for device in connection.peer_devices {
-                self.peer_devices.insert((connection.peer, device.volume), device.state);
+                self.peer_devices
+                    .insert((connection.peer, device.volume), device.state);
             }
             self.learn_connection(connection.peer, connection.state);
         }
@@ -101,7 +106,8 @@ impl Known {
     fn learn_connection(&mut self, peer: u8, state: ConnectionState) {
         self.paths.retain(|(p, _), _| *p != peer);
         for path in &state.paths {
-            self.paths.insert((peer, (path.local, path.remote)), path.established);
+            self.paths
+                .insert((peer, (path.local, path.remote)), path.established);
         }
         self.connections.insert(peer, state);
     }
@@ -109,7 +115,9 @@ impl Known {
     /// May the resource be promoted here, and how well would that be (section 16.3).
     fn promotion(&self) -> (bool, u32) {
         let nothing = (false, 0);
-        let Some(resource) = &self.state else { return nothing };
+        let Some(resource) = &self.state else {
+            return nothing;
+        };
         let quorum = self.devices.values().all(|d| d.quorum);
         if self.devices.is_empty() || resource.force_io_failures || !quorum {
             return nothing;
@@ -117,7 +125,9 @@ impl Known {
         let up_to_date = |disk: &str| disk == "UpToDate";
         let replicas = |(volume, device): (&u16, &DeviceState)| {
             let peers = self.peer_devices.iter().filter(|((_, nr), _)| nr == volume);
-            let peers = peers.filter(|(_, state)| up_to_date(&state.peer_disk)).count();
+            let peers = peers
+                .filter(|(_, state)| up_to_date(&state.peer_disk))
+                .count();
             usize::from(up_to_date(&device.disk)) + peers
         };
         let least = self.devices.iter().map(replicas).min().unwrap_or(0);
@@ -128,9 +138,16 @@ impl Known {
             resource.role != "Primary" && self.connections.values().all(|c| c.role != "Primary");
         let usable = |disk: &str| matches!(disk, "Inconsistent" | "Consistent" | "UpToDate");
         let own_disks = self.devices.values().all(|d| usable(&d.disk));
-        let own = self.devices.values().filter(|d| up_to_date(&d.disk)).count();
+        let own = self
+            .devices
+            .values()
+            .filter(|d| up_to_date(&d.disk))
+            .count();
         let count = |n: usize| u32::try_from(n.min(99)).unwrap_or(99);
-        (nobody, u32::from(own_disks) * 10_000 + 100 * count(own) + count(least))
+        (
+            nobody,
+            u32::from(own_disks) * 10_000 + 100 * count(own) + count(least),
+        )
     }
 
     /// Every object with its identity and state.
@@ -171,7 +188,11 @@ impl Known {
                     ("rs-in-flight", state.rs_in_flight.to_string()),
                 ]);
             }
-            add(Key::Connection(*peer), format!("name:{name} {}", connection_name(peer)), groups);
+            add(
+                Key::Connection(*peer),
+                format!("name:{name} {}", connection_name(peer)),
+                groups,
+            );
         }
         for (volume, state) in &self.devices {
             let backing = state.backing_dev.clone().unwrap_or_else(|| "none".into());
@@ -205,7 +226,10 @@ impl Known {
         }
         for ((peer, (local, remote)), established) in &self.paths {
             let (from, to) = (colons(local), colons(remote));
-            let identity = format!("name:{name} {} local:{from} peer:{to}", connection_name(peer));
+            let identity = format!(
+                "name:{name} {} local:{from} peer:{to}",
+                connection_name(peer)
+            );
             let groups = vec![vec![("established", yes_no(*established).into())]];
             add(Key::Path(*peer, (*local, *remote)), identity, groups);
         }
@@ -223,7 +247,12 @@ fn peer_device_groups(state: &PeerDeviceState, statistics: bool) -> Vec<Group> {
         vec![("resync-suspended", state.resync_suspended.clone())],
     ];
     let percent = state.sync.as_ref().and_then(done);
-    groups.push(percent.map(|percent| ("done", format!("{percent:.2}"))).into_iter().collect());
+    groups.push(
+        percent
+            .map(|percent| ("done", format!("{percent:.2}")))
+            .into_iter()
+            .collect(),
+    );
     if statistics {
         let mut group = vec![
             ("received", (state.received / 2).to_string()),
@@ -235,7 +264,10 @@ fn peer_device_groups(state: &PeerDeviceState, statistics: bool) -> Vec<Group> {
         if let Some(sync) = &state.sync {
             let (speed, eta) = speed(sync);
             group.push(("dbdt1", format!("{speed:.2}")));
-            group.push(("eta", eta.map_or_else(|| "nan".into(), |eta| eta.to_string())));
+            group.push((
+                "eta",
+                eta.map_or_else(|| "nan".into(), |eta| eta.to_string()),
+            ));
         }
         groups.push(group);
     }
@@ -251,7 +283,11 @@ pub(super) struct Printer {
 
 impl Printer {
     pub(super) fn new(wanted: Wanted) -> Printer {
-        Printer { wanted, known: BTreeMap::new(), initial: true }
+        Printer {
+            wanted,
+            known: BTreeMap::new(),
+            initial: true,
+        }
     }
 
     /// The lines that an event gives, without time stamps. Changes that continue give theirs with the last.
@@ -261,7 +297,13 @@ impl Printer {
                 self.initial = false;
                 return vec!["exists -".to_owned()];
             }
-            Event::Helper { resource, helper, peer, volume, status } => {
+            Event::Helper {
+                resource,
+                helper,
+                peer,
+                volume,
+                status,
+            } => {
                 return vec![self.helper(&resource, &helper, peer, volume, status)];
             }
             Event::Snapshot(snapshot) => {
@@ -272,14 +314,26 @@ impl Printer {
             Event::Gone { resource } => {
                 let known = self.known.entry(resource.clone()).or_default();
                 let shown = std::mem::take(&mut known.shown);
-                *known = Known { shown, ..Known::default() };
+                *known = Known {
+                    shown,
+                    ..Known::default()
+                };
                 (resource, false)
             }
-            Event::Resource { resource, state, continues } => {
+            Event::Resource {
+                resource,
+                state,
+                continues,
+            } => {
                 self.known.entry(resource.clone()).or_default().state = state;
                 (resource, continues)
             }
-            Event::Connection { resource, peer, state, continues } => {
+            Event::Connection {
+                resource,
+                peer,
+                state,
+                continues,
+            } => {
                 let known = self.known.entry(resource.clone()).or_default();
                 match state {
                     Some(state) => known.learn_connection(peer, state),
@@ -291,28 +345,56 @@ impl Printer {
                 }
                 (resource, continues)
             }
-            Event::Device { resource, volume, state, continues } => {
-                set(&mut self.known.entry(resource.clone()).or_default().devices, volume, state);
+            Event::Device {
+                resource,
+                volume,
+                state,
+                continues,
+            } => {
+                set(
+                    &mut self.known.entry(resource.clone()).or_default().devices,
+                    volume,
+                    state,
+                );
                 (resource, continues)
             }
-            Event::PeerDevice { resource, peer, volume, state, continues } => {
+            Event::PeerDevice {
+                resource,
+                peer,
+                volume,
+                state,
+                continues,
+            } => {
                 let known = self.known.entry(resource.clone()).or_default();
                 set(&mut known.peer_devices, (peer, volume), state);
                 (resource, continues)
             }
-            Event::Path { resource, peer, local, remote, established, continues } => {
+            Event::Path {
+                resource,
+                peer,
+                local,
+                remote,
+                established,
+                continues,
+            } => {
                 let known = self.known.entry(resource.clone()).or_default();
                 set(&mut known.paths, (peer, (local, remote)), established);
                 (resource, continues)
             }
         };
-        if continues { Vec::new() } else { self.batch(&resource) }
+        if continues {
+            Vec::new()
+        } else {
+            self.batch(&resource)
+        }
     }
 
     /// What differs from what was shown of a resource.
     fn batch(&mut self, name: &str) -> Vec<String> {
         let statistics = self.wanted.statistics || self.wanted.full;
-        let Some(known) = self.known.get_mut(name) else { return Vec::new() };
+        let Some(known) = self.known.get_mut(name) else {
+            return Vec::new();
+        };
         let now = known.objects(name, statistics);
         let before = std::mem::replace(&mut known.shown, now);
         let mut lines = Vec::new();
@@ -328,11 +410,17 @@ impl Printer {
                 lines.push(format!("{kind} {} {}{fields}", key.kind(), shown.identity));
             }
         }
-        let mut gone: Vec<_> = before.iter().filter(|(key, _)| !known.shown.contains_key(key)).collect();
+        let mut gone: Vec<_> = before
+            .iter()
+            .filter(|(key, _)| !known.shown.contains_key(key))
+            .collect();
         gone.sort_by_key(|(key, _)| (key.end_rank(), **key));
         for (key, shown) in gone {
             // With a connection everything in it goes without saying.
-            if key.peer().is_some_and(|peer| !known.connections.contains_key(&peer)) {
+            if key
+                .peer()
+                .is_some_and(|peer| !known.connections.contains_key(&peer))
+            {
                 continue;
             }
             let mut identity = shown.identity.as_str();
@@ -398,10 +486,19 @@ fn fields(old: Option<&[Group]>, new: &[Group], wanted: Wanted) -> String {
             continue;
         }
         for (key, value) in group {
-            let previous = before.and_then(|b| b.iter().find(|(k, _)| k == key)).map(|(_, v)| v.as_str());
+            let previous = before
+                .and_then(|b| b.iter().find(|(k, _)| k == key))
+                .map(|(_, v)| v.as_str());
             out.push(' ');
-            if wanted.diff && previous != Some(value) {
-                out.push_str(&format!("{key}:{}->{value}", previous.unwrap_or("UNKNOWN")));
+            // Unchanged fields of a device are printed plainly, but for the disk state.
+            let device = group.iter().any(|(key, _)| *key == "backing_dev") && *key != "disk";
+            if wanted.diff && (previous != Some(value) || !device) {
+                let nothing = if *key == "promotion_score" {
+                    "0"
+                } else {
+                    "UNKNOWN"
+                };
+                out.push_str(&format!("{key}:{}->{value}", previous.unwrap_or(nothing)));
             } else {
                 out.push_str(&format!("{key}:{value}"));
             }
@@ -464,7 +561,10 @@ mod tests {
                     rs_in_flight: 32,
                     paths: vec![path],
                 },
-                peer_devices: vec![PeerDevice { volume: 0, state: peer_device("Established") }],
+                peer_devices: vec![PeerDevice {
+                    volume: 0,
+                    state: peer_device("Established"),
+                }],
             }],
         }
     }
@@ -505,18 +605,33 @@ mod tests {
         r.state.role = "Primary".into();
         let state = Some(r.state.clone());
         assert_eq!(
-            p.lines(Event::Resource { resource: "r0".into(), state, continues: false }),
+            p.lines(Event::Resource {
+                resource: "r0".into(),
+                state,
+                continues: false
+            }),
             ["change resource name:r0 role:Primary may_promote:no promotion_score:10102"]
         );
         let mut connection = r.connections[0].state.clone();
         connection.connection = "NetworkFailure".into();
         connection.role = "Unknown".into();
         let state = Some(connection);
-        let lines = p.lines(Event::Connection { resource: "r0".into(), peer: 1, state, continues: true });
+        let lines = p.lines(Event::Connection {
+            resource: "r0".into(),
+            peer: 1,
+            state,
+            continues: true,
+        });
         assert!(lines.is_empty(), "the batch is not complete");
         let mut lost = peer_device("Off");
         lost.peer_disk = "DUnknown".into();
-        let event = Event::PeerDevice { resource: "r0".into(), peer: 1, volume: 0, state: Some(lost), continues: false };
+        let event = Event::PeerDevice {
+            resource: "r0".into(),
+            peer: 1,
+            volume: 0,
+            state: Some(lost),
+            continues: false,
+        };
         assert_eq!(
             p.lines(event),
             [
@@ -538,12 +653,24 @@ mod tests {
             window_sectors: 500,
         };
         for (left, expected) in [
-            (1000, "change peer-device name:r0 peer-node-id:1 conn-name:bravo volume:0 replication:SyncSource peer-disk:Inconsistent peer-client:no done:0.00"),
-            (500, "change peer-device name:r0 peer-node-id:1 conn-name:bravo volume:0 done:50.00"),
+            (
+                1000,
+                "change peer-device name:r0 peer-node-id:1 conn-name:bravo volume:0 replication:SyncSource peer-disk:Inconsistent peer-client:no done:0.00",
+            ),
+            (
+                500,
+                "change peer-device name:r0 peer-node-id:1 conn-name:bravo volume:0 done:50.00",
+            ),
         ] {
             sync.sync = Some(Sync { left, ..progress });
             let state = Some(sync.clone());
-            let event = Event::PeerDevice { resource: "r0".into(), peer: 1, volume: 0, state, continues: false };
+            let event = Event::PeerDevice {
+                resource: "r0".into(),
+                peer: 1,
+                volume: 0,
+                state,
+                continues: false,
+            };
             assert_eq!(p.lines(event), [expected]);
         }
     }
@@ -553,31 +680,63 @@ mod tests {
         let mut p = Printer::new(Wanted::default());
         p.lines(Event::Snapshot(Box::new(resource())));
         p.lines(Event::SnapshotsEnd);
-        let event = Event::Connection { resource: "r0".into(), peer: 1, state: None, continues: false };
+        let event = Event::Connection {
+            resource: "r0".into(),
+            peer: 1,
+            state: None,
+            continues: false,
+        };
         let lines = p.lines(event);
-        assert_eq!(lines[1], "destroy connection name:r0 peer-node-id:1 conn-name:bravo");
+        assert_eq!(
+            lines[1],
+            "destroy connection name:r0 peer-node-id:1 conn-name:bravo"
+        );
         assert_eq!(lines.len(), 2, "{lines:?}");
-        let lines = p.lines(Event::Gone { resource: "r0".into() });
-        assert_eq!(lines, ["destroy device name:r0 volume:0", "destroy resource name:r0"]);
+        let lines = p.lines(Event::Gone {
+            resource: "r0".into(),
+        });
+        assert_eq!(
+            lines,
+            [
+                "destroy device name:r0 volume:0",
+                "destroy resource name:r0"
+            ]
+        );
         let lines = p.lines(Event::Snapshot(Box::new(resource())));
         assert!(lines[0].starts_with("create resource name:r0"));
     }
 
     #[test]
     fn differences_and_statistics() {
-        let mut p = Printer::new(Wanted { diff: true, ..Wanted::default() });
+        let mut p = Printer::new(Wanted {
+            diff: true,
+            ..Wanted::default()
+        });
         let lines = p.lines(Event::Snapshot(Box::new(resource())));
         assert!(lines[0].contains("role:UNKNOWN->Secondary"));
         let mut state = resource().state;
         state.role = "Primary".into();
-        let event = Event::Resource { resource: "r0".into(), state: Some(state), continues: false };
+        let event = Event::Resource {
+            resource: "r0".into(),
+            state: Some(state),
+            continues: false,
+        };
         assert_eq!(
             p.lines(event),
-            ["change resource name:r0 role:Secondary->Primary may_promote:yes->no promotion_score:10102"]
+            [
+                "change resource name:r0 role:Secondary->Primary may_promote:yes->no promotion_score:10102->10102"
+            ]
         );
-        let mut p = Printer::new(Wanted { statistics: true, ..Wanted::default() });
+        let mut p = Printer::new(Wanted {
+            statistics: true,
+            ..Wanted::default()
+        });
         let lines = p.lines(Event::Snapshot(Box::new(resource())));
         assert!(lines[0].contains("write-ordering:flush"));
-        assert!(lines[2].contains("size:10485760 read:1024 written:2048 al-writes:7"), "{}", lines[2]);
+        assert!(
+            lines[2].contains("size:10485760 read:1024 written:2048 al-writes:7"),
+            "{}",
+            lines[2]
+        );
     }
 }

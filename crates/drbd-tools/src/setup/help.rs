@@ -10,7 +10,12 @@ pub(super) fn commands() -> String {
     let mut names: Vec<_> = super::names().collect();
     names.sort_unstable();
     for pair in names.chunks(2) {
-        let _ = writeln!(out, " {:<35}{}", pair.first().unwrap_or(&""), pair.get(1).unwrap_or(&""));
+        let _ = writeln!(
+            out,
+            " {:<35}{}",
+            pair.first().unwrap_or(&""),
+            pair.get(1).unwrap_or(&"")
+        );
     }
     out.push_str("\nUse 'drbdsetup help command' for command-specific help.\n");
     out
@@ -51,7 +56,13 @@ fn spelled(def: &OptionDef) -> String {
         Kind::Enum { words, .. } => format!("{}={{{}}}", def.name, words.join("|")),
         Kind::Number(n) => format!("{}={{{}..{}}}", def.name, n.min, n.max),
         Kind::NumberOrWord { number, words, .. } => {
-            format!("{}={{{}..{}|{}}}", def.name, number.min, number.max, words.join("|"))
+            format!(
+                "{}={{{}..{}|{}}}",
+                def.name,
+                number.min,
+                number.max,
+                words.join("|")
+            )
         }
         Kind::Text { .. } | Kind::Key | Kind::ResyncAfter(_) => format!("{}=VALUE", def.name),
     }
@@ -59,7 +70,10 @@ fn spelled(def: &OptionDef) -> String {
 
 /// The machine readable form (CLI, section 8).
 pub(super) fn xml(command: &SetupCommand) -> String {
-    let mut out = format!("<command name=\"{}\">\n\t<summary></summary>\n", command.name);
+    let mut out = format!(
+        "<command name=\"{}\">\n\t<summary></summary>\n",
+        command.name
+    );
     for argument in command.arguments {
         match argument {
             Argument::ResourceOrAll => {
@@ -123,7 +137,10 @@ fn option(out: &mut String, def: &OptionDef) {
     };
     // The heading belongs before what was written of this option.
     let marker = format!("\t<option name=\"{}\" type=\"{kind}\">\n", def.name);
-    let start = out.rfind("\t</option>\n").map_or_else(|| out.rfind("</argument>\n").map_or(0, |p| p + 12), |p| p + 11);
+    let start = out.rfind("\t</option>\n").map_or_else(
+        || out.rfind("</argument>\n").map_or(0, |p| p + 12),
+        |p| p + 11,
+    );
     out.insert_str(start, &marker);
     out.push_str("\t</option>\n");
 }

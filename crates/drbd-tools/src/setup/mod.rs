@@ -111,7 +111,11 @@ fn check_arguments(command: &SetupCommand, mut parsed: Parsed) -> Result<Parsed,
     if let Some(missing) = wanted.get(parsed.arguments.len()) {
         return Err(format!("Missing argument '{}'", missing.name()));
     }
-    if let Some(excess) = parsed.arguments.get(wanted.len()..).filter(|e| !e.is_empty()) {
+    if let Some(excess) = parsed
+        .arguments
+        .get(wanted.len()..)
+        .filter(|e| !e.is_empty())
+    {
         return Err(format!("Excess arguments: {}", excess.join(", ")));
     }
     for (kind, text) in wanted.iter().zip(&mut parsed.arguments) {
@@ -128,7 +132,9 @@ fn check_arguments(command: &SetupCommand, mut parsed: Parsed) -> Result<Parsed,
             }
             Argument::Minor => {
                 let Some(minor) = query::minor(text) else {
-                    return Err(format!("Cannot determine minor device number of device '{text}'"));
+                    return Err(format!(
+                        "Cannot determine minor device number of device '{text}'"
+                    ));
                 };
                 *text = minor.to_string();
             }
@@ -162,9 +168,10 @@ fn run(command: &'static SetupCommand, parsed: &Parsed) -> u8 {
         "show" => show_config(parsed),
         "events2" => watch::events2(parsed),
         "role" | "peer-role" | "cstate" | "dstate" | "udev" => query::run(command.name, parsed),
-        "get-gi" | "show-gi" => {
-            Err(format!("{object}: {} is not implemented: see drbdmeta {}", command.name, command.name))
-        }
+        "get-gi" | "show-gi" => Err(format!(
+            "{object}: {} is not implemented: see drbdmeta {}",
+            command.name, command.name
+        )),
         name if name.starts_with("wait-") => wait::run(name, parsed),
         "down" if object == "all" => down_all(),
         _ => modify(command.name, parsed),
@@ -270,7 +277,12 @@ fn modify(name: &str, parsed: &Parsed) -> Result<u8, String> {
     let mut pause = Duration::from_millis(1000 / 16);
     loop {
         let outcome = client
-            .request(name, &arguments, parsed.options.clone(), parsed.set_defaults)
+            .request(
+                name,
+                &arguments,
+                parsed.options.clone(),
+                parsed.set_defaults,
+            )
             .map_err(|e| format!("{object}: {e}"))?;
         // A transient state passes by itself.
         if outcome.code == -18 {
@@ -289,7 +301,10 @@ fn modify(name: &str, parsed: &Parsed) -> Result<u8, String> {
 fn down_all() -> Result<u8, String> {
     let mut first = 0;
     for resource in resources("all")? {
-        let parsed = Parsed { arguments: vec![resource.name], ..Parsed::default() };
+        let parsed = Parsed {
+            arguments: vec![resource.name],
+            ..Parsed::default()
+        };
         let exit = modify("down", &parsed)?;
         if first == 0 {
             first = exit;

@@ -16,7 +16,10 @@ pub(super) fn minor(text: &str) -> Option<u32> {
     if let Ok(minor) = text.parse() {
         return Some(minor);
     }
-    if let Some(minor) = text.strip_prefix("/dev/drbd").and_then(|digits| digits.parse().ok()) {
+    if let Some(minor) = text
+        .strip_prefix("/dev/drbd")
+        .and_then(|digits| digits.parse().ok())
+    {
         return Some(minor);
     }
     let metadata = std::fs::metadata(text).ok()?;
@@ -30,23 +33,36 @@ pub(super) fn resolve(text: &str) -> Result<String, String> {
     if address::parse(text).is_ok() {
         return Ok(text.to_owned());
     }
-    let rest = text.strip_prefix("local:").or_else(|| text.strip_prefix("peer:")).unwrap_or(text);
+    let rest = text
+        .strip_prefix("local:")
+        .or_else(|| text.strip_prefix("peer:"))
+        .unwrap_or(text);
     let (family, rest) = match rest.split_once(':') {
         Some((family @ ("ipv4" | "ipv6" | "sdp" | "ssocks"), rest)) => (family, rest),
         _ => ("ipv4", rest),
     };
     let (host, port) = rest.rsplit_once(':').unwrap_or((rest, "7788"));
-    let port: u16 = port.parse().map_err(|_| format!("'{text}' is not an address"))?;
+    let port: u16 = port
+        .parse()
+        .map_err(|_| format!("'{text}' is not an address"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let mut found = (host, port).to_socket_addrs().map_err(|e| format!("{host}: {e}"))?;
+    let mut found = (host, port)
+        .to_socket_addrs()
+        .map_err(|e| format!("{host}: {e}"))?;
     let wanted = found.find(|a| matches!(a.ip(), IpAddr::V6(_)) == (family == "ipv6"));
-    wanted.map(|a| format!("{family}:{a}")).ok_or_else(|| format!("'{text}' is not an address"))
+    wanted
+        .map(|a| format!("{family}:{a}"))
+        .ok_or_else(|| format!("'{text}' is not an address"))
 }
 
 /// Columns of the output: those of the terminal, or 80.
 pub(super) fn width(terminal: bool) -> usize {
-    let size = terminal.then(|| rustix::termios::tcgetwinsize(std::io::stdout()).ok()).flatten();
-    size.map(|s| usize::from(s.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
+    let size = terminal
+        .then(|| rustix::termios::tcgetwinsize(std::io::stdout()).ok())
+        .flatten();
+    size.map(|s| usize::from(s.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(80)
 }
 
 /// `role`, `peer-role`, `cstate`, `dstate`, `udev`.
@@ -65,8 +81,10 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
         "peer-role" | "cstate" => {
             let peer: u32 = argument(1).parse().unwrap_or(u32::MAX);
             let list = resources(object)?;
-            let connection =
-                list.iter().flat_map(|r| &r.connections).find(|c| u32::from(c.peer) == peer);
+            let connection = list
+                .iter()
+                .flat_map(|r| &r.connections)
+                .find(|c| u32::from(c.peer) == peer);
             match connection {
                 Some(c) if name == "cstate" => print(&format!("{}\n", c.state.connection)),
                 Some(c) => print(&format!("{}\n", c.state.role)),
@@ -80,7 +98,9 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
                 let device = resource.devices.iter().find(|d| d.state.minor == minor)?;
                 Some((resource, device))
             });
-            let Some((resource, device)) = found else { return absent("No such device") };
+            let Some((resource, device)) = found else {
+                return absent("No such device");
+            };
             if name == "dstate" {
                 let mut text = device.state.disk.clone();
                 let peers = resource.connections.iter().flat_map(|c| &c.peer_devices);
@@ -91,7 +111,8 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
                 print(&format!("{text}\n"));
             } else {
                 let (name, volume) = (&resource.name, device.volume);
-                let mut text = format!("DEVICE=drbd{minor}\nSYMLINK_BY_RES=drbd/by-res/{name}/{volume}\n");
+                let mut text =
+                    format!("DEVICE=drbd{minor}\nSYMLINK_BY_RES=drbd/by-res/{name}/{volume}\n");
                 if let Some(disk) = &device.state.backing_dev {
                     let disk = disk.strip_prefix("/dev/").unwrap_or(disk);
                     text.push_str(&format!("SYMLINK_BY_DISK=drbd/by-disk/{disk}\n"));

@@ -166,7 +166,10 @@ fn sorted(config: &Config) -> Vec<&ConnectionConfig> {
 
 /// The text form.
 pub(super) fn text(configs: &[Config], defaults: bool) -> String {
-    let mut printer = Printer { text: String::new(), defaults };
+    let mut printer = Printer {
+        text: String::new(),
+        defaults,
+    };
     for config in configs {
         printer.resource(config);
     }
@@ -197,7 +200,12 @@ fn json_options(tables: &[(&'static [OptionDef], &Options)], pad: usize) -> Stri
                 (true, _) => "false".to_owned(),
                 (false, text) => quote(text),
             };
-            lines.push(format!("{:pad$}{}: {value}", "", quote(def.name), pad = pad + 4));
+            lines.push(format!(
+                "{:pad$}{}: {value}",
+                "",
+                quote(def.name),
+                pad = pad + 4
+            ));
         }
     }
     if lines.is_empty() {
@@ -251,7 +259,10 @@ fn json_volume(out: &mut String, volume: &VolumeConfig) {
                     key("meta-disk-index", index);
                 }
             }
-            key("disk", &json_options(&[(DISK, &volume.disk), (DEVICE, &volume.device)], 20));
+            key(
+                "disk",
+                &json_options(&[(DISK, &volume.disk), (DEVICE, &volume.device)], 20),
+            );
         }
         None => {
             let mut device = volume.device.clone();
@@ -302,7 +313,10 @@ fn json_connection(out: &mut String, connection: &ConnectionConfig) {
             )
         })
         .collect();
-    key("volumes", &format!("[\n{}\n                ]", volumes.join(",\n")));
+    key(
+        "volumes",
+        &format!("[\n{}\n                ]", volumes.join(",\n")),
+    );
     key("_peer_node_id", &connection.peer.to_string());
     out.push_str("\n            }");
 }

@@ -32,7 +32,12 @@ struct Wrapped {
 
 impl Wrapped {
     fn new(width: usize) -> Wrapped {
-        Wrapped { text: String::new(), column: 0, width, indent: 0 }
+        Wrapped {
+            text: String::new(),
+            column: 0,
+            width,
+            indent: 0,
+        }
     }
 
     /// Begins a line.
@@ -85,8 +90,16 @@ pub(super) fn suspended(state: &ResourceState) -> String {
         (state.suspended_fencing, "fencing"),
         (state.suspended_quorum, "quorum"),
     ];
-    let list: Vec<&str> = reasons.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
-    if list.is_empty() { "no".into() } else { list.join(",") }
+    let list: Vec<&str> = reasons
+        .iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, name)| *name)
+        .collect();
+    if list.is_empty() {
+        "no".into()
+    } else {
+        list.join(",")
+    }
 }
 
 /// How much of a resync or verify is done, in percent.
@@ -172,7 +185,10 @@ fn device(out: &mut Wrapped, device: &Device, plain: bool, detail: Detail) {
         out.field("client", yes_no(state.client));
     }
     if verbose {
-        out.field("backing_dev", state.backing_dev.as_deref().unwrap_or("none"));
+        out.field(
+            "backing_dev",
+            state.backing_dev.as_deref().unwrap_or("none"),
+        );
     }
     if verbose || !state.quorum {
         out.field("quorum", yes_no(state.quorum));
@@ -313,14 +329,23 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     fn new(out: &'a mut String, indent: usize) -> Object<'a> {
         let _ = write!(out, "{:indent$}{{", "", indent = indent - 2);
-        Object { out, indent, first: true }
+        Object {
+            out,
+            indent,
+            first: true,
+        }
     }
 
     fn key(&mut self, key: &str) -> &mut String {
         if !std::mem::take(&mut self.first) {
             self.out.push(',');
         }
-        let _ = write!(self.out, "\n{:indent$}\"{key}\": ", "", indent = self.indent);
+        let _ = write!(
+            self.out,
+            "\n{:indent$}\"{key}\": ",
+            "",
+            indent = self.indent
+        );
         self.out
     }
 
@@ -383,9 +408,15 @@ fn json_resource(out: &mut String, resource: &Resource) {
     o.text("write-ordering", &state.write_ordering);
     array(o.key("devices"), &resource.devices, json_device);
     let size = |volume: u16| {
-        resource.devices.iter().find(|d| d.volume == volume).map_or(0, |d| d.state.size)
+        resource
+            .devices
+            .iter()
+            .find(|d| d.volume == volume)
+            .map_or(0, |d| d.state.size)
     };
-    array(o.key("connections"), &resource.connections, |out, c| json_connection(out, c, &size));
+    array(o.key("connections"), &resource.connections, |out, c| {
+        json_connection(out, c, &size)
+    });
     o.end();
 }
 
@@ -440,9 +471,13 @@ fn json_connection(out: &mut String, connection: &Connection, size: &impl Fn(u16
         o.raw("established", path.established);
         o.end();
     });
-    array(o.key("peer_devices"), &connection.peer_devices, |out, device| {
-        json_peer_device(out, device, size(device.volume));
-    });
+    array(
+        o.key("peer_devices"),
+        &connection.peer_devices,
+        |out, device| {
+            json_peer_device(out, device, size(device.volume));
+        },
+    );
     o.end();
 }
 
@@ -493,7 +528,11 @@ fn json_peer_device(out: &mut String, device: &PeerDevice, size: u64) {
         o.raw("estimated-seconds-to-finish", eta.unwrap_or(987_654_321));
         let active_ms = sync.elapsed_ms.saturating_sub(sync.paused_ms);
         let moved = sync.total.saturating_sub(sync.left) as f64;
-        let average = if active_ms == 0 { 0.0 } else { moved / active_ms as f64 * 1000.0 / 2048.0 };
+        let average = if active_ms == 0 {
+            0.0
+        } else {
+            moved / active_ms as f64 * 1000.0 / 2048.0
+        };
         o.raw("db/dt [MiB/s]", format_args!("{average:.2}"));
         if let Some(percent) = done(sync) {
             o.raw("percent-resync-done", format_args!("{percent:.2}"));

@@ -68,9 +68,7 @@ pub(super) fn error(code: i32) -> Option<&'static str> {
         163 => {
             "Prot version 100 required in order to change\nthese network options while connected"
         }
-        164 => {
-            "Can not clear allow_two_primaries as long as\nthere a primaries on both sides"
-        }
+        164 => "Can not clear allow_two_primaries as long as\nthere a primaries on both sides",
         165 => "Unclean meta-data found.\nYou need to 'drbdadm apply-al res'\n",
         166 => "DRBD need to be connected for online MD layout change",
         167 => "Resulting AL area too big",
@@ -144,7 +142,10 @@ pub(super) fn outcome(command: &str, object: &str, code: i32, info: &[String]) -
                     _ => 11,
                 };
                 let blank = if code == 0 { "" } else { " " };
-                (format!("{object}: State change failed: ({code}){blank}{meaning}\n"), exit)
+                (
+                    format!("{object}: State change failed: ({code}){blank}{meaning}\n"),
+                    exit,
+                )
             }
             (None, None) => {
                 let text = format!(
@@ -185,7 +186,11 @@ mod tests {
             ("primary", -99, 20),
             ("primary", 999, 20),
         ] {
-            assert_eq!(outcome(command, "r0", code, &[]).1, exit, "{command} {code}");
+            assert_eq!(
+                outcome(command, "r0", code, &[]).1,
+                exit,
+                "{command} {code}"
+            );
         }
     }
 

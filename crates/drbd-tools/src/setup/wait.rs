@@ -17,10 +17,17 @@ const UNLOADED: u8 = 121;
 const MAX: u64 = 300_000;
 
 fn timeout(parsed: &Parsed, name: &str) -> Result<u64, String> {
-    let Some(text) = parsed.value(name) else { return Ok(0) };
-    let seconds: u64 = text.parse().map_err(|_| format!("Option --{name}: invalid argument '{text}'"))?;
+    let Some(text) = parsed.value(name) else {
+        return Ok(0);
+    };
+    let seconds: u64 = text
+        .parse()
+        .map_err(|_| format!("Option --{name}: invalid argument '{text}'"))?;
     if seconds > MAX {
-        return Err(format!("{} => {seconds} out of range [0..{MAX}]", name.replace('-', "_")));
+        return Err(format!(
+            "{} => {seconds} out of range [0..{MAX}]",
+            name.replace('-', "_")
+        ));
     }
     Ok(seconds)
 }
@@ -49,7 +56,11 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
     let resource = arguments.next().map_or("", String::as_str);
     let mut number = || arguments.next().and_then(|n| n.parse::<u16>().ok());
     let peer = number().and_then(|n| u8::try_from(n).ok());
-    let scope = Scope { peer, volume: number(), sync: name.starts_with("wait-sync") };
+    let scope = Scope {
+        peer,
+        volume: number(),
+        sync: name.starts_with("wait-sync"),
+    };
     let wfc = timeout(parsed, "wfc-timeout")?;
     for other in ["degr-wfc-timeout", "outdated-wfc-timeout"] {
         let value = timeout(parsed, other)?;
@@ -58,14 +69,16 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
             eprintln!("{other} implicitly set to wfc-timeout ({wfc}s)");
         }
     }
-    let after_split_brain =
-        parsed.count("wait-after-sb") > 0 && parsed.value("wait-after-sb").is_none_or(|v| v == "yes");
+    let after_split_brain = parsed.count("wait-after-sb") > 0
+        && parsed.value("wait-after-sb").is_none_or(|v| v == "yes");
     let deadline = (wfc > 0).then(|| Instant::now() + Duration::from_secs(wfc));
     let mut client = match Client::connect(&socket()) {
         Ok(client) => client,
         Err(e) => return Err(format!("{resource}: {e}")),
     };
-    client.send("events2", &[resource], Vec::new(), false).map_err(|e| format!("{resource}: {e}"))?;
+    client
+        .send("events2", &[resource], Vec::new(), false)
+        .map_err(|e| format!("{resource}: {e}"))?;
     let mut states: BTreeMap<(u8, u16), String> = BTreeMap::new();
     let mut complete = false;
     loop {
@@ -74,12 +87,17 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
             if left.is_zero() {
                 return Ok(EXPIRED);
             }
-            client.set_timeout(Some(left)).map_err(|e| format!("{resource}: {e}"))?;
+            client
+                .set_timeout(Some(left))
+                .map_err(|e| format!("{resource}: {e}"))?;
         }
         let event = match client.next_event() {
             Ok(event) => event,
             Err(ClientError::Lost(e))
-                if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
             {
                 return Ok(EXPIRED);
             }
@@ -109,15 +127,27 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
                     return Ok(0);
                 }
             }
-            Event::Connection { peer, state: Some(state), .. } if scope.peer.is_none_or(|p| p == peer) => {
+            Event::Connection {
+                peer,
+                state: Some(state),
+                ..
+            } if scope.peer.is_none_or(|p| p == peer) => {
                 if matches!(state.connection.as_str(), "StandAlone" | "Disconnecting") {
                     if !after_split_brain {
                         return Ok(0);
                     }
-                    eprintln!("{resource}: peer {peer} is {}, still waiting", state.connection);
+                    eprintln!(
+                        "{resource}: peer {peer} is {}, still waiting",
+                        state.connection
+                    );
                 }
             }
-            Event::PeerDevice { peer, volume, state, .. } if scope.has(peer, volume) => match state {
+            Event::PeerDevice {
+                peer,
+                volume,
+                state,
+                ..
+            } if scope.has(peer, volume) => match state {
                 Some(state) => {
                     states.insert((peer, volume), state.replication);
                 }
@@ -128,7 +158,11 @@ pub(super) fn run(name: &str, parsed: &Parsed) -> Result<u8, String> {
             Event::Gone { .. } => return Ok(0),
             _ => {}
         }
-        if complete && states.values().all(|replication| scope.is_done(replication)) {
+        if complete
+            && states
+                .values()
+                .all(|replication| scope.is_done(replication))
+        {
             return Ok(0);
         }
     }

@@ -45,7 +45,9 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
         Err(ClientError::NoDaemon { .. }) => daemon::start(&path)?,
         Err(e) => return Err(format!("{which}: {e}")),
     };
-    client.send("events2", &[which], Vec::new(), false).map_err(|e| e.to_string())?;
+    client
+        .send("events2", &[which], Vec::new(), false)
+        .map_err(|e| e.to_string())?;
     let mut printer = Printer::new(wanted);
     loop {
         let event = match client.next_event() {
@@ -57,7 +59,11 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
             Err(e) => return Err(format!("{which}: {e}")),
         };
         let end = matches!(event, Event::SnapshotsEnd);
-        let text: String = printer.lines(event).iter().map(|line| stamp(line, timestamps)).collect();
+        let text: String = printer
+            .lines(event)
+            .iter()
+            .map(|line| stamp(line, timestamps))
+            .collect();
         if !text.is_empty() {
             print(&text);
         }
@@ -81,7 +87,7 @@ fn poll(which: &str, wanted: Wanted, timestamps: bool) -> Result<u8, String> {
         Ok(())
     };
     show()?;
-    for byte in std::io::stdin().bytes() {
+    for byte in std::io::stdin().lock().bytes() {
         match byte {
             Ok(b'n') => show()?,
             Ok(b'\n') => {}
