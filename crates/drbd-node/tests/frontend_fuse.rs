@@ -36,16 +36,15 @@ impl Drop for Served {
 
 /// Nothing where FUSE cannot be used, which is said.
 fn serve(name: &str) -> Option<Served> {
-    if !is_root() {
-        eprintln!("NOT TESTED: mounting FUSE needs root");
-        return None;
-    }
-    if !std::path::Path::new("/dev/fuse").exists() {
-        eprintln!("NOT TESTED: there is no /dev/fuse");
-        return None;
-    }
     let dir = tempfile::tempdir().unwrap();
-    let fuse = FuseFrontend::new(dir.path()).unwrap();
+    // As an ordinary user the program fusermount3 does it.
+    let fuse = match FuseFrontend::new(dir.path()) {
+        Ok(fuse) => fuse,
+        Err(e) => {
+            eprintln!("NOT TESTED: {e}");
+            return None;
+        }
+    };
     let (volume, back) = volume(name);
     let attached = fuse.attach(volume.handle().clone()).unwrap();
     let path = PathBuf::from(attached.place());
@@ -158,12 +157,13 @@ fn it_behaves_like_a_device() {
     assert_eq!(content(&s.back, SIZE, 512), [9; 512]);
     // Its mode and owner can be set, as udev does with devices.
     std::fs::set_permissions(&s.path, std::fs::Permissions::from_mode(0o640)).unwrap();
-    std::os::unix::fs::chown(&s.path, Some(65534), Some(65534)).unwrap();
     let meta = std::fs::metadata(&s.path).unwrap();
-    assert_eq!(
-        (meta.mode() & 0o777, meta.uid(), meta.gid()),
-        (0o640, 65534, 65534)
-    );
+    assert_eq!(meta.mode() & 0o777, 0o640);
+    if is_root() {
+        std::os::unix::fs::chown(&s.path, Some(65534), Some(65534)).unwrap();
+        let meta = std::fs::metadata(&s.path).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (65534, 65534));
+    }
     let statvfs = rustix::fs::statvfs(&s.path).unwrap();
     assert_eq!((statvfs.f_bsize, statvfs.f_bavail), (512, 0));
 }
