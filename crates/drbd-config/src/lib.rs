@@ -11,7 +11,7 @@
 //! - reports an `address` endpoint that no host has, a pair of hosts that is connected twice, and
 //!   node ids that clash in a mesh;
 //! - reports a `skip` that is not followed by a block, and a `device` without a name;
-//! - takes text in quotes only if it is UTF-8, and files up to 64 MiB;
+//! - takes text in quotes only if it is UTF-8, and files up to 16 MiB;
 //! - goes on after a syntax error to report those of further resources;
 //! - dumps what reads back: names that are keywords are quoted, `address` endpoints end with one
 //!   `;`, volumes of stacked sections are not left out, XML is well-formed.

@@ -178,7 +178,7 @@ pub struct Host {
     pub node_id: Option<u8>,
     /// Where the node id was written.
     pub node_id_span: Span,
-    /// Volumes, ascending after expansion.
+    /// Volumes, ascending.
     pub volumes: Vec<Volume>,
     /// `options { }`; parsed and dumped, without effect as in the reference.
     pub options: OptionSet,
@@ -199,7 +199,7 @@ impl Host {
 
     /// The volume of a number.
     pub fn volume(&self, number: u32) -> Option<&Volume> {
-        self.volumes.iter().find(|v| v.number == number)
+        find_volume(&self.volumes, number)
     }
 
     /// True for `stacked-on-top-of`.
@@ -244,6 +244,12 @@ impl MetaDisk {
             MetaDisk::Flexible(path) | MetaDisk::Indexed(path, _) => Some(path),
         }
     }
+}
+
+/// The volume of a number in a sorted list.
+pub(crate) fn find_volume(volumes: &[Volume], number: u32) -> Option<&Volume> {
+    let at = volumes.partition_point(|v| v.number < number);
+    volumes.get(at).filter(|v| v.number == number)
 }
 
 /// What was written in a volume, as opposed to taken over from elsewhere.

@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Bytes around a place in which the ends of its line are looked for.
+const LINE_WINDOW: usize = 1024;
+
 /// A file that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FileId(pub(crate) u32);
@@ -90,15 +93,19 @@ impl Sources {
         }
         let text = &self.get(span.file)?.text;
         let at = (span.start as usize).min(text.len());
-        let (before, after) = text.split_at(at);
+        // Nobody reads a line of megabytes; looking for its ends for every finding would take long.
+        let low = at.saturating_sub(LINE_WINDOW);
+        let high = text.len().min(at + LINE_WINDOW);
+        let before = text.get(low..at)?;
+        let after = text.get(at..high)?;
         let start = before
             .iter()
             .rposition(|b| *b == b'\n')
-            .map_or(0, |p| p + 1);
+            .map_or(low, |p| low + p + 1);
         let end = after
             .iter()
             .position(|b| *b == b'\n')
-            .map_or(text.len(), |p| at + p);
+            .map_or(high, |p| at + p);
         Some((text.get(start..end)?, at - start))
     }
 }

@@ -275,3 +275,57 @@ fn damaged_examples() {
     }
     assert!(valid > 0, "nothing got through to the later stages");
 }
+
+/// Inputs that would explode if something were done once for each pair of something.
+#[test]
+fn large_numbers_end_quickly() {
+    use std::fmt::Write;
+    let start = Instant::now();
+    let hosts = "on alpha { node-id 0; address 10.0.0.1:7000; } \
+                 on bravo { node-id 1; address 10.0.0.2:7000; }";
+    // Volumes, in the worst order, at both levels, and in a connection.
+    let mut text = "resource r {\n".to_owned();
+    for v in (0..60_000).rev() {
+        let _ = writeln!(text, "volume {v} {{ device minor {v}; disk /dev/x{v}; }}");
+    }
+    text.push_str(hosts);
+    text.push_str("connection { host alpha; host bravo;\n");
+    for v in 0..60_000 {
+        let _ = writeln!(text, "volume {v} {{ disk {{ bitmap no; }} }}");
+    }
+    text.push_str("} }\n");
+    assert!(read(text.as_bytes()));
+    // Hosts and their names, members of a mesh, meshes.
+    let many = |n: usize, f: &dyn Fn(usize) -> String| (0..n).map(f).collect::<String>();
+    let names = many(100_000, &|i| format!(" h{i}"));
+    assert!(!read(
+        format!("resource r {{ on{names} {{ node-id 0; }} }}").as_bytes()
+    ));
+    let sections = many(20_000, &|i| format!("on h{i} {{ node-id {}; }}\n", i % 32));
+    assert!(!read(format!("resource r {{ {sections} }}").as_bytes()));
+    let mesh = many(300_000, &|i| {
+        if i % 2 == 0 { " alpha" } else { " bravo" }.to_owned()
+    });
+    let text = format!("resource r {{ {hosts} connection-mesh {{ hosts{mesh}; }} }}");
+    assert!(!read(text.as_bytes()));
+    let meshes = "connection-mesh { hosts alpha bravo; }\n".repeat(50_000);
+    assert!(!read(
+        format!("resource r {{ {hosts} {meshes} }}").as_bytes()
+    ));
+    // One finding for every statement.
+    let wrong = "net { timeout 0; ".to_owned() + &"timeout 0; ".repeat(300_000) + "}";
+    assert!(!read(
+        format!("resource r {{ {wrong} {hosts} }}").as_bytes()
+    ));
+    let mixed = "disk /dev/x; ".repeat(200_000);
+    assert!(!read(
+        format!("resource r {{ volume 1 {{ }} {mixed} }}").as_bytes()
+    ));
+    let same = "volume 0 { disk /dev/x; }\n".repeat(100_000);
+    assert!(!read(format!("resource r {{ {same} {hosts} }}").as_bytes()));
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "took {:?}",
+        start.elapsed()
+    );
+}

@@ -408,6 +408,7 @@ fn tolerated(ours: &Run, real: &Run) -> bool {
         // `device }`
         "'TK_STRING | minor' expected",
         // A host that is named twice in a mesh.
+        "is in this mesh twice",
         "both ends of this connection are",
         "are connected more than once",
     ];

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use crate::diagnostic::{Diagnostic, EXIT_INVALID, Severity};
 use crate::environment::{Environment, same_host};
-use crate::model::{Address, Config, Disk, Family, HostKind, MetaDisk, Origin, Resource, Text};
+use crate::model::{
+    Address, Config, Disk, Family, HostKind, MetaDisk, Origin, Resource, Text, find_volume,
+};
 use crate::parser::conflict;
 use crate::source::{FileId, Span};
 
@@ -32,13 +34,7 @@ pub(super) fn uniqueness(config: &Config, found: &mut Vec<Diagnostic>) {
     let mut disks: Uses<(Text, Text)> = Uses(HashMap::new(), "disk");
     let mut metas: Uses<(Text, Text, String)> = Uses(HashMap::new(), "meta-disk");
     for resource in &config.resources {
-        let plain = |n: u32| {
-            resource
-                .volumes
-                .iter()
-                .find(|v| v.number == n)
-                .and_then(|v| v.disk.as_ref())
-        };
+        let plain = |n: u32| find_volume(&resource.volumes, n).and_then(|v| v.disk.as_ref());
         for host in resource
             .hosts
             .iter()

@@ -58,9 +58,10 @@ fn nowhere(resource: &Resource) -> Span {
 /// Adds the connections of meshes, or the implicit one.
 pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<Diagnostic>) {
     let mut new: Vec<Connection> = Vec::new();
+    let mut pairs: HashSet<[usize; 2]> = HashSet::new();
     let own_only = matches!(extent, Extent::Written | Extent::Own) && meshes_are_simple(resource);
     for mesh in &resource.meshes {
-        let mut members = Vec::new();
+        let mut members: Vec<(usize, &Host, &crate::model::Text)> = Vec::new();
         for (name, span) in &mesh.hosts {
             let Some(at) = find_host(resource, name) else {
                 found.push(
@@ -79,6 +80,14 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
             let Some(host) = resource.hosts.get(at) else {
                 continue;
             };
+            if members.iter().any(|(m, ..)| *m == at) {
+                let message = format!(
+                    "in resource {}: '{name}' is in this mesh twice",
+                    resource.name
+                );
+                found.push(Diagnostic::error(*span, message));
+                break;
+            }
             if host.address.is_none() {
                 found.push(Diagnostic::error(
                     *span,
@@ -103,6 +112,11 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
                     new.is_empty()
                 };
                 if own_only && !own {
+                    continue;
+                }
+                let pair = [*a.min(b), *a.max(b)];
+                if !pairs.insert(pair) {
+                    found.push(connected_twice(resource, mesh.span, pair));
                     continue;
                 }
                 let mut c = Connection::new(
@@ -235,19 +249,21 @@ pub(super) fn resolve(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
             );
             found.push(Diagnostic::error(span, message));
         } else if !pairs.insert(pair) {
-            let message = format!(
-                "Resource {}: hosts {} and {} are connected more than once",
-                resource.name,
-                name(a),
-                name(b)
-            );
-            found.push(
-                Diagnostic::error(span, message)
-                    .help("use several 'path' sections in one 'connection'"),
-            );
+            found.push(connected_twice(resource, span, pair));
         }
     }
     resource.connections = connections;
+}
+
+fn connected_twice(resource: &Resource, span: Span, [a, b]: [usize; 2]) -> Diagnostic {
+    let name = |i: usize| resource.hosts.get(i).map_or("", Host::name);
+    let message = format!(
+        "Resource {}: hosts {} and {} are connected more than once",
+        resource.name,
+        name(a),
+        name(b)
+    );
+    Diagnostic::error(span, message).help("use several 'path' sections in one 'connection'")
 }
 
 fn resolve_one(resource: &Resource, connection: &mut Connection, found: &mut Vec<Diagnostic>) {
@@ -395,14 +411,9 @@ pub(super) fn peer_devices(resource: &mut Resource, found: &mut Vec<Diagnostic>)
         let Some(first) = ends.first().and_then(|e| hosts.get(*e)) else {
             continue;
         };
-        let given = connection.peer_devices.len();
+        let given: HashSet<u32> = connection.peer_devices.iter().map(|d| d.volume).collect();
         for volume in &first.volumes {
-            let present = connection
-                .peer_devices
-                .iter()
-                .take(given)
-                .any(|d| d.volume == volume.number);
-            if !present {
+            if !given.contains(&volume.number) {
                 connection.peer_devices.push(PeerDevice {
                     volume: volume.number,
                     span: volume.span,

@@ -92,7 +92,11 @@ fn one(resource: &mut Resource, report: &mut Report<'_>) {
             report.into(&mut volume.peer_device_options, &sections.peer_device);
         }
         for outer in volumes.iter() {
-            let inner = host.volumes.iter_mut().find(|v| v.number == outer.number);
+            let at = host.volumes.partition_point(|v| v.number < outer.number);
+            let inner = host
+                .volumes
+                .get_mut(at)
+                .filter(|v| v.number == outer.number);
             let Some(inner) = inner else { continue };
             report.into(&mut inner.device_options, &outer.device_options);
             report.into(&mut inner.disk_options, &outer.disk_options);

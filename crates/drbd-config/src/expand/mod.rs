@@ -35,36 +35,62 @@ pub enum Extent {
 /// Returns errors and warnings; with errors the model is only good for more messages.
 pub fn expand(config: &mut Config, environment: &Environment, extent: Extent) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    complete(config, environment, extent, &mut found);
+    cap(&mut found);
+    found
+}
+
+fn complete(
+    config: &mut Config,
+    environment: &Environment,
+    extent: Extent,
+    found: &mut Vec<Diagnostic>,
+) {
     for resource in &mut config.resources {
-        volumes::distribute(resource, &mut found);
+        volumes::distribute(resource, found);
     }
-    stacked::resolve(config, &mut found);
-    check::uniqueness(config, &mut found);
-    if failed(&found) {
-        return found;
-    }
-    for resource in &mut config.resources {
-        connections::check_endpoints(resource, &mut found);
-    }
-    if failed(&found) {
-        return found;
+    stacked::resolve(config, found);
+    check::uniqueness(config, found);
+    if failed(found) {
+        return;
     }
     for resource in &mut config.resources {
-        find_me(resource, environment, &mut found);
-        connections::generate(resource, extent, &mut found);
-        connections::resolve(resource, &mut found);
-        node_ids::assign(resource, &mut found);
+        connections::check_endpoints(resource, found);
     }
-    check::addresses(config, &mut found);
+    if failed(found) {
+        return;
+    }
+    for resource in &mut config.resources {
+        find_me(resource, environment, found);
+        connections::generate(resource, extent, found);
+        connections::resolve(resource, found);
+        node_ids::assign(resource, found);
+    }
+    check::addresses(config, found);
     stacked::disks(config, environment);
     for resource in &mut config.resources {
         connections::mark_own(resource);
-        connections::peer_devices(resource, &mut found);
+        connections::peer_devices(resource, found);
     }
-    if matches!(extent, Extent::Own | Extent::All) && !failed(&found) {
-        inherit::merge(config, &mut found);
+    if matches!(extent, Extent::Own | Extent::All) && !failed(found) {
+        inherit::merge(config, found);
     }
-    found
+}
+
+/// Errors and warnings that are kept at most, of each.
+const MAX_FINDINGS: usize = 200;
+
+/// Leaves out what nobody would read.
+fn cap(found: &mut Vec<Diagnostic>) {
+    let (mut errors, mut warnings) = (0, 0);
+    found.retain(|d| {
+        let count = match d.severity {
+            Severity::Error => &mut errors,
+            Severity::Warning => &mut warnings,
+        };
+        *count += 1;
+        *count <= MAX_FINDINGS
+    });
 }
 
 /// True if there is an error among the findings.

@@ -13,8 +13,9 @@ pub(super) fn distribute(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
         ..
     } = resource;
     for host in hosts.iter_mut() {
+        let own = host.volumes.len();
         for volume in volumes.iter() {
-            take_over(host, volume);
+            take_over(host, own, volume);
         }
         host.volumes.sort_by_key(|v| v.number);
         let stacked = host.is_stacked();
@@ -58,11 +59,13 @@ fn host_name(names: &[crate::model::Text]) -> String {
     names.first().map_or_else(String::new, |n| n.to_string())
 }
 
-fn take_over(host: &mut Host, volume: &Volume) {
+/// Completes one of the `own` first volumes of a host, or appends a new one.
+fn take_over(host: &mut Host, own: usize, volume: &Volume) {
     let stacked = host.is_stacked();
-    let at = match host.volumes.iter().position(|v| v.number == volume.number) {
-        Some(at) => at,
-        None => {
+    let listed = host.volumes.get(..own).unwrap_or(&[]);
+    let at = match listed.binary_search_by_key(&volume.number, |v| v.number) {
+        Ok(at) => at,
+        Err(_) => {
             host.volumes.push(Volume {
                 given: Given::default(),
                 disk_options: OptionSet::default(),

@@ -35,9 +35,9 @@ const NODE_ID: Range = Range {
 };
 
 /// Largest single file.
-pub const MAX_FILE: u64 = 64 << 20;
+pub const MAX_FILE: u64 = 16 << 20;
 /// Most bytes read for one configuration.
-pub const MAX_TOTAL: u64 = 256 << 20;
+pub const MAX_TOTAL: u64 = 64 << 20;
 /// Most files of one configuration.
 pub const MAX_FILES: usize = 65_536;
 /// Findings after which reading is pointless.
@@ -184,7 +184,10 @@ impl Parser {
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
-        self.diagnostics.push(diagnostic);
+        // Some sections can produce one for every statement.
+        if self.diagnostics.len() <= 2 * MAX_FINDINGS {
+            self.diagnostics.push(diagnostic);
+        }
     }
 
     fn is_other_host(&self, host: &Host) -> bool {

@@ -8,6 +8,7 @@ use crate::source::Span;
 
 use super::options::DiskPlace;
 use super::tokens::{Step, Tokens, conflict, unexpected};
+use super::volume::settle;
 use super::{NODE_ID, Parser};
 
 const RESOURCE_WORDS: &[&str] = &[
@@ -45,6 +46,11 @@ const HOST_WORDS: &[&str] = &[
     "skip",
     "tiebreaker",
 ];
+
+/// Node ids go up to 31; there cannot be more hosts. One more is left to the check of the ids.
+const MAX_HOSTS: usize = 32;
+/// Names a host section may list.
+const MAX_NAMES: usize = 64;
 
 /// First uses of things that may appear once.
 #[derive(Default)]
@@ -109,6 +115,7 @@ impl Parser {
         };
         let mut sections = Sections::default();
         let end = self.sections(t, &mut Owner::Resource(&mut resource), &name, &mut sections)?;
+        settle(&mut resource.volumes);
         resource.sections = sections;
         resource.end = end;
         Ok(resource)
@@ -169,6 +176,10 @@ impl Parser {
                         let shared = host.names.iter().find(|n| first.names.contains(n));
                         let key = format!("{name}: on {}", shared.map_or("", |n| &**n));
                         return Err(conflict("host section", &key, host.span, first.span).into());
+                    }
+                    if resource.hosts.len() > MAX_HOSTS {
+                        let message = format!("in resource {name}: more than {MAX_HOSTS} hosts");
+                        return Err(Diagnostic::error(host.span, message).into());
                     }
                     resource.hosts.push(host);
                 }
@@ -287,6 +298,10 @@ impl Parser {
                 while t.accept(Kind::Open).is_none() {
                     let name = t.string("TK_STRING | '{'")?;
                     host.names.push(self.texts.share(&name.text));
+                    if host.names.len() > MAX_NAMES {
+                        let message = format!("more than {MAX_NAMES} names for one host");
+                        return Err(Diagnostic::error(name.span, message).into());
+                    }
                 }
                 if host.names.is_empty() {
                     let open = Token {
@@ -321,6 +336,7 @@ impl Parser {
             }
         }
         self.host_body(t, &mut host, resource)?;
+        settle(&mut host.volumes);
         Ok(host)
     }
 

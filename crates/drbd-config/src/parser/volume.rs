@@ -41,13 +41,7 @@ impl Parser {
             let (number, span) = t.integer(VOLUME, &mut self.diagnostics)?;
             t.expect(Kind::Open)?;
             let number = number.map_or(0, |n| n as u32);
-            let at = volumes
-                .iter()
-                .position(|v| v.number == number && !v.implicit);
-            let mut volume = match at {
-                Some(at) => volumes.remove(at),
-                None => Volume::new(number, false, span),
-            };
+            let mut volume = Volume::new(number, false, span);
             loop {
                 let token = t.next();
                 match token.kind {
@@ -56,20 +50,20 @@ impl Parser {
                     _ => return Err(unexpected_in_volume(&token)),
                 }
             }
-            let at = volumes.partition_point(|v| v.number < number);
-            volumes.insert(at.min(volumes.len()), volume);
+            volumes.push(volume);
             return Ok(());
         }
-        if volumes.iter().any(|v| !v.implicit) {
+        // The implicit volume comes first, so that the ends of the list tell what there is.
+        if volumes.last().is_some_and(|v| !v.implicit) {
             self.report(Diagnostic::error(
                 token.span,
                 "mixing explicit and implicit volumes is not allowed",
             ));
         }
-        if !volumes.iter().any(|v| v.implicit) {
+        if !volumes.first().is_some_and(|v| v.implicit) {
             volumes.insert(0, Volume::new(0, true, token.span));
         }
-        match volumes.iter_mut().find(|v| v.implicit) {
+        match volumes.first_mut() {
             Some(volume) => self.volume_part(t, token, keyword, volume),
             None => Ok(()),
         }
@@ -216,4 +210,46 @@ fn minor_of(name: &str) -> Option<u32> {
     parse_number(digits, Scale::One)
         .ok()
         .and_then(|n| u32::try_from(n).ok())
+}
+
+/// Sorts the volumes of a section by number; several blocks of one number become one.
+pub(super) fn settle(volumes: &mut Vec<Volume>) {
+    volumes.sort_by_key(|v| (v.number, !v.implicit));
+    volumes.dedup_by(|later, first| {
+        let same = later.number == first.number && !first.implicit;
+        if same {
+            absorb(first, later);
+        }
+        same
+    });
+}
+
+/// Takes over what a later block of the same volume says.
+fn absorb(first: &mut Volume, later: &mut Volume) {
+    if later.given.device {
+        first.minor = later.minor;
+        first.device = later.device.take();
+        first.device_named = later.device_named;
+        first.device_span = later.device_span;
+    }
+    if let Some(disk) = later.disk.take() {
+        first.disk = Some(disk);
+        first.disk_span = later.disk_span;
+    }
+    if let Some(meta_disk) = later.meta_disk.take() {
+        first.meta_disk = Some(meta_disk);
+        first.meta_disk_span = later.meta_disk_span;
+    }
+    first.tiebreaker = later.tiebreaker.or(first.tiebreaker);
+    for (to, from) in [
+        (&mut first.disk_options, &later.disk_options),
+        (&mut first.peer_device_options, &later.peer_device_options),
+        (&mut first.device_options, &later.device_options),
+    ] {
+        from.iter().for_each(|item| to.push(item.clone()));
+    }
+    first.given.device |= later.given.device;
+    first.given.disk |= later.given.disk;
+    first.given.meta_disk |= later.given.meta_disk;
+    first.given.tiebreaker |= later.given.tiebreaker;
 }
