@@ -25,6 +25,14 @@ impl Engine {
         self.write_marked(volume, None);
     }
 
+    /// Writes all marked pages; the number of the write-out that has every bit set so far, to be compared
+    /// with `bitmap_done`.
+    pub(crate) fn bitmap_barrier(&mut self, volume: VolumeNr) -> u64 {
+        let round = self.volumes.get(&volume).map_or(0, |v| v.data.bitmap_round + 1);
+        self.data_bitmap_writeout(volume);
+        round
+    }
+
     /// Whether no page is marked or being written.
     pub(crate) fn data_bitmap_written(&self, volume: VolumeNr) -> bool {
         self.volumes.get(&volume).is_none_or(|v| {
@@ -44,6 +52,11 @@ impl Engine {
             return;
         }
         if disk.bitmap.marked(mark).next().is_none() {
+            if mark.is_none() {
+                v.data.bitmap_round += 1;
+                v.data.bitmap_done = v.data.bitmap_round;
+                self.resync_bitmap_written(volume);
+            }
             return;
         }
         if dirty {
@@ -78,6 +91,9 @@ impl Engine {
         };
         let Some(disk) = v.disk.as_mut() else { return };
         let pages: Vec<PageNr> = disk.bitmap.marked(mark).collect();
+        if mark.is_none() {
+            v.data.bitmap_round += 1;
+        }
         let base = bitmap_offset(disk);
         let mut batches = Vec::new();
         for chunk in pages.chunks(BATCH) {
@@ -139,11 +155,13 @@ impl Engine {
         if v.data.bitmap_writes > 0 {
             return;
         }
+        v.data.bitmap_done = v.data.bitmap_round;
         if v.data.al_queue.wait_bitmap {
             self.al_transaction(volume);
         } else if core::mem::take(&mut v.data.bitmap_again) {
             self.write_marked(volume, None);
         }
+        self.resync_bitmap_written(volume);
         // The control plane may wait for the bitmap.
         self.md_touch();
     }

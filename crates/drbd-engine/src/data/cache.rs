@@ -6,7 +6,7 @@
 //! 27): before extents leave the activity log, before cleared bits go to the disk, before a resync ends,
 //! before the primary indicator is cleared.
 
-use drbd_proto::VolumeNr;
+use drbd_proto::{DiskState, VolumeNr};
 
 use crate::command::MetaPlace;
 use crate::data::{DataOp, DataOpKind};
@@ -28,6 +28,12 @@ impl Engine {
             v.disk.as_ref().is_some_and(|d| d.backing.volatile_cache)
                 && (v.data.unflushed || v.data.flushes > 0)
         })
+    }
+
+    /// Whether a disk that is let go in order still has something in its cache: epochs were, or will be,
+    /// confirmed that count on it.
+    pub(crate) fn owes_flush(&self, volume: VolumeNr) -> bool {
+        self.state.disk(volume) == DiskState::Detaching && self.cache_dirty(volume)
     }
 
     /// Flushes the cache; what for says the operation.

@@ -319,13 +319,13 @@ impl Engine {
         }
         self.resync_disk_lost(volume);
         self.drop_activity_log(volume);
+        self.note_disk_idle(volume);
     }
 
     /// Whether no operation on the disk of a volume is outstanding.
     pub(crate) fn data_disk_idle(&self, volume: VolumeNr) -> bool {
-        self.volumes
-            .get(&volume)
-            .is_none_or(|v| v.data.disk_ops == 0)
+        let busy = self.volumes.get(&volume).is_some_and(|v| v.data.disk_ops > 0);
+        !busy && !self.owes_flush(volume)
     }
 
     /// A deadline of the data plane has passed.

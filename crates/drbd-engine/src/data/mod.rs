@@ -136,6 +136,9 @@ pub(crate) struct VolumeData {
     pub unflushed: bool,
     /// Flushes of the data device under way.
     pub flushes: u32,
+    /// Write-outs of all marked pages that were begun, and the last one of them that has ended.
+    pub bitmap_round: u64,
+    pub bitmap_done: u64,
     /// A bitmap write-out is wanted when the running one has ended.
     pub bitmap_again: bool,
     /// The disk must not get further requests: it is being let go.
@@ -358,6 +361,14 @@ impl Engine {
 
     /// Tells the control plane when a disk that is on its way out has become idle.
     fn note_disk_idle(&mut self, volume: VolumeNr) {
+        let idle = self
+            .volumes
+            .get(&volume)
+            .is_some_and(|v| v.data.closing && v.data.disk_ops == 0);
+        if idle && self.owes_flush(volume) {
+            self.flush_cache(volume, DataOpKind::CacheFlush);
+            return;
+        }
         let idle = self
             .volumes
             .get(&volume)

@@ -137,7 +137,7 @@ impl Engine {
             self.volumes
                 .keys()
                 .copied()
-                .filter(|nr| self.local_disk_at_least(*nr, DiskState::Inconsistent))
+                .filter(|nr| self.local_disk_at_least(*nr, DiskState::Detaching))
                 .collect()
         } else {
             Vec::new()

@@ -53,6 +53,10 @@ pub(crate) struct Run {
     replicated: bool,
     /// The end was reported to the control plane.
     finishing: bool,
+    /// The bits towards other nodes are on the disk after this write-out of the bitmap.
+    prepared: u64,
+    /// The first turn was taken.
+    begun: bool,
     /// Compare digests instead of asking for data.
     checksums: Option<DigestAlg>,
 }
@@ -79,6 +83,8 @@ pub(crate) struct TargetRequest {
     len: u32,
     stage: Stage,
     thin: bool,
+    /// What was sent may be written after this write-out of the bitmap.
+    wait_bitmap: Option<u64>,
     /// Its place in the interval tree.
     pub(crate) interval: Option<IntervalId>,
 }
@@ -172,6 +178,8 @@ impl Engine {
             paused_since: None,
             replicated: false,
             finishing: false,
+            prepared: 0,
+            begun: false,
             checksums,
         });
         let newly_replicated = replicated && !core::mem::replace(&mut run.replicated, replicated);
@@ -193,8 +201,36 @@ impl Engine {
             self.timers.cancel(timer);
         }
         if fresh {
+            self.mark_towards_others(peer, volume);
             let text = format!("Began resync as target (will sync {weight} bits)");
             self.log_resync(peer, volume, &text);
+        }
+    }
+
+    /// What this node gets from its source differs from what other nodes have, until they are known to be
+    /// equal. The marks have to be on the disk before the first block is: no activity log covers a resync
+    /// (invariant M2).
+    fn mark_towards_others(&mut self, peer: NodeId, volume: VolumeNr) {
+        let Some(source) = self.slot_of(peer, volume) else {
+            return;
+        };
+        let Some(disk) = self.disk_mut(volume) else {
+            return;
+        };
+        let bitmap = &mut disk.bitmap;
+        let mut at = bitmap.next_set(source, BitNr(0));
+        while let Some(first) = at {
+            let end = bitmap
+                .next_clear(source, first)
+                .map_or(bitmap.bits(), |end| end.0);
+            for slot in bitmap.all_slots().filter(|slot| *slot != source) {
+                bitmap.set_bits(slot, first..=BitNr(end - 1));
+            }
+            at = bitmap.next_set(source, BitNr(end));
+        }
+        let round = self.bitmap_barrier(volume);
+        if let Some(run) = self.run_mut(peer, volume) {
+            run.prepared = round;
         }
     }
 
@@ -228,9 +264,17 @@ impl Engine {
         if !self.local_disk_at_least(volume, DiskState::Inconsistent) {
             return;
         }
+        let written = self.volumes.get(&volume).map_or(0, |v| v.data.bitmap_done);
+        if self.run_mut(peer, volume).is_none_or(|run| written < run.prepared) {
+            // The next turn comes when the bitmap is written.
+            return;
+        }
         if self.pass_over(peer, volume) {
             self.end_of_pass(peer, volume);
             return;
+        }
+        if let Some(run) = self.run_mut(peer, volume) {
+            run.begun = true;
         }
         let made = self.plan_requests(peer, volume);
         for request in made {
@@ -315,6 +359,7 @@ impl Engine {
                 len,
                 stage,
                 thin,
+                wait_bitmap: None,
                 interval,
             },
         );
@@ -566,9 +611,10 @@ impl Engine {
         };
         request.stage = Stage::WaitWrite(buf);
         let (sector, len, interval) = (request.sector, request.len, request.interval);
+        let mut fresh = 0;
         if let Some(v) = self.volumes.get_mut(&volume) {
             if let Some(disk) = &mut v.disk {
-                disk.bitmap.set_in_all(sector, len);
+                fresh = disk.bitmap.set_in_all(sector, len);
             }
             if let Some(interval) = interval {
                 v.data.intervals.set(interval, Flags::RECEIVED);
@@ -577,7 +623,40 @@ impl Engine {
         self.resync_bits_changed(volume);
         self.tell_resync_targets(volume, sector, len, NodeMask::EMPTY.with(peer));
         self.note_answered(peer, volume, len);
+        if fresh > 0 {
+            // Bits that are not on the disk: the block waits for them.
+            let round = self.bitmap_barrier(volume);
+            if let Some(request) = self
+                .resync_mut(peer, volume)
+                .and_then(|s| s.requests.get_mut(&id))
+            {
+                request.wait_bitmap = Some(round);
+            }
+        }
         self.try_write(peer, volume, id);
+    }
+
+    /// A write-out of the bitmap has ended: what waited for it goes on.
+    pub(crate) fn resync_bitmap_written(&mut self, volume: VolumeNr) {
+        let peers: Vec<NodeId> = self.conns.keys().copied().collect();
+        for peer in peers {
+            let Some(state) = self.resync(peer, volume) else {
+                continue;
+            };
+            let unprepared = state.run.as_ref().is_some_and(|run| !run.begun);
+            let waiting: Vec<ResyncId> = state
+                .requests
+                .iter()
+                .filter(|(_, r)| r.wait_bitmap.is_some())
+                .map(|(id, _)| *id)
+                .collect();
+            for id in waiting {
+                self.try_write(peer, volume, id);
+            }
+            if unprepared && self.state.repl(peer, volume) == ReplState::SyncTarget {
+                self.timers.set(Timer::ResyncTurn(peer, volume), self.now);
+            }
+        }
     }
 
     /// Writes what the source sent unless a write to the same place goes first.
@@ -588,6 +667,10 @@ impl Engine {
         let Stage::WaitWrite(buf) = request.stage else {
             return;
         };
+        let written = self.volumes.get(&volume).map_or(0, |v| v.data.bitmap_done);
+        if request.wait_bitmap.is_some_and(|round| written < round) {
+            return;
+        }
         let (sector, len, interval) = (request.sector, request.len, request.interval);
         if !interval.is_some_and(|i| self.interval_submit(volume, i)) {
             return;
