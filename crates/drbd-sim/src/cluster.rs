@@ -1,0 +1,528 @@
+//! A whole cluster: nodes, disks, network, applications, and the loop that drives them.
+
+mod checks;
+mod effects;
+mod io;
+mod node;
+mod power;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use drbd_engine::EngineConfig;
+use drbd_engine::command::{Command, Reply};
+use drbd_engine::event::{Event, LostReason};
+use drbd_engine::id::CmdId;
+use drbd_engine::status::ResourceStatus;
+use drbd_engine::time::Instant;
+use drbd_proto::NodeId;
+
+pub use io::{IoKind, IoOutcome};
+pub use node::Node;
+
+use crate::app::App;
+use crate::buffer::{Buffers, Version};
+use crate::clock::{Queue, Time};
+use crate::config::{Config, Initial};
+use crate::core::Factory;
+use crate::disk::DiskOutput;
+use crate::net::{FinReason, Later, NetEvent, Network};
+use crate::oracle::flow::Flow;
+use crate::oracle::history::History;
+use crate::oracle::{Failure, Violation};
+use crate::rng::Rng;
+use crate::trace::{self, Trace};
+use crate::wire::{self, Step};
+
+/// Events an engine may handle without virtual time going on, before that counts as a livelock.
+const MAX_STEPS_PER_INSTANT: u32 = 50_000;
+
+/// Something that is going to happen.
+pub(crate) enum Occurrence {
+    /// An event for an engine, if it still lives the same life.
+    Event(usize, u32, Box<Event>),
+    Tick(usize, u32),
+    DiskDone(usize, u32, u64),
+    /// The disk operation fails.
+    DiskFails(usize, u32, u64),
+    Net(NetEvent),
+    /// A worker of the application goes on.
+    App(usize, u32, usize),
+    /// Whoever drives the scenario wanted to be woken.
+    Wake(u64),
+}
+
+/// A simulated cluster.
+pub struct Cluster {
+    /// How it was built.
+    pub config: Config,
+    pub(crate) factory: Factory,
+    pub(crate) queue: Queue<Occurrence>,
+    /// Chance of disks; other parts have their own.
+    pub(crate) rng: Rng,
+    /// The machines.
+    pub nodes: Vec<Node>,
+    /// The network between them.
+    pub net: Network,
+    pub(crate) buffers: Buffers,
+    pub(crate) app: App,
+    /// What applications did, per volume.
+    pub(crate) histories: Vec<History>,
+    pub(crate) history_epoch: u64,
+    pub(crate) flow: Flow,
+    pub(crate) ios: io::Ios,
+    pub(crate) trace: Trace,
+    pub(crate) next_id: u64,
+    pub(crate) next_version: Version,
+    steps_at_now: u32,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) woken: Vec<u64>,
+    /// Events handled by engines.
+    pub events: u64,
+    /// A promotion to stale data, and what follows from it, is the administrator's fault.
+    pub lenient: bool,
+    /// How often an administrator chose data that lacked acknowledged writes.
+    pub forks: u64,
+    /// Numbers about the run, for those who tune scenarios.
+    pub stats: Stats,
+}
+
+/// What happened during a run.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)] // Counters named after what they count.
+pub struct Stats {
+    pub writes: u64,
+    pub reads: u64,
+    pub io_errors: u64,
+    pub crashes: u64,
+    pub cuts: u64,
+    pub resyncs: u64,
+    pub promotions: u64,
+    pub coverage_checks: u64,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics of this thread are remembered instead of printed. To be called once per thread.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let at = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
+        let what = info.payload();
+        let text = what
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_string())
+            .or_else(|| what.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        if IN_ENGINE.with(|f| *f.borrow()) {
+            PANIC.with(|p| *p.borrow_mut() = Some(format!("{text}{at}")));
+        } else {
+            eprintln!("panic: {text}{at}");
+        }
+    }));
+}
+
+thread_local! {
+    static IN_ENGINE: RefCell<bool> = const { RefCell::new(false) };
+}
+
+impl Cluster {
+    /// A cluster of machines that are not started yet.
+    pub fn new(config: Config, factory: Factory) -> Result<Cluster, String> {
+        let mut rng = Rng::new(config.seed);
+        let mut nodes = Vec::new();
+        for n in 0..config.nodes {
+            let mut disks = Vec::new();
+            for v in 0..config.volumes.len() {
+                let garbage = match config.initial {
+                    Initial::Fresh => 10 + n as Version,
+                    Initial::Provisioned => 1,
+                };
+                let disk = (!config.diskless[n]).then(|| crate::format::create(&config, n, v, garbage));
+                disks.push(disk.transpose()?);
+            }
+            nodes.push(Node::new(n, disks));
+        }
+        let net = Network::new(config.nodes, config.net_speed, rng.fork());
+        let app = App::new(rng.fork());
+        let mut histories: Vec<History> = config.volumes.iter().map(|_| History::default()).collect();
+        for (v, h) in histories.iter_mut().enumerate() {
+            if let Some(d) = nodes.iter().find_map(|n| n.disks[v].as_ref()) {
+                h.rebase(d.visible().clone());
+            }
+        }
+        Ok(Cluster {
+            factory,
+            queue: Queue::default(),
+            rng,
+            nodes,
+            net,
+            buffers: Buffers::default(),
+            app,
+            histories,
+            history_epoch: 0,
+            flow: Flow::default(),
+            ios: io::Ios::default(),
+            trace: Trace::default(),
+            next_id: 1,
+            next_version: 1000,
+            steps_at_now: 0,
+            failure: None,
+            woken: Vec::new(),
+            events: 0,
+            lenient: false,
+            forks: 0,
+            stats: Stats::default(),
+            config,
+        })
+    }
+
+    /// Writes a trace from now on.
+    pub fn trace_to(&mut self, sink: trace::Sink) {
+        self.trace = Trace::to(sink);
+    }
+
+    /// The present, in nanoseconds.
+    pub fn now(&self) -> Time {
+        self.queue.now()
+    }
+
+    /// What went wrong, if anything did.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// A note in the trace.
+    pub fn note(&mut self, what: impl FnOnce() -> String) {
+        self.trace.line(self.queue.now(), "--", what);
+    }
+
+    pub(crate) fn violation(&mut self, node: Option<usize>, v: Violation) {
+        let at = self.queue.now();
+        self.trace.line(at, "!!", || v.to_string());
+        self.failure.get_or_insert(Failure { at, node, violation: v });
+    }
+
+    pub(crate) fn fail(&mut self, node: usize, rule: &'static str, what: impl Into<String>) {
+        self.violation(Some(node), Violation { rule, what: what.into() });
+    }
+
+    pub(crate) fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Something is to be seen in [`Cluster::take_woken`] later.
+    pub fn wake_after(&mut self, delay: Time, token: u64) {
+        self.queue.after(delay, Occurrence::Wake(token));
+    }
+
+    /// The tokens whose time has come.
+    pub fn take_woken(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.woken)
+    }
+
+    pub(crate) fn later(&mut self, later: Later) {
+        for (delay, event) in later {
+            self.queue.after(delay, Occurrence::Net(event));
+        }
+    }
+
+    /// What can be seen of a node, if it is up.
+    pub fn status(&self, node: usize) -> Option<ResourceStatus> {
+        self.nodes[node].core.as_ref().map(|c| c.status())
+    }
+
+    /// Gives a node a command; the reply can be fetched with [`Cluster::take_reply`].
+    pub fn command(&mut self, node: usize, command: Command) -> u64 {
+        let id = self.fresh_id();
+        let life = self.nodes[node].life;
+        self.nodes[node].commands.insert(id, command.clone());
+        let event = Event::Command { cmd: CmdId(id), command };
+        self.queue.after(0, Occurrence::Event(node, life, Box::new(event)));
+        id
+    }
+
+    /// The reply to a command, once it is there.
+    pub fn take_reply(&mut self, node: usize, command: u64) -> Option<Reply> {
+        self.nodes[node].replies.remove(&command)
+    }
+
+    /// Gives a node commands, each after the reply to the one before.
+    pub fn script(&mut self, node: usize, commands: Vec<Command>) {
+        self.nodes[node].script.extend(commands);
+        self.next_of_script(node);
+    }
+
+    /// Whether all commands of a node's script have been answered.
+    pub fn script_done(&self, node: usize) -> bool {
+        self.nodes[node].script.is_empty() && self.nodes[node].script_waits_for.is_none()
+    }
+
+    pub(crate) fn next_of_script(&mut self, node: usize) {
+        if self.nodes[node].script_waits_for.is_none()
+            && self.nodes[node].up()
+            && let Some(command) = self.nodes[node].script.pop_front()
+        {
+            let id = self.command(node, command);
+            self.nodes[node].script_waits_for = Some(id);
+        }
+    }
+
+    /// Starts the engine of a node; nothing is configured yet.
+    pub fn boot(&mut self, node: usize) {
+        let config = EngineConfig {
+            name: "sim".into(),
+            node_id: node_id(node),
+            options: self.config.resource.clone(),
+            seed: self.rng.next(),
+        };
+        self.note(|| format!("node {node} boots"));
+        self.nodes[node].core = Some((self.factory)(config));
+    }
+
+    /// Lets one thing happen. False if nothing is left, or something has failed.
+    pub fn step(&mut self) -> bool {
+        if self.failure.is_some() {
+            return false;
+        }
+        let before = self.queue.now();
+        let Some(what) = self.queue.pop() else { return false };
+        if self.queue.now() > before {
+            self.steps_at_now = 0;
+        }
+        match what {
+            Occurrence::Event(n, life, event) => {
+                if self.alive(n, life) {
+                    self.feed(n, *event);
+                }
+            }
+            Occurrence::Tick(n, life) => self.tick(n, life),
+            Occurrence::DiskDone(n, life, op) => {
+                if self.alive(n, life) {
+                    self.disk_done(n, op, None);
+                }
+            }
+            Occurrence::DiskFails(n, life, op) => {
+                if self.alive(n, life) {
+                    self.disk_done(n, op, Some(drbd_engine::event::DiskError::Io));
+                }
+            }
+            Occurrence::Net(event) => self.net_event(event),
+            Occurrence::App(n, life, worker) => {
+                if self.alive(n, life) {
+                    self.app_turn(worker);
+                }
+            }
+            Occurrence::Wake(token) => self.woken.push(token),
+        }
+        self.failure.is_none()
+    }
+
+    fn alive(&self, node: usize, life: u32) -> bool {
+        self.nodes[node].life == life && self.nodes[node].up()
+    }
+
+    fn tick(&mut self, n: usize, life: u32) {
+        if !self.alive(n, life) {
+            return;
+        }
+        let now = self.queue.now();
+        if self.nodes[n].tick_at.is_some_and(|t| t > now) {
+            return;
+        }
+        self.nodes[n].tick_at = None;
+        let due = self.nodes[n].core.as_ref().and_then(|c| c.next_deadline());
+        match due {
+            Some(t) if t.as_nanos() <= now => self.feed(n, Event::Tick),
+            _ => self.arm(n),
+        }
+    }
+
+    /// Sees to it that the engine gets its tick in time.
+    fn arm(&mut self, n: usize) {
+        let now = self.queue.now();
+        let node = &mut self.nodes[n];
+        let Some(at) = node.core.as_ref().and_then(|c| c.next_deadline()) else { return };
+        let at = at.as_nanos().max(now);
+        if node.tick_at.is_none_or(|t| at < t || t < now) {
+            node.tick_at = Some(at);
+            let life = node.life;
+            self.queue.at(at, Occurrence::Tick(n, life));
+        }
+    }
+
+    /// Hands an event to an engine and carries out what it wants.
+    pub(crate) fn feed(&mut self, n: usize, event: Event) {
+        self.steps_at_now += 1;
+        if self.steps_at_now > MAX_STEPS_PER_INSTANT {
+            self.fail(n, "L", format!("{MAX_STEPS_PER_INSTANT} events without time going on, the last {}", trace::event(&event)));
+            return;
+        }
+        let now = self.queue.now();
+        let name = NAMES[n % NAMES.len()];
+        self.trace.line(now, name, || trace::event(&event));
+        let Some(mut core) = self.nodes[n].core.take() else { return };
+        self.events += 1;
+        let mut effects = Vec::new();
+        IN_ENGINE.with(|f| *f.borrow_mut() = true);
+        let result = catch_unwind(AssertUnwindSafe(|| core.handle(Instant::from_nanos(now), event, &mut effects)));
+        IN_ENGINE.with(|f| *f.borrow_mut() = false);
+        self.nodes[n].core = Some(core);
+        if result.is_err() {
+            let text = PANIC.with(|p| p.borrow_mut().take()).unwrap_or_default();
+            self.fail(n, "panic", text);
+            return;
+        }
+        for effect in effects {
+            self.trace.line(now, name, || trace::effect(&effect));
+            self.carry_out(n, effect);
+            if self.failure.is_some() {
+                return;
+            }
+        }
+        self.arm(n);
+    }
+
+    fn disk_done(&mut self, n: usize, op: u64, error: Option<drbd_engine::event::DiskError>) {
+        use drbd_engine::event::OpOutput;
+        use drbd_engine::id::{BufId, OpId};
+        let Some(pending) = self.nodes[n].pending.remove(&op) else { return };
+        let Some(disk) = self.nodes[n].disks[pending.volume].as_mut() else { return };
+        let result = match error {
+            Some(e) => {
+                disk.interrupt(&pending.op, crate::disk::Tearing::Never, &mut self.rng);
+                Err(e)
+            }
+            None => match disk.complete(&pending.op, &mut self.rng) {
+                DiskOutput::Nothing => Ok(OpOutput::Nothing),
+                DiskOutput::Bytes(b) => Ok(OpOutput::Bytes(b)),
+                DiskOutput::Data(p) => {
+                    let buf = self.buffers.give(n, std::rc::Rc::new(p), crate::buffer::Origin::Disk, None);
+                    Ok(OpOutput::Buf(BufId(buf)))
+                }
+            },
+        };
+        self.feed(n, Event::Done { op: OpId(op), result });
+    }
+
+    fn net_event(&mut self, event: NetEvent) {
+        let now = self.queue.now();
+        match event {
+            NetEvent::Attempt { a, b } => match self.net.attempt(a, b, now) {
+                Err(later) => self.later(later),
+                Ok((session, flip)) => self.established(a, b, session, flip),
+            },
+            NetEvent::Unstall { from, to } => {
+                let later = self.net.unstall(from, to, now);
+                self.later(later);
+            }
+            NetEvent::Arrive { session, from, stream } => {
+                let Some((n, peer, chunk)) = self.net.arrive(session, from, stream, now) else { return };
+                let Some(p) = self.nodes[n].peers.get_mut(&peer).filter(|p| p.session == session) else { return };
+                p.decoders[stream].feed(chunk);
+                self.drain(n, peer, session, stream);
+            }
+        }
+    }
+
+    fn established(&mut self, a: usize, b: usize, session: u64, flip: bool) {
+        for (n, peer) in [(a, b), (b, a)] {
+            let stream = node::PeerStream { session, ctx: drbd_proto::Ctx::INITIAL, decoders: Default::default() };
+            self.nodes[n].peers.insert(peer, stream);
+            self.flow.session_begins(n, peer, session);
+        }
+        let order = if self.rng.percent(50) { [(a, b, flip), (b, a, !flip)] } else { [(b, a, !flip), (a, b, flip)] };
+        for (n, peer, resolve_conflicts) in order {
+            let challenge = Box::new(std::array::from_fn(|_| self.rng.next() as u8));
+            self.feed(n, Event::Established { peer: node_id(peer), path: 0, resolve_conflicts, challenge });
+        }
+    }
+
+    /// Delivers all complete packets of a stream.
+    fn drain(&mut self, n: usize, peer: usize, session: u64, stream: usize) {
+        while self.failure.is_none() {
+            let Some(p) = self.nodes[n].peers.get_mut(&peer).filter(|p| p.session == session) else { return };
+            match p.decoders[stream].step(&p.ctx, wire::stream(stream)) {
+                Step::Wait => return,
+                Step::Packet(received) => self.received(n, peer, session, stream, *received),
+                Step::End(reason) => {
+                    self.lost(n, peer, if reason == FinReason::Closed { LostReason::Closed } else { LostReason::Network });
+                    return;
+                }
+                Step::Garbage(what) => {
+                    self.fail(n, "wire", format!("from node {peer} on stream {stream}: {what}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn received(&mut self, n: usize, peer: usize, session: u64, stream: usize, received: wire::Received) {
+        let (volume, packet, payload) = received;
+        if let Err(v) = self.flow.received(n, peer, session, &packet) {
+            self.violation(Some(n), v);
+            return;
+        }
+        let payload = payload.map(|p| {
+            let origin = match packet {
+                drbd_proto::Packet::Data(_) => crate::buffer::Origin::Replicated,
+                drbd_proto::Packet::RsDataReply(_) => crate::buffer::Origin::Resync,
+                _ => crate::buffer::Origin::Other,
+            };
+            drbd_engine::id::BufId(self.buffers.give(n, p, origin, None))
+        });
+        self.feed(n, Event::Packet { peer: node_id(peer), stream: wire::stream(stream), volume, packet, payload });
+    }
+
+    /// The streams of a node to a peer are gone.
+    fn lost(&mut self, n: usize, peer: usize, reason: LostReason) {
+        self.net.ended(n, peer);
+        self.nodes[n].peers.remove(&peer);
+        self.flow.session_ends(n, peer);
+        self.feed(n, Event::Lost { peer: node_id(peer), reason });
+    }
+
+    /// Runs until a point in time.
+    pub fn run_to(&mut self, at: Time) {
+        while self.queue.next_at().is_some_and(|t| t <= at) {
+            if !self.step() {
+                return;
+            }
+        }
+        self.queue.advance(at);
+    }
+
+    /// Runs for some time.
+    pub fn run_for(&mut self, duration: Time) {
+        self.run_to(self.queue.now() + duration);
+    }
+
+    /// Runs until something holds; the error says what did not within the time.
+    pub fn run_until(&mut self, limit: Time, mut holds: impl FnMut(&Cluster) -> bool) -> Result<(), String> {
+        let end = self.queue.now() + limit;
+        loop {
+            if holds(self) {
+                return Ok(());
+            }
+            if let Some(f) = &self.failure {
+                return Err(f.to_string());
+            }
+            if self.queue.next_at().is_none_or(|t| t > end) || !self.step() {
+                return match &self.failure {
+                    Some(f) => Err(f.to_string()),
+                    None => Err(format!("not within {} s:\n{}", limit / crate::clock::SEC, self.describe())),
+                };
+            }
+        }
+    }
+}
+
+/// Names of the nodes in traces.
+pub const NAMES: [&str; 8] = ["A", "B", "C", "D", "E", "F", "G", "H"];
+
+/// The node id of a node.
+pub fn node_id(node: usize) -> NodeId {
+    NodeId::new(node as u32).unwrap_or(NodeId::MAX)
+}

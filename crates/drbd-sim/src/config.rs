@@ -1,0 +1,103 @@
+//! What a simulated cluster looks like.
+
+use drbd_engine::options::{DeviceOptions, DiskOptions, NetOptions, PeerDeviceOptions, ResourceOptions, WireProtocol};
+
+use crate::clock::{MS, Time, US};
+use crate::disk::Tearing;
+use crate::net::NetSpeed;
+
+/// A volume.
+#[derive(Clone, Debug)]
+pub struct VolumeConfig {
+    /// Size of the backing device of each node, in bytes.
+    pub device_bytes: Vec<u64>,
+    /// Metadata at the end of the data device, or on a device of its own.
+    pub internal: bool,
+}
+
+/// What the disks contain at the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// Fresh metadata over different garbage on each node.
+    Fresh,
+    /// Metadata with one day-0 UUID, UpToDate, over equal content.
+    Provisioned,
+}
+
+/// A cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Which of them have no disk.
+    pub diskless: Vec<bool>,
+    /// The volumes.
+    pub volumes: Vec<VolumeConfig>,
+    /// What the disks contain.
+    pub initial: Initial,
+    /// Bitmap slots more than peers with a disk.
+    pub spare_slots: u8,
+    /// Options of the resource.
+    pub resource: ResourceOptions,
+    /// Options of the connections.
+    pub net: NetOptions,
+    /// Wire protocols of single connections.
+    pub protocols: Vec<(usize, usize, WireProtocol)>,
+    /// Options of the disks.
+    pub disk: DiskOptions,
+    /// Options of the peer devices.
+    pub peer_device: PeerDeviceOptions,
+    /// Options of the volumes.
+    pub device: DeviceOptions,
+    /// The network's speed.
+    pub net_speed: NetSpeed,
+    /// Least and greatest time a disk operation takes.
+    pub disk_speed: (Time, Time),
+    /// The disks have a volatile cache.
+    pub volatile_cache: bool,
+    /// What a loss of power may do to metadata blocks.
+    pub tearing: Tearing,
+}
+
+impl Config {
+    /// Nodes with one volume of 16 MiB each, default options.
+    pub fn new(seed: u64, nodes: usize) -> Config {
+        Config {
+            seed,
+            nodes,
+            diskless: vec![false; nodes],
+            volumes: vec![VolumeConfig { device_bytes: vec![16 << 20; nodes], internal: true }],
+            initial: Initial::Fresh,
+            spare_slots: 0,
+            resource: ResourceOptions::default(),
+            net: NetOptions::default(),
+            protocols: Vec::new(),
+            disk: DiskOptions::default(),
+            peer_device: PeerDeviceOptions::default(),
+            device: DeviceOptions::default(),
+            net_speed: NetSpeed::default(),
+            disk_speed: (50 * US, 2 * MS),
+            volatile_cache: true,
+            tearing: Tearing::Never,
+        }
+    }
+
+    /// Bitmap slots of the metadata.
+    pub fn slots(&self) -> u8 {
+        let disks = self.diskless.iter().filter(|d| !**d).count() as u8;
+        (disks.saturating_sub(1) + self.spare_slots).max(1)
+    }
+
+    /// Options of the connection between two nodes.
+    pub fn net_options(&self, a: usize, b: usize) -> NetOptions {
+        let mut options = self.net.clone();
+        for (x, y, protocol) in &self.protocols {
+            if (*x, *y) == (a, b) || (*y, *x) == (a, b) {
+                options.protocol = *protocol;
+            }
+        }
+        options
+    }
+}

@@ -1,0 +1,262 @@
+//! R1 and D1: what a read may return, given everything applications did.
+//!
+//! A write is an interval in time: submitted, and at some point over (completed, failed, or its node
+//! crashed). A sector may show a write unless another write that began after it was over, and succeeded,
+//! was complete before the read began. A write that was not completed successfully may show or not.
+
+use std::collections::BTreeMap;
+
+use crate::buffer::Version;
+use crate::clock::Time;
+use crate::ranges::RangeMap;
+
+/// Sectors per entry of the index.
+const CELL: u64 = 64;
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Not yet.
+    Open,
+    /// Completed with success.
+    Ok(Time),
+    /// Failed, or its node crashed: it may have happened or not.
+    Limbo(Time),
+}
+
+/// A write of an application.
+#[derive(Clone, Debug)]
+pub struct WriteRecord {
+    /// What its sectors contain afterwards.
+    pub version: Version,
+    /// First sector.
+    pub start: u64,
+    /// One past the last sector.
+    pub end: u64,
+    /// The node it was submitted on.
+    pub node: usize,
+    /// When it was submitted.
+    pub submitted: Time,
+    /// How it ended.
+    pub outcome: End,
+}
+
+impl WriteRecord {
+    fn over_at(&self) -> Option<Time> {
+        match self.outcome {
+            End::Open => None,
+            End::Ok(t) | End::Limbo(t) => Some(t),
+        }
+    }
+}
+
+/// What applications did to one volume since its content was last known exactly.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    base: RangeMap<Version>,
+    writes: Vec<WriteRecord>,
+    index: BTreeMap<u64, Vec<u32>>,
+}
+
+/// A sector with a content it must not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadContent {
+    /// First of the sectors.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// What was found.
+    pub found: Version,
+    /// What would have been right.
+    pub allowed: Vec<Version>,
+}
+
+impl std::fmt::Display for BadContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let BadContent { start, end, found, allowed } = self;
+        write!(f, "sectors {start}..{end} contain write {found}, allowed are {allowed:?}")
+    }
+}
+
+impl History {
+    /// The content is known exactly: everything before is forgotten.
+    pub fn rebase(&mut self, content: RangeMap<Version>) {
+        *self = History { base: content, ..History::default() };
+    }
+
+    /// A write begins; the answer names it.
+    pub fn begin(&mut self, version: Version, start: u64, end: u64, node: usize, now: Time) -> u32 {
+        let id = self.writes.len() as u32;
+        self.writes.push(WriteRecord { version, start, end, node, submitted: now, outcome: End::Open });
+        for cell in start / CELL..=(end.max(1) - 1) / CELL {
+            self.index.entry(cell).or_default().push(id);
+        }
+        id
+    }
+
+    /// A write ends. Ids from before the last `rebase` must not be used.
+    pub fn finish(&mut self, id: u32, outcome: End) {
+        if let Some(w) = self.writes.get_mut(id as usize) {
+            w.outcome = outcome;
+        }
+    }
+
+    /// Every write submitted on this node that is still open will never be completed.
+    pub fn node_crashed(&mut self, node: usize, now: Time) {
+        for w in &mut self.writes {
+            if w.node == node && w.outcome == End::Open {
+                w.outcome = End::Limbo(now);
+            }
+        }
+    }
+
+    /// All writes since the last rebase.
+    pub fn writes(&self) -> &[WriteRecord] {
+        &self.writes
+    }
+
+    fn touching(&self, start: u64, end: u64) -> Vec<&WriteRecord> {
+        let mut ids: Vec<u32> =
+            self.index.range(start / CELL..=(end.max(1) - 1) / CELL).flat_map(|(_, v)| v.iter().copied()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let overlap = |w: &&WriteRecord| w.start < end && start < w.end;
+        ids.iter().map(|id| &self.writes[*id as usize]).filter(overlap).collect()
+    }
+
+    /// What a read of one sector between two points in time may return.
+    fn allowed(&self, touching: &[&WriteRecord], sector: u64, from: Time, to: Time) -> Vec<Version> {
+        let here = || touching.iter().filter(|w| w.start <= sector && sector < w.end && w.submitted <= to);
+        // The youngest beginning of a write that was successfully over before the read began.
+        let sure = here().filter(|w| matches!(w.outcome, End::Ok(t) if t < from)).map(|w| w.submitted).max();
+        let mut allowed: Vec<Version> = here()
+            .filter(|w| w.over_at().is_none_or(|t| sure.is_none_or(|s| t >= s)))
+            .map(|w| w.version)
+            .collect();
+        if sure.is_none() {
+            allowed.extend(self.base.get(sector));
+        }
+        allowed
+    }
+
+    /// Checks content that was read between two points in time.
+    pub fn check(&self, content: &RangeMap<Version>, start: u64, end: u64, from: Time, to: Time) -> Result<(), BadContent> {
+        let touching = self.touching(start, end);
+        let mut edges: Vec<u64> = touching.iter().flat_map(|w| [w.start, w.end]).collect();
+        edges.extend(content.overlapping(start, end).map(|r| r.start));
+        edges.extend(self.base.overlapping(start, end).map(|r| r.start));
+        edges.retain(|s| (start..end).contains(s));
+        edges.push(start);
+        edges.sort_unstable();
+        edges.dedup();
+        for (i, &at) in edges.iter().enumerate() {
+            let found = content.get(at).unwrap_or(Version::MAX);
+            let to_sector = edges.get(i + 1).copied().unwrap_or(end);
+            // Only the writes near this edge matter; the list is in order of submission.
+            let allowed = self.allowed(&touching, at, from, to);
+            if !allowed.contains(&found) {
+                return Err(BadContent { start: at, end: to_sector, found, allowed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the whole content of a disk at rest.
+    pub fn check_all(&self, content: &RangeMap<Version>, size: u64, now: Time) -> Result<(), BadContent> {
+        // Piecewise, so that every piece has to look at few writes only.
+        let mut at = 0;
+        let mut cells = self.index.keys().copied().peekable();
+        while at < size {
+            let to = match cells.peek() {
+                Some(c) if c * CELL <= at => {
+                    cells.next();
+                    (at / CELL + 1) * CELL
+                }
+                Some(c) => c * CELL,
+                None => size,
+            };
+            self.check(content, at, to.min(size), now, now)?;
+            at = to;
+        }
+        Ok(())
+    }
+
+    /// O1, D3: content found on a replica that takes over must be a state the initiator's stream of writes
+    /// went through: with a write goes every write that was complete when it was submitted.
+    pub fn check_epochs(&self, content: &RangeMap<Version>, size: u64) -> Result<Time, BadContent> {
+        let mut youngest = 0;
+        for w in &self.writes {
+            let present = w.version != crate::buffer::ZEROES
+                && content.overlapping(w.start, w.end).any(|r| r.value == w.version);
+            if present {
+                youngest = youngest.max(w.submitted);
+            }
+        }
+        let mut at = 0;
+        while at < size {
+            let to = (at + 16 * CELL).min(size);
+            self.check(content, at, to, youngest, Time::MAX)?;
+            at = to;
+        }
+        Ok(youngest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history() -> History {
+        let mut h = History::default();
+        h.rebase(RangeMap::filled(200, 1));
+        h
+    }
+
+    fn disk(writes: &[(u64, u64, Version)]) -> RangeMap<Version> {
+        let mut d = RangeMap::filled(200, 1);
+        writes.iter().for_each(|(s, e, v)| d.set(*s, *e, *v));
+        d
+    }
+
+    #[test]
+    fn completed_writes_show_and_old_ones_do_not() {
+        let mut h = history();
+        let a = h.begin(10, 0, 8, 0, 100);
+        // Under way: old or new.
+        assert!(h.check(&disk(&[]), 0, 8, 110, 120).is_ok());
+        assert!(h.check(&disk(&[(0, 8, 10)]), 0, 8, 110, 120).is_ok());
+        h.finish(a, End::Ok(150));
+        assert!(h.check(&disk(&[]), 0, 8, 140, 160).is_ok(), "overlaps in time");
+        let bad = h.check(&disk(&[(4, 8, 10)]), 0, 8, 151, 160).unwrap_err();
+        assert_eq!((bad.start, bad.end, bad.found, &bad.allowed[..]), (0, 4, 1, &[10][..]));
+        // A write of the future is nowhere.
+        h.begin(11, 0, 8, 0, 300);
+        assert!(h.check(&disk(&[(0, 8, 11)]), 0, 8, 151, 160).is_err());
+    }
+
+    #[test]
+    fn limbo_shows_or_not_until_overwritten() {
+        let mut h = history();
+        h.begin(10, 0, 8, 0, 100);
+        h.node_crashed(0, 120);
+        assert!(h.check_all(&disk(&[]), 200, 500).is_ok());
+        assert!(h.check_all(&disk(&[(0, 4, 10)]), 200, 500).is_ok());
+        let b = h.begin(11, 2, 6, 1, 130);
+        h.finish(b, End::Ok(140));
+        assert!(h.check_all(&disk(&[(0, 2, 10), (2, 6, 11)]), 200, 500).is_ok());
+        assert!(h.check_all(&disk(&[(0, 8, 10)]), 200, 500).is_err());
+    }
+
+    #[test]
+    fn epochs_are_closed() {
+        let mut h = history();
+        let a = h.begin(10, 0, 8, 0, 100);
+        h.finish(a, End::Ok(110));
+        let b = h.begin(11, 100, 108, 0, 120);
+        h.finish(b, End::Ok(130));
+        assert!(h.check_epochs(&disk(&[]), 200).is_ok(), "all lost");
+        assert!(h.check_epochs(&disk(&[(0, 8, 10)]), 200).is_ok(), "a prefix");
+        assert!(h.check_epochs(&disk(&[(0, 8, 10), (100, 108, 11)]), 200).is_ok());
+        assert!(h.check_epochs(&disk(&[(100, 108, 11)]), 200).is_err(), "the second without the first");
+    }
+}
