@@ -239,6 +239,12 @@ impl Cluster {
         let id = self.fresh_id();
         let life = self.nodes[node].life;
         self.nodes[node].commands.insert(id, command.clone());
+        if let Command::Attach { volume, .. } = &command
+            && let Some(attached) = self.nodes[node].attached.get_mut(effects::volume_index(*volume))
+        {
+            // The driver has opened the devices.
+            *attached = true;
+        }
         let event = Event::Command { cmd: CmdId(id), command };
         self.queue.after(0, Occurrence::Event(node, life, Box::new(event)));
         id
@@ -471,6 +477,10 @@ impl Cluster {
                 drbd_proto::Packet::RsDataReply(_) => crate::buffer::Origin::Resync,
                 _ => crate::buffer::Origin::Other,
             };
+            if let drbd_proto::Packet::Data(d) = &packet {
+                let write = (effects::volume_index(volume), d.sector.0, p.clone());
+                self.flow.received_data(n, peer, d.block_id.0, write);
+            }
             drbd_engine::id::BufId(self.buffers.give(n, p, origin, None))
         });
         self.feed(n, Event::Packet { peer: node_id(peer), stream: wire::stream(stream), volume, packet, payload });

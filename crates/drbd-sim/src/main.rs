@@ -1,2 +1,5 @@
-//! Cluster simulator.
-fn main() {}
+//! The cluster simulator.
+
+fn main() {
+    std::process::exit(drbd_sim::cli::main());
+}

@@ -115,6 +115,11 @@ impl History {
         &self.writes
     }
 
+    /// First sectors of the cells of 64 sectors that were written to.
+    pub fn cells(&self) -> Vec<u64> {
+        self.index.keys().map(|c| c * CELL).collect()
+    }
+
     fn touching(&self, start: u64, end: u64) -> Vec<&WriteRecord> {
         let mut ids: Vec<u32> =
             self.index.range(start / CELL..=(end.max(1) - 1) / CELL).flat_map(|(_, v)| v.iter().copied()).collect();
@@ -163,11 +168,20 @@ impl History {
 
     /// Checks the whole content of a disk at rest.
     pub fn check_all(&self, content: &RangeMap<Version>, size: u64, now: Time) -> Result<(), BadContent> {
+        self.check_between(content, size, now, now)
+    }
+
+    /// Checks that content is not older than what was complete at some time.
+    pub fn check_durable(&self, content: &RangeMap<Version>, size: u64, from: Time) -> Result<(), BadContent> {
+        self.check_between(content, size, from, Time::MAX)
+    }
+
+    fn check_between(&self, content: &RangeMap<Version>, size: u64, from: Time, to: Time) -> Result<(), BadContent> {
         // Piecewise, so that every piece has to look at few writes only.
         let mut at = 0;
         let mut cells = self.index.keys().copied().peekable();
         while at < size {
-            let to = match cells.peek() {
+            let end = match cells.peek() {
                 Some(c) if c * CELL <= at => {
                     cells.next();
                     (at / CELL + 1) * CELL
@@ -175,8 +189,8 @@ impl History {
                 Some(c) => c * CELL,
                 None => size,
             };
-            self.check(content, at, to.min(size), now, now)?;
-            at = to;
+            self.check(content, at, end.min(size), from, to)?;
+            at = end;
         }
         Ok(())
     }
@@ -192,12 +206,7 @@ impl History {
                 youngest = youngest.max(w.submitted);
             }
         }
-        let mut at = 0;
-        while at < size {
-            let to = (at + 16 * CELL).min(size);
-            self.check(content, at, to, youngest, Time::MAX)?;
-            at = to;
-        }
+        self.check_between(content, size, youngest, Time::MAX)?;
         Ok(youngest)
     }
 }

@@ -1,0 +1,88 @@
+//! M1, M2, M10: metadata on stable storage tells where replicas may differ.
+
+use drbd_meta::flags::LocalFlags;
+
+use crate::disk::Disk;
+use crate::format::Decoded;
+use crate::ranges::differences;
+
+/// Sectors of an activity log extent.
+const EXTENT: u64 = 8192;
+/// Sectors of a bitmap block.
+const BLOCK: u64 = 8;
+
+/// Whether a write may reach the data area, given durable metadata.
+pub fn covered(meta: &Decoded, sector: u64, sectors: u64) -> Result<(), String> {
+    let flags = meta.superblock.flags;
+    if !flags.contains(LocalFlags::PRIMARY_IND) {
+        return Err("the primary indicator is not durable (M10)".into());
+    }
+    if flags.contains(LocalFlags::AL_CLEAN) {
+        return Err("the durable superblock says that the activity log is clean (M10)".into());
+    }
+    if flags.contains(LocalFlags::AL_DISABLED) {
+        return Ok(());
+    }
+    for extent in sector / EXTENT..=(sector + sectors - 1) / EXTENT {
+        if meta.hot.contains(&(extent as u32)) {
+            continue;
+        }
+        // A suspended activity log is right only if the durable bitmap is all ones.
+        let first = (extent * EXTENT).max(sector) / BLOCK;
+        let last = ((extent + 1) * EXTENT).min(sector + sectors).div_ceil(BLOCK);
+        if !meta.all_marked(first..last) {
+            return Err(format!("extent {extent} is not in the durable activity log {:?}", meta.hot));
+        }
+    }
+    Ok(())
+}
+
+/// What a node would find after a loss of power.
+pub struct Image {
+    /// The node.
+    pub node: usize,
+    /// Its disk.
+    pub disk: Disk,
+    /// Its metadata.
+    pub meta: Decoded,
+}
+
+/// Whether the generation identifiers make a comparison of bitmaps decide what is transferred between two
+/// nodes. Otherwise it is a full sync, or refused.
+fn bitmaps_decide(a: &Image, b: &Image) -> bool {
+    let id = |uuid: u64| uuid & !1;
+    let (sa, sb) = (&a.meta.superblock, &b.meta.superblock);
+    let (ca, cb) = (id(sa.current_uuid), id(sb.current_uuid));
+    if ca == 4 || cb == 4 || ca == 0 || cb == 0 {
+        return false;
+    }
+    ca == cb || id(sa.peers[b.node].bitmap_uuid) == cb || id(sb.peers[a.node].bitmap_uuid) == ca
+}
+
+/// M2: where two replicas differ, one of the nodes knows.
+pub fn check(images: &[Image], size: u64) -> Result<(), String> {
+    for (i, a) in images.iter().enumerate() {
+        for b in &images[i + 1..] {
+            if !bitmaps_decide(a, b) || disabled(a) || disabled(b) {
+                continue;
+            }
+            for d in differences(a.disk.durable(), b.disk.durable(), 0, size) {
+                for block in d.start / BLOCK..d.end.div_ceil(BLOCK) {
+                    if !a.meta.marked(b.node, block) && !b.meta.marked(a.node, block) {
+                        return Err(format!(
+                            "after a loss of power nodes {} and {} differ in block {block} (sectors {}..{}: writes {:?} and {:?}), and neither would know",
+                            a.node, b.node, d.start, d.end, d.value.0, d.value.1
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After a crash with the activity log disabled everything is marked at attach.
+fn disabled(image: &Image) -> bool {
+    let f = image.meta.superblock.flags;
+    f.contains(LocalFlags::AL_DISABLED) && f.contains(LocalFlags::PRIMARY_IND) && f.contains(LocalFlags::CRASHED_PRIMARY)
+}

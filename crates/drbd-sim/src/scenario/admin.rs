@@ -1,0 +1,241 @@
+//! What fate and administrators do.
+
+use drbd_engine::command::Command;
+use drbd_proto::{DiskState, Role, VolumeNr};
+
+use super::{Deed, Run};
+use crate::clock::{MS, SEC};
+use crate::cluster::node_id;
+
+fn volume_nr(v: usize) -> VolumeNr {
+    VolumeNr::from_wire(v as u16)
+}
+
+impl Run {
+    pub(super) fn do_it(&mut self, deed: Deed) {
+        match deed {
+            Deed::Start(n) => self.cluster.start(n),
+            Deed::Promote => self.promote_someone(),
+            Deed::Connect(n, peer) => {
+                if self.cluster.nodes[n].up() {
+                    let command = self.cluster.connect_command(peer);
+                    self.cluster.script(n, vec![command]);
+                }
+            }
+            Deed::Attach(n, v) => {
+                if self.cluster.nodes[n].up() && self.cluster.disk_state(n, v) == DiskState::Diskless {
+                    let command = self.cluster.attach_command(n, v);
+                    self.cluster.script(n, vec![command]);
+                }
+            }
+            Deed::ResumeIo(n) => self.give(n, Command::ResumeIo),
+            Deed::ResumeSync(n, peer) => {
+                for v in 0..self.cluster.config.volumes.len() {
+                    self.give(n, Command::ResumeSync { peer: node_id(peer), volume: volume_nr(v) });
+                }
+            }
+            Deed::Demoted(n) => {
+                if self.cluster.app_idle() && self.cluster.role(n) == Role::Primary {
+                    let id = self.cluster.command(n, Command::Secondary { force: false });
+                    self.demoting = Some((n, id));
+                }
+                let delay = self.rng.range(50 * MS, SEC);
+                self.later(delay, Deed::Promote);
+            }
+        }
+    }
+
+    /// A command whose reply nobody waits for.
+    fn give(&mut self, n: usize, command: Command) {
+        if self.cluster.nodes[n].up() {
+            self.cluster.script(n, vec![command]);
+        }
+    }
+
+    /// The most careful administrator: without quorum only complete data becomes Primary, and only if no
+    /// other Primary is running anywhere.
+    fn may_promote(&self, n: usize) -> bool {
+        let c = &self.cluster;
+        if !c.nodes[n].up() || !c.script_done(n) {
+            return false;
+        }
+        if self.plan.quorum {
+            return true;
+        }
+        if self.primary().is_some() {
+            return false;
+        }
+        (0..c.config.volumes.len()).all(|v| {
+            (0..c.config.nodes).all(|m| {
+                let counts = m == n || c.config.diskless[n];
+                !counts || c.config.diskless[m] || !c.nodes[m].up() || c.is_current(m, v) || c.lenient
+            })
+        })
+    }
+
+    fn promote_someone(&mut self) {
+        let retry = self.rng.range(500 * MS, 3 * SEC);
+        if self.promoting.is_some() || self.demoting.is_some() {
+            return self.later(retry, Deed::Promote);
+        }
+        if let Some(p) = self.primary() {
+            self.cluster.app_start(p);
+            return;
+        }
+        let able: Vec<usize> = (0..self.cluster.config.nodes).filter(|n| self.may_promote(*n)).collect();
+        if able.is_empty() {
+            return self.later(retry, Deed::Promote);
+        }
+        let n = self.rng.pick(&able);
+        if self.cluster.config.resource.auto_promote && self.rng.percent(30) {
+            // The first opener does it; if it fails, try again.
+            self.cluster.app_start(n);
+            return self.later(4 * SEC, Deed::Promote);
+        }
+        let id = self.cluster.command(n, Command::Primary { force: false });
+        self.promoting = Some((n, id));
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.rng.below(self.cluster.config.nodes as u64) as usize
+    }
+
+    fn any_pair(&mut self) -> Option<(usize, usize)> {
+        let n = self.cluster.config.nodes as u64;
+        if n < 2 {
+            return None;
+        }
+        let a = self.rng.below(n);
+        let b = (a + 1 + self.rng.below(n - 1)) % n;
+        Some((a as usize, b as usize))
+    }
+
+    /// Something happens.
+    pub(super) fn misfortune(&mut self) {
+        let dice = self.rng.below(100);
+        match dice {
+            0..35 if self.plan.network => self.network_trouble(),
+            35..60 if self.plan.crashes => self.machine_trouble(),
+            60..85 if self.plan.admin => self.admin_action(),
+            85..95 => self.migrate(),
+            _ => {}
+        }
+    }
+
+    fn network_trouble(&mut self) {
+        let Some((a, b)) = self.any_pair() else { return };
+        match self.rng.below(10) {
+            0..5 => self.cluster.cut(a, b),
+            5..7 => {
+                let duration = self.rng.latency(20 * MS, 10 * SEC);
+                self.cluster.stall(a, b, duration);
+            }
+            7 => {
+                let duration = self.rng.latency(20 * MS, 10 * SEC);
+                self.cluster.stall(a, b, duration);
+                self.cluster.stall(b, a, duration);
+            }
+            8 => {
+                let duration = self.rng.latency(500 * MS, 20 * SEC);
+                let mask = self.rng.below(1 << self.cluster.config.nodes);
+                self.cluster.note(|| format!("partition {mask:b}"));
+                self.cluster.partition(mask, duration);
+            }
+            _ => {
+                // Everything at once.
+                for x in 0..self.cluster.config.nodes {
+                    for y in 0..x {
+                        self.cluster.cut(x, y);
+                    }
+                }
+            }
+        }
+    }
+
+    fn machine_trouble(&mut self) {
+        let power = self.plan.power && self.rng.percent(50);
+        let n = match self.primary() {
+            Some(p) if self.rng.percent(50) => p,
+            _ => self.any_node(),
+        };
+        let victims: Vec<usize> = match self.rng.below(12) {
+            0 => (0..self.cluster.config.nodes).collect(),
+            1 => vec![n, self.any_node()],
+            _ => vec![n],
+        };
+        for v in victims {
+            self.take_down(v, power);
+        }
+        let delay = self.rng.range(100 * MS, 6 * SEC);
+        self.later(delay, Deed::Promote);
+    }
+
+    fn take_down(&mut self, n: usize, power: bool) {
+        if !self.cluster.nodes[n].up() {
+            return;
+        }
+        if power && self.cluster.config.volatile_cache {
+            // One cache may be lost: the others have the writes. Two may have lost the only copies.
+            self.powerless.insert(n);
+            let others_fine = (0..self.cluster.config.nodes).all(|m| {
+                m == n
+                    || self.cluster.config.diskless[m]
+                    || (0..self.cluster.config.volumes.len()).all(|v| self.cluster.disk_state(m, v) == DiskState::UpToDate)
+            });
+            if self.powerless.len() > 1 || !others_fine || !self.synchronous() {
+                self.cluster.lenient = true;
+            }
+        }
+        self.cluster.crash(n, power);
+        let delay = self.rng.latency(100 * MS, 15 * SEC);
+        self.later(delay, Deed::Start(n));
+    }
+
+    /// Another node becomes Primary in good order.
+    fn migrate(&mut self) {
+        let Some(p) = self.primary() else { return self.later(0, Deed::Promote) };
+        self.cluster.app_stop();
+        let delay = self.rng.range(100 * MS, 2 * SEC);
+        self.later(delay, Deed::Demoted(p));
+    }
+
+    fn admin_action(&mut self) {
+        let Some((n, peer)) = self.any_pair() else { return };
+        let v = self.rng.below(self.cluster.config.volumes.len() as u64) as usize;
+        let delay = self.rng.latency(50 * MS, 8 * SEC);
+        match self.rng.below(7) {
+            0 | 1 => {
+                self.give(n, Command::Disconnect { peer: node_id(peer), force: self.rng.clone().percent(30) });
+                self.later(delay, Deed::Connect(n, peer));
+            }
+            2 => {
+                let force = self.rng.percent(30);
+                self.give(n, Command::Detach { volume: volume_nr(v), force, diskless: false });
+                self.later(delay, Deed::Attach(n, v));
+            }
+            3 => {
+                self.give(n, Command::SuspendIo);
+                self.later(delay, Deed::ResumeIo(n));
+            }
+            4 => {
+                for v in 0..self.cluster.config.volumes.len() {
+                    self.give(n, Command::PauseSync { peer: node_id(peer), volume: volume_nr(v) });
+                }
+                self.later(delay, Deed::ResumeSync(n, peer));
+            }
+            5 => {
+                // Only what others have may be thrown away.
+                let safe = self.cluster.role(n) == Role::Secondary
+                    && (0..self.cluster.config.nodes)
+                        .any(|m| m != n && !self.cluster.config.diskless[m] && self.cluster.disk_state(m, v) == DiskState::UpToDate);
+                if safe {
+                    self.give(n, Command::Invalidate { volume: volume_nr(v), from: None, reset_bitmap: true });
+                }
+            }
+            _ => {
+                let p = node_id(peer);
+                self.give(n, Command::Verify { peer: p, volume: volume_nr(v), start: None, stop: None });
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The good end: faults stop, and everything has to come back within bounded time.
+
+use std::collections::BTreeMap;
+
+use drbd_engine::command::Command;
+use drbd_proto::{ConnState, DiskState, ReplState, Role, VolumeNr};
+
+use super::Run;
+use crate::clock::SEC;
+use crate::cluster::{IoKind, node_id};
+use crate::oracle::Violation;
+
+/// Virtual time the cluster has to come to rest.
+const LIMIT: u64 = 400 * SEC;
+
+impl Run {
+    pub(super) fn settle(&mut self) {
+        if self.cluster.failure.is_some() {
+            return;
+        }
+        self.cluster.note(|| "the weather improves".into());
+        self.agenda.clear();
+        self.cluster.heal();
+        self.cluster.app_stop();
+        for n in 0..self.cluster.config.nodes {
+            self.cluster.start(n);
+        }
+        let end = self.cluster.now() + LIMIT;
+        let mut stuck: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+        let mut calm = 0;
+        loop {
+            self.pass(2 * SEC);
+            if self.cluster.failure.is_some() {
+                return;
+            }
+            calm = if self.at_rest() { calm + 1 } else { 0 };
+            if calm >= 2 {
+                break;
+            }
+            if self.cluster.now() >= end {
+                let state = self.cluster.describe();
+                let what = format!("no rest within {} s after the last fault\n{state}", LIMIT / SEC);
+                return self.cluster.violation(None, Violation { rule: "L", what });
+            }
+            self.help(&mut stuck);
+        }
+        if self.cluster.lenient {
+            self.accept_any();
+        }
+        self.cluster.check_converged();
+        if self.cluster.failure.is_none() {
+            self.cluster.check_quiet();
+        }
+        if self.cluster.failure.is_none() {
+            self.last_reads();
+        }
+    }
+
+    /// After losses that nobody promised to prevent, what is there counts.
+    fn accept_any(&mut self) {
+        for v in 0..self.cluster.config.volumes.len() {
+            let found = (0..self.cluster.config.nodes).find(|n| self.cluster.disk_state(*n, v) == DiskState::UpToDate);
+            if let Some(n) = found
+                && !self.cluster.is_current(n, v)
+            {
+                self.cluster.accept_content(n, v);
+            }
+        }
+    }
+
+    fn at_rest(&self) -> bool {
+        let c = &self.cluster;
+        (0..c.config.nodes).all(|n| {
+            let Some(s) = c.status(n) else { return false };
+            let i = &s.info;
+            c.script_done(n)
+                && c.open_requests(n) == 0
+                && !(i.susp_user || i.susp_nod || i.susp_fen || i.susp_quorum || i.susp_uuid)
+                && s.devices.iter().all(|(_, d)| c.config.diskless[n] || d.disk == DiskState::UpToDate)
+                && s.connections.iter().all(|(_, i, pds)| {
+                    i.cstate == ConnState::Connected && pds.iter().all(|(_, d)| d.repl == ReplState::Established)
+                })
+        }) && c.app_idle()
+    }
+
+    /// What an administrator does who wants everything to be connected and UpToDate.
+    fn help(&mut self, stuck: &mut BTreeMap<(usize, usize), u32>) {
+        let nodes = self.cluster.config.nodes;
+        for n in 0..nodes {
+            let Some(s) = self.cluster.status(n) else { continue };
+            if !self.cluster.script_done(n) {
+                continue;
+            }
+            if s.info.susp_user {
+                self.cluster.script(n, vec![Command::ResumeIo]);
+            }
+            for (v, d) in &s.devices {
+                let v = usize::from(v.to_wire());
+                if d.disk == DiskState::Diskless && self.cluster.nodes[n].disks[v].is_some() {
+                    let attach = self.cluster.attach_command(n, v);
+                    self.cluster.script(n, vec![attach]);
+                }
+            }
+            for (p, i, pds) in &s.connections {
+                let peer = p.index();
+                for (v, d) in pds {
+                    if d.resync_susp_user {
+                        self.cluster.script(n, vec![Command::ResumeSync { peer: *p, volume: *v }]);
+                    }
+                }
+                if i.cstate != ConnState::StandAlone {
+                    continue;
+                }
+                let times = stuck.entry((n.min(peer), n.max(peer))).or_default();
+                *times += 1;
+                // Plain attempts first; a true split brain needs a victim: whoever has not the data that counts.
+                let loser = *times > 8 && self.loses_against(n, peer);
+                if loser && s.info.role == Role::Primary {
+                    self.cluster.script(n, vec![Command::Secondary { force: true }]);
+                }
+                let connect = Command::Connect { peer: *p, discard_my_data: loser, tentative: false };
+                if loser {
+                    self.cluster.note(|| format!("node {n} gives its data up for that of node {peer}"));
+                }
+                self.cluster.script(n, vec![connect]);
+            }
+        }
+    }
+
+    fn loses_against(&self, n: usize, peer: usize) -> bool {
+        let c = &self.cluster;
+        let worth = |x: usize| (0..c.config.volumes.len()).filter(|v| c.is_current(x, *v)).count();
+        (worth(n), c.role(n) == Role::Primary, n) < (worth(peer), c.role(peer) == Role::Primary, peer)
+    }
+
+    /// Somebody becomes Primary, and reads everything that was ever written.
+    fn last_reads(&mut self) {
+        let n = match self.primary() {
+            Some(p) => p,
+            None => {
+                let n = self.rng.below(self.cluster.config.nodes as u64) as usize;
+                let id = self.cluster.command(n, Command::Primary { force: false });
+                self.pass(10 * SEC);
+                match self.cluster.take_reply(n, id) {
+                    Some(r) if r.is_ok() => n,
+                    other => {
+                        let state = self.cluster.describe();
+                        let what = format!("promotion in a healthy cluster: {other:?}\n{state}");
+                        return self.cluster.violation(Some(n), Violation { rule: "L", what });
+                    }
+                }
+            }
+        };
+        for v in 0..self.cluster.config.volumes.len() {
+            let size = self.cluster.size(n, v);
+            for sector in self.cluster.written_cells(v).into_iter().take(50) {
+                if sector + 64 <= size {
+                    self.cluster.submit(n, v, IoKind::Read, sector, 64);
+                }
+            }
+            for i in 0..5 {
+                self.cluster.submit(n, v, IoKind::Write { fua: false }, i * 8, 8);
+            }
+        }
+        self.pass(5 * SEC);
+        if self.cluster.failure.is_none() && self.cluster.open_requests(n) > 0 {
+            let state = self.cluster.describe();
+            let what = format!("requests in a healthy cluster do not complete\n{state}");
+            return self.cluster.violation(Some(n), Violation { rule: "L3", what });
+        }
+        self.pass(5 * SEC);
+        if self.cluster.failure.is_none() {
+            self.cluster.check_converged();
+        }
+        if self.cluster.failure.is_none() {
+            self.cluster.check_quiet();
+        }
+        let _ = (node_id(n), VolumeNr::ZERO);
+    }
+}
