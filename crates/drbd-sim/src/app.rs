@@ -30,7 +30,16 @@ pub struct Profile {
 
 impl Default for Profile {
     fn default() -> Self {
-        Profile { workers: 3, think: (100 * US, 30 * MS), reads: 20, fua: 5, flushes: 3, discards: 3, hot: 50, unaligned: 10 }
+        Profile {
+            workers: 3,
+            think: (100 * US, 30 * MS),
+            reads: 20,
+            fua: 5,
+            flushes: 3,
+            discards: 3,
+            hot: 50,
+            unaligned: 10,
+        }
     }
 }
 
@@ -57,7 +66,14 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(rng: Rng) -> App {
-        App { rng, profile: Profile::default(), workers: Vec::new(), opens: BTreeMap::new(), stopping: false, budget: u64::MAX }
+        App {
+            rng,
+            profile: Profile::default(),
+            workers: Vec::new(),
+            opens: BTreeMap::new(),
+            stopping: false,
+            budget: u64::MAX,
+        }
     }
 }
 
@@ -101,14 +117,22 @@ impl Cluster {
     }
 
     pub(crate) fn app_opened(&mut self, n: usize, open: u64, ok: bool) {
-        let Some(&(_, volume)) = self.app.opens.get(&open) else { return };
+        let Some(&(_, volume)) = self.app.opens.get(&open) else {
+            return;
+        };
         if !ok {
             self.app.opens.remove(&open);
             return;
         }
         for _ in 0..self.app.profile.workers {
             let w = self.app.workers.len();
-            self.app.workers.push(Worker { node: n, volume, open, busy: false, retired: false });
+            self.app.workers.push(Worker {
+                node: n,
+                volume,
+                open,
+                busy: false,
+                retired: false,
+            });
             self.schedule_worker(w, 0);
         }
         if self.app.stopping {
@@ -143,10 +167,17 @@ impl Cluster {
     }
 
     fn close_if_idle(&mut self, open: u64) {
-        if self.app.workers.iter().any(|w| w.open == open && w.busy && !w.retired) {
+        if self
+            .app
+            .workers
+            .iter()
+            .any(|w| w.open == open && w.busy && !w.retired)
+        {
             return;
         }
-        let Some(&(n, _)) = self.app.opens.get(&open) else { return };
+        let Some(&(n, _)) = self.app.opens.get(&open) else {
+            return;
+        };
         if !self.nodes[n].openers.contains_key(&open) {
             return; // Not answered yet.
         }
@@ -172,7 +203,9 @@ impl Cluster {
             return;
         }
         self.app.budget -= 1;
-        let (kind, sector, sectors) = self.app.next_request(limits.sectors, limits.max_io, limits.max_discard);
+        let (kind, sector, sectors) =
+            self.app
+                .next_request(limits.sectors, limits.max_io, limits.max_discard);
         self.app.workers[w].busy = true;
         self.submit_for(Some(w), n, volume, kind, sector, sectors);
     }
@@ -202,12 +235,22 @@ impl App {
         }
         .min(most);
         if kind == IoKind::Discard {
-            sectors = 8 * rng.range(1, 128).min((u64::from(max_discard) / 4096).max(1));
+            sectors = 8 * rng
+                .range(1, 128)
+                .min((u64::from(max_discard) / 4096).max(1));
         }
-        let area = if rng.percent(p.hot) { size.min(256) } else { size };
+        let area = if rng.percent(p.hot) {
+            size.min(256)
+        } else {
+            size
+        };
         let mut sector = rng.below(area);
         if rng.percent(p.unaligned) {
-            sectors = if rng.percent(50) { sectors } else { rng.range(1, 20).min(most) };
+            sectors = if rng.percent(50) {
+                sectors
+            } else {
+                rng.range(1, 20).min(most)
+            };
         } else {
             sector = sector / 8 * 8;
         }

@@ -105,9 +105,23 @@ pub struct Buffers {
 
 impl Buffers {
     /// Gives a buffer to an engine.
-    pub fn give(&mut self, node: usize, payload: Rc<Payload>, origin: Origin, io: Option<u64>) -> u64 {
+    pub fn give(
+        &mut self,
+        node: usize,
+        payload: Rc<Payload>,
+        origin: Origin,
+        io: Option<u64>,
+    ) -> u64 {
         self.next += 1;
-        self.held.insert(self.next, Buffer { node, payload, origin, io });
+        self.held.insert(
+            self.next,
+            Buffer {
+                node,
+                payload,
+                origin,
+                io,
+            },
+        );
         self.next
     }
 
@@ -116,7 +130,9 @@ impl Buffers {
         match self.held.get(&buf) {
             Some(b) if b.node == node => Ok(b),
             Some(b) => Err(format!("buffer {buf} belongs to node {}", b.node)),
-            None if buf >= 1 && buf <= self.next => Err(format!("buffer {buf} used after its release")),
+            None if buf >= 1 && buf <= self.next => {
+                Err(format!("buffer {buf} used after its release"))
+            }
             None => Err(format!("buffer {buf} never existed")),
         }
     }
@@ -135,7 +151,10 @@ impl Buffers {
 
     /// The buffers a node's engine holds.
     pub fn held_by(&self, node: usize) -> impl Iterator<Item = (u64, &Buffer)> {
-        self.held.iter().filter(move |(_, b)| b.node == node).map(|(id, b)| (*id, b))
+        self.held
+            .iter()
+            .filter(move |(_, b)| b.node == node)
+            .map(|(id, b)| (*id, b))
     }
 }
 

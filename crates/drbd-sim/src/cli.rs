@@ -46,12 +46,17 @@ pub struct Args {
 
 impl Args {
     fn wishes(&self) -> Wishes {
-        Wishes { nodes: self.nodes, calm: self.calm }
+        Wishes {
+            nodes: self.nodes,
+            calm: self.calm,
+        }
     }
 
     /// The command that runs one seed of this call again.
     fn replay(&self, seed: u64) -> String {
-        let nodes = self.nodes.map_or(String::new(), |n| format!(" --nodes {n}"));
+        let nodes = self
+            .nodes
+            .map_or(String::new(), |n| format!(" --nodes {n}"));
         let calm = if self.calm { " --calm" } else { "" };
         format!("cargo sim --seed {seed}{nodes}{calm} --trace")
     }
@@ -69,7 +74,12 @@ pub fn main() -> i32 {
 fn report(out: &mut impl Write, args: &Args, seed: u64, outcome: &Outcome) {
     if let Some(f) = &outcome.failure {
         // Nothing can be done about a closed pipe.
-        let _ = writeln!(out, "seed {seed} failed after {f}\n{}  replay: {}", outcome.state, args.replay(seed));
+        let _ = writeln!(
+            out,
+            "seed {seed} failed after {f}\n{}  replay: {}",
+            outcome.state,
+            args.replay(seed)
+        );
     }
 }
 
@@ -78,14 +88,19 @@ fn one(args: &Args, seed: u64) -> i32 {
     let sink: Option<crate::trace::Sink> = args.trace.then(|| {
         let mut out = std::io::BufWriter::new(std::io::stdout());
         let mut closed = false;
-        Box::new(move |line: &str| closed = closed || writeln!(out, "{line}").is_err()) as crate::trace::Sink
+        Box::new(move |line: &str| closed = closed || writeln!(out, "{line}").is_err())
+            as crate::trace::Sink
     });
     let begin = Instant::now();
     let outcome = scenario::run(seed, &args.wishes(), core::engine, sink);
     report(&mut std::io::stdout(), args, seed, &outcome);
     println!(
         "seed {seed}: {} after {:.3} s of virtual time, {} events, {:.0} ms; {:?}",
-        if outcome.failure.is_some() { "FAILED" } else { "passed" },
+        if outcome.failure.is_some() {
+            "FAILED"
+        } else {
+            "passed"
+        },
         outcome.time as f64 / 1e9,
         outcome.events,
         begin.elapsed().as_secs_f64() * 1e3,
@@ -105,7 +120,9 @@ struct Shared {
 
 fn many(args: &Args) -> i32 {
     let begin = Instant::now();
-    let deadline = args.hours.map(|h| Duration::from_secs_f64(h.max(0.0) * 3600.0));
+    let deadline = args
+        .hours
+        .map(|h| Duration::from_secs_f64(h.max(0.0) * 3600.0));
     let jobs = match args.jobs {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
@@ -128,7 +145,11 @@ fn many(args: &Args) -> i32 {
     let failed = shared.failed.lock().unwrap_or_else(|e| e.into_inner());
     let count: usize = failed.values().map(Vec::len).sum();
     for (rule, seeds) in failed.iter() {
-        println!("{:>5} x {rule}: seeds {:?}", seeds.len(), &seeds[..seeds.len().min(12)]);
+        println!(
+            "{:>5} x {rule}: seeds {:?}",
+            seeds.len(),
+            &seeds[..seeds.len().min(12)]
+        );
     }
     let (slowest, seed) = *shared.slowest.lock().unwrap_or_else(|e| e.into_inner());
     println!(
@@ -163,7 +184,11 @@ fn worker(args: &Args, shared: &Shared, begin: Instant, deadline: Option<Duratio
         let Some(f) = &outcome.failure else { continue };
         report(&mut std::io::stdout().lock(), args, seed, &outcome);
         let mut failed = shared.failed.lock().unwrap_or_else(|e| e.into_inner());
-        let what = if f.violation.rule == "panic" { format!("panic {}", f.violation.what) } else { f.violation.rule.to_string() };
+        let what = if f.violation.rule == "panic" {
+            format!("panic {}", f.violation.what)
+        } else {
+            f.violation.rule.to_string()
+        };
         failed.entry(what).or_default().push(seed);
         if !args.keep_going {
             shared.stop.store(true, Ordering::Relaxed);

@@ -46,7 +46,11 @@ pub struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { now: 0, seq: 0, heap: BinaryHeap::new() }
+        Queue {
+            now: 0,
+            seq: 0,
+            heap: BinaryHeap::new(),
+        }
     }
 }
 
@@ -64,7 +68,11 @@ impl<T> Queue<T> {
     /// Something happens at a point in time, but not in the past.
     pub fn at(&mut self, at: Time, what: T) {
         self.seq += 1;
-        self.heap.push(Entry { at: at.max(self.now), seq: self.seq, what });
+        self.heap.push(Entry {
+            at: at.max(self.now),
+            seq: self.seq,
+            what,
+        });
     }
 
     /// When the next thing happens.

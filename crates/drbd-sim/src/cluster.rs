@@ -1,6 +1,7 @@
 //! A whole cluster: nodes, disks, network, applications, and the loop that drives them.
 
 mod checks;
+mod drive;
 mod effects;
 mod io;
 mod node;
@@ -11,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use drbd_engine::EngineConfig;
 use drbd_engine::command::{Command, Reply};
-use drbd_engine::event::{Event, LostReason};
+use drbd_engine::event::Event;
 use drbd_engine::id::CmdId;
 use drbd_engine::status::ResourceStatus;
 use drbd_engine::time::Instant;
@@ -25,14 +26,12 @@ use crate::buffer::{Buffers, Version};
 use crate::clock::{Queue, Time};
 use crate::config::{Config, Initial};
 use crate::core::Factory;
-use crate::disk::DiskOutput;
-use crate::net::{FinReason, Later, NetEvent, Network};
+use crate::net::{Later, NetEvent, Network};
 use crate::oracle::flow::Flow;
 use crate::oracle::history::History;
 use crate::oracle::{Failure, Violation};
 use crate::rng::Rng;
 use crate::trace::{self, Trace};
-use crate::wire::{self, Step};
 
 /// Events an engine may handle without virtual time going on, before that counts as a livelock.
 const MAX_STEPS_PER_INSTANT: u32 = 50_000;
@@ -108,7 +107,9 @@ thread_local! {
 /// Panics of this thread are remembered instead of printed. To be called once per thread.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|info| {
-        let at = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
+        let at = info
+            .location()
+            .map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
         let what = info.payload();
         let text = what
             .downcast_ref::<&str>()
@@ -139,14 +140,16 @@ impl Cluster {
                     Initial::Fresh => 10 + n as Version,
                     Initial::Provisioned => 1,
                 };
-                let disk = (!config.diskless[n]).then(|| crate::format::create(&config, n, v, garbage));
+                let disk =
+                    (!config.diskless[n]).then(|| crate::format::create(&config, n, v, garbage));
                 disks.push(disk.transpose()?);
             }
             nodes.push(Node::new(n, disks));
         }
         let net = Network::new(config.nodes, config.net_speed, rng.fork());
         let app = App::new(rng.fork());
-        let mut histories: Vec<History> = config.volumes.iter().map(|_| History::default()).collect();
+        let mut histories: Vec<History> =
+            config.volumes.iter().map(|_| History::default()).collect();
         for (v, h) in histories.iter_mut().enumerate() {
             if let Some(d) = nodes.iter().find_map(|n| n.disks[v].as_ref()) {
                 h.rebase(d.visible().clone());
@@ -201,11 +204,21 @@ impl Cluster {
     pub(crate) fn violation(&mut self, node: Option<usize>, v: Violation) {
         let at = self.queue.now();
         self.trace.line(at, "!!", || v.to_string());
-        self.failure.get_or_insert(Failure { at, node, violation: v });
+        self.failure.get_or_insert(Failure {
+            at,
+            node,
+            violation: v,
+        });
     }
 
     pub(crate) fn fail(&mut self, node: usize, rule: &'static str, what: impl Into<String>) {
-        self.violation(Some(node), Violation { rule, what: what.into() });
+        self.violation(
+            Some(node),
+            Violation {
+                rule,
+                what: what.into(),
+            },
+        );
     }
 
     pub(crate) fn fresh_id(&mut self) -> u64 {
@@ -240,19 +253,42 @@ impl Cluster {
         let life = self.nodes[node].life;
         self.nodes[node].commands.insert(id, command.clone());
         if let Command::Attach { volume, .. } = &command
-            && let Some(attached) = self.nodes[node].attached.get_mut(effects::volume_index(*volume))
+            && let Some(attached) = self.nodes[node]
+                .attached
+                .get_mut(effects::volume_index(*volume))
         {
             // The driver has opened the devices.
             *attached = true;
         }
-        let event = Event::Command { cmd: CmdId(id), command };
-        self.queue.after(0, Occurrence::Event(node, life, Box::new(event)));
+        let event = Event::Command {
+            cmd: CmdId(id),
+            command,
+        };
+        self.queue
+            .after(0, Occurrence::Event(node, life, Box::new(event)));
         id
     }
 
     /// The reply to a command, once it is there.
     pub fn take_reply(&mut self, node: usize, command: u64) -> Option<Reply> {
         self.nodes[node].replies.remove(&command)
+    }
+
+    /// Gives a node a command and waits for its reply, a minute at most.
+    pub fn ask(&mut self, node: usize, command: Command) -> Result<Reply, String> {
+        let text = format!("{command:?}");
+        let id = self.command(node, command);
+        let limit = 60 * crate::clock::SEC;
+        self.run_until(limit, |c| c.nodes[node].replies.contains_key(&id))
+            .map_err(|e| format!("node {node}: {text}: {e}"))?;
+        self.take_reply(node, id)
+            .ok_or_else(|| format!("node {node}: {text}: no reply"))
+    }
+
+    /// Waits for the end of a request, a minute at most.
+    pub fn finish(&mut self, io: u64) -> Result<IoOutcome, String> {
+        self.run_until(60 * crate::clock::SEC, |c| c.outcome(io).is_some())?;
+        self.outcome(io).ok_or_else(|| "no outcome".into())
     }
 
     /// Gives a node commands, each after the reply to the one before.
@@ -294,7 +330,9 @@ impl Cluster {
             return false;
         }
         let before = self.queue.now();
-        let Some(what) = self.queue.pop() else { return false };
+        let Some(what) = self.queue.pop() else {
+            return false;
+        };
         if self.queue.now() > before {
             self.steps_at_now = 0;
         }
@@ -350,7 +388,9 @@ impl Cluster {
     fn arm(&mut self, n: usize) {
         let now = self.queue.now();
         let node = &mut self.nodes[n];
-        let Some(at) = node.core.as_ref().and_then(|c| c.next_deadline()) else { return };
+        let Some(at) = node.core.as_ref().and_then(|c| c.next_deadline()) else {
+            return;
+        };
         let at = at.as_nanos().max(now);
         if node.tick_at.is_none_or(|t| at < t || t < now) {
             node.tick_at = Some(at);
@@ -363,17 +403,28 @@ impl Cluster {
     pub(crate) fn feed(&mut self, n: usize, event: Event) {
         self.steps_at_now += 1;
         if self.steps_at_now > MAX_STEPS_PER_INSTANT {
-            self.fail(n, "L", format!("{MAX_STEPS_PER_INSTANT} events without time going on, the last {}", trace::event(&event)));
+            self.fail(
+                n,
+                "L",
+                format!(
+                    "{MAX_STEPS_PER_INSTANT} events without time going on, the last {}",
+                    trace::event(&event)
+                ),
+            );
             return;
         }
         let now = self.queue.now();
         let name = NAMES[n % NAMES.len()];
         self.trace.line(now, name, || trace::event(&event));
-        let Some(mut core) = self.nodes[n].core.take() else { return };
+        let Some(mut core) = self.nodes[n].core.take() else {
+            return;
+        };
         self.events += 1;
         let mut effects = Vec::new();
         IN_ENGINE.with(|f| *f.borrow_mut() = true);
-        let result = catch_unwind(AssertUnwindSafe(|| core.handle(Instant::from_nanos(now), event, &mut effects)));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            core.handle(Instant::from_nanos(now), event, &mut effects)
+        }));
         IN_ENGINE.with(|f| *f.borrow_mut() = false);
         self.nodes[n].core = Some(core);
         if result.is_err() {
@@ -389,109 +440,6 @@ impl Cluster {
             }
         }
         self.arm(n);
-    }
-
-    fn disk_done(&mut self, n: usize, op: u64, error: Option<drbd_engine::event::DiskError>) {
-        use drbd_engine::event::OpOutput;
-        use drbd_engine::id::{BufId, OpId};
-        let Some(pending) = self.nodes[n].pending.remove(&op) else { return };
-        let Some(disk) = self.nodes[n].disks[pending.volume].as_mut() else { return };
-        let result = match error {
-            Some(e) => {
-                disk.interrupt(&pending.op, crate::disk::Tearing::Never, &mut self.rng);
-                Err(e)
-            }
-            None => match disk.complete(&pending.op, &mut self.rng) {
-                DiskOutput::Nothing => Ok(OpOutput::Nothing),
-                DiskOutput::Bytes(b) => Ok(OpOutput::Bytes(b)),
-                DiskOutput::Data(p) => {
-                    let buf = self.buffers.give(n, std::rc::Rc::new(p), crate::buffer::Origin::Disk, None);
-                    Ok(OpOutput::Buf(BufId(buf)))
-                }
-            },
-        };
-        self.feed(n, Event::Done { op: OpId(op), result });
-    }
-
-    fn net_event(&mut self, event: NetEvent) {
-        let now = self.queue.now();
-        match event {
-            NetEvent::Attempt { a, b } => match self.net.attempt(a, b, now) {
-                Err(later) => self.later(later),
-                Ok((session, flip)) => self.established(a, b, session, flip),
-            },
-            NetEvent::Unstall { from, to } => {
-                let later = self.net.unstall(from, to, now);
-                self.later(later);
-            }
-            NetEvent::Arrive { session, from, stream } => {
-                let Some((n, peer, chunk)) = self.net.arrive(session, from, stream, now) else { return };
-                let Some(p) = self.nodes[n].peers.get_mut(&peer).filter(|p| p.session == session) else { return };
-                p.decoders[stream].feed(chunk);
-                self.drain(n, peer, session, stream);
-            }
-        }
-    }
-
-    fn established(&mut self, a: usize, b: usize, session: u64, flip: bool) {
-        for (n, peer) in [(a, b), (b, a)] {
-            let stream = node::PeerStream { session, ctx: drbd_proto::Ctx::INITIAL, decoders: Default::default() };
-            self.nodes[n].peers.insert(peer, stream);
-            self.flow.session_begins(n, peer, session);
-        }
-        let order = if self.rng.percent(50) { [(a, b, flip), (b, a, !flip)] } else { [(b, a, !flip), (a, b, flip)] };
-        for (n, peer, resolve_conflicts) in order {
-            let challenge = Box::new(std::array::from_fn(|_| self.rng.next() as u8));
-            self.feed(n, Event::Established { peer: node_id(peer), path: 0, resolve_conflicts, challenge });
-        }
-    }
-
-    /// Delivers all complete packets of a stream.
-    fn drain(&mut self, n: usize, peer: usize, session: u64, stream: usize) {
-        while self.failure.is_none() {
-            let Some(p) = self.nodes[n].peers.get_mut(&peer).filter(|p| p.session == session) else { return };
-            match p.decoders[stream].step(&p.ctx, wire::stream(stream)) {
-                Step::Wait => return,
-                Step::Packet(received) => self.received(n, peer, session, stream, *received),
-                Step::End(reason) => {
-                    self.lost(n, peer, if reason == FinReason::Closed { LostReason::Closed } else { LostReason::Network });
-                    return;
-                }
-                Step::Garbage(what) => {
-                    self.fail(n, "wire", format!("from node {peer} on stream {stream}: {what}"));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn received(&mut self, n: usize, peer: usize, session: u64, stream: usize, received: wire::Received) {
-        let (volume, packet, payload) = received;
-        if let Err(v) = self.flow.received(n, peer, session, &packet) {
-            self.violation(Some(n), v);
-            return;
-        }
-        let payload = payload.map(|p| {
-            let origin = match packet {
-                drbd_proto::Packet::Data(_) => crate::buffer::Origin::Replicated,
-                drbd_proto::Packet::RsDataReply(_) => crate::buffer::Origin::Resync,
-                _ => crate::buffer::Origin::Other,
-            };
-            if let drbd_proto::Packet::Data(d) = &packet {
-                let write = (effects::volume_index(volume), d.sector.0, p.clone());
-                self.flow.received_data(n, peer, d.block_id.0, write);
-            }
-            drbd_engine::id::BufId(self.buffers.give(n, p, origin, None))
-        });
-        self.feed(n, Event::Packet { peer: node_id(peer), stream: wire::stream(stream), volume, packet, payload });
-    }
-
-    /// The streams of a node to a peer are gone.
-    fn lost(&mut self, n: usize, peer: usize, reason: LostReason) {
-        self.net.ended(n, peer);
-        self.nodes[n].peers.remove(&peer);
-        self.flow.session_ends(n, peer);
-        self.feed(n, Event::Lost { peer: node_id(peer), reason });
     }
 
     /// Runs until a point in time.
@@ -510,7 +458,11 @@ impl Cluster {
     }
 
     /// Runs until something holds; the error says what did not within the time.
-    pub fn run_until(&mut self, limit: Time, mut holds: impl FnMut(&Cluster) -> bool) -> Result<(), String> {
+    pub fn run_until(
+        &mut self,
+        limit: Time,
+        mut holds: impl FnMut(&Cluster) -> bool,
+    ) -> Result<(), String> {
         let end = self.queue.now() + limit;
         loop {
             if holds(self) {
@@ -522,7 +474,11 @@ impl Cluster {
             if self.queue.next_at().is_none_or(|t| t > end) || !self.step() {
                 return match &self.failure {
                     Some(f) => Err(f.to_string()),
-                    None => Err(format!("not within {} s:\n{}", limit / crate::clock::SEC, self.describe())),
+                    None => Err(format!(
+                        "not within {} s:\n{}",
+                        limit / crate::clock::SEC,
+                        self.describe()
+                    )),
                 };
             }
         }

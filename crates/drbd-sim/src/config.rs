@@ -1,6 +1,8 @@
 //! What a simulated cluster looks like.
 
-use drbd_engine::options::{DeviceOptions, DiskOptions, NetOptions, PeerDeviceOptions, ResourceOptions, WireProtocol};
+use drbd_engine::options::{
+    DeviceOptions, DiskOptions, NetOptions, PeerDeviceOptions, ResourceOptions, WireProtocol,
+};
 
 use crate::clock::{MS, Time, US};
 use crate::disk::Tearing;
@@ -68,7 +70,10 @@ impl Config {
             seed,
             nodes,
             diskless: vec![false; nodes],
-            volumes: vec![VolumeConfig { device_bytes: vec![16 << 20; nodes], internal: true }],
+            volumes: vec![VolumeConfig {
+                device_bytes: vec![16 << 20; nodes],
+                internal: true,
+            }],
             initial: Initial::Fresh,
             spare_slots: 0,
             resource: ResourceOptions::default(),

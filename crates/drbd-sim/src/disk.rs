@@ -111,7 +111,14 @@ pub struct Disk {
 
 impl Disk {
     /// A disk whose data sectors all hold `content` and whose metadata region holds `meta`.
-    pub fn new(data_sectors: u64, content: Version, meta_start: u64, superblock: u64, meta: Vec<u8>, internal: bool) -> Disk {
+    pub fn new(
+        data_sectors: u64,
+        content: Version,
+        meta_start: u64,
+        superblock: u64,
+        meta: Vec<u8>,
+        internal: bool,
+    ) -> Disk {
         Disk {
             data_sectors,
             meta_start,
@@ -152,8 +159,12 @@ impl Disk {
     /// An operation as it is accepted, or why a driver could not even submit it.
     pub fn accept(&self, mut op: DiskOp) -> Result<DiskOp, String> {
         match &mut op {
-            DiskOp::Read { sector, sectors } | DiskOp::Discard { sector, sectors } => self.check(*sector, *sectors)?,
-            DiskOp::Write { sector, payload, .. } => self.check(*sector, payload.sectors())?,
+            DiskOp::Read { sector, sectors } | DiskOp::Discard { sector, sectors } => {
+                self.check(*sector, *sectors)?
+            }
+            DiskOp::Write {
+                sector, payload, ..
+            } => self.check(*sector, payload.sectors())?,
             DiskOp::Flush { data, meta } => {
                 *data = self.dirty.clone();
                 if self.internal {
@@ -163,13 +174,19 @@ impl Disk {
             DiskOp::MetaRead { offset, len } => {
                 let ok = (1..=1 << 20).contains(len) && len.is_multiple_of(META_BLOCK);
                 if !ok || !offset.is_multiple_of(META_BLOCK as u64) {
-                    return Err(format!("metadata read of {len} bytes at {offset} is not aligned or too large"));
+                    return Err(format!(
+                        "metadata read of {len} bytes at {offset} is not aligned or too large"
+                    ));
                 }
             }
             DiskOp::MetaWrite { blocks, barrier } => {
                 for (offset, _) in blocks.iter() {
-                    if !offset.is_multiple_of(META_BLOCK as u64) || self.meta_index(*offset).is_none() {
-                        return Err(format!("metadata write at {offset} lies outside the metadata"));
+                    if !offset.is_multiple_of(META_BLOCK as u64)
+                        || self.meta_index(*offset).is_none()
+                    {
+                        return Err(format!(
+                            "metadata write at {offset} lies outside the metadata"
+                        ));
                     }
                 }
                 if let Some((data, meta)) = barrier {
@@ -184,8 +201,15 @@ impl Disk {
     }
 
     fn check(&self, sector: u64, sectors: u64) -> Result<(), String> {
-        if sectors == 0 || sector.checked_add(sectors).is_none_or(|end| end > self.data_sectors) {
-            return Err(format!("{sectors} sectors at {sector} lie outside the data area of {} sectors", self.data_sectors));
+        if sectors == 0
+            || sector
+                .checked_add(sectors)
+                .is_none_or(|end| end > self.data_sectors)
+        {
+            return Err(format!(
+                "{sectors} sectors at {sector} lie outside the data area of {} sectors",
+                self.data_sectors
+            ));
         }
         Ok(())
     }
@@ -250,7 +274,11 @@ impl Disk {
                 }
                 return DiskOutput::Data(payload);
             }
-            DiskOp::Write { sector, payload, fua } => {
+            DiskOp::Write {
+                sector,
+                payload,
+                fua,
+            } => {
                 let mut at = *sector;
                 for (n, version) in payload.runs() {
                     self.put(at, *n, *version, *fua);
@@ -291,11 +319,13 @@ impl Disk {
         if !rng.percent(10) {
             return;
         }
-        if let Some(r) = self.dirty.iter().next() {
+        let first = self.dirty.iter().next();
+        if let Some(r) = first {
             let cut = rng.range(r.start + 1, r.end);
             self.persist(r.start, cut);
         }
-        if let Some(at) = self.meta_dirty.iter().next().copied() {
+        let first = self.meta_dirty.first().copied();
+        if let Some(at) = first {
             self.persist_meta(at);
         }
     }
@@ -303,7 +333,9 @@ impl Disk {
     /// An operation was under way when the node went down: any part of it may have happened.
     pub fn interrupt(&mut self, op: &DiskOp, tearing: Tearing, rng: &mut Rng) {
         match op {
-            DiskOp::Write { sector, payload, .. } => {
+            DiskOp::Write {
+                sector, payload, ..
+            } => {
                 let mut at = *sector;
                 for (n, version) in payload.runs() {
                     match rng.below(3) {
@@ -332,8 +364,12 @@ impl Disk {
                     self.flush(data, meta);
                 }
                 for (offset, block) in blocks {
-                    let Some(at) = self.meta_index(*offset) else { continue };
-                    let torn = tearing == Tearing::Sectors && *offset != self.superblock && rng.percent(50);
+                    let Some(at) = self.meta_index(*offset) else {
+                        continue;
+                    };
+                    let torn = tearing == Tearing::Sectors
+                        && *offset != self.superblock
+                        && rng.percent(50);
                     if torn {
                         for s in (0..META_BLOCK).step_by(512) {
                             if rng.percent(50) {
@@ -382,11 +418,14 @@ impl Disk {
         }
         let blocks: Vec<_> = self.meta_dirty.iter().copied().collect();
         for at in blocks {
-            let torn = tearing == Tearing::Sectors && at + self.meta_start != self.superblock && rng.percent(30);
+            let torn = tearing == Tearing::Sectors
+                && at + self.meta_start != self.superblock
+                && rng.percent(30);
             if torn {
                 for s in (at as usize..at as usize + META_BLOCK).step_by(512) {
                     if rng.percent(50) {
-                        self.meta_durable[s..s + 512].copy_from_slice(&self.meta_visible[s..s + 512]);
+                        self.meta_durable[s..s + 512]
+                            .copy_from_slice(&self.meta_visible[s..s + 512]);
                     }
                 }
             } else if rng.percent(50) {
@@ -410,7 +449,11 @@ mod tests {
     }
 
     fn write(disk: &mut Disk, rng: &mut Rng, sector: u64, version: u64, fua: bool) {
-        let op = DiskOp::Write { sector, payload: Rc::new(Payload::uniform(8, version)), fua };
+        let op = DiskOp::Write {
+            sector,
+            payload: Rc::new(Payload::uniform(8, version)),
+            fua,
+        };
         let op = disk.accept(op).unwrap();
         disk.complete(&op, rng);
     }
@@ -421,7 +464,12 @@ mod tests {
         for seed in 0..200 {
             let (mut d, mut rng) = (disk(), Rng::new(seed));
             write(&mut d, &mut rng, 0, 100, false);
-            let flush = d.accept(DiskOp::Flush { data: RangeMap::new(), meta: BTreeSet::new() }).unwrap();
+            let flush = d
+                .accept(DiskOp::Flush {
+                    data: RangeMap::new(),
+                    meta: BTreeSet::new(),
+                })
+                .unwrap();
             d.complete(&flush, &mut rng);
             write(&mut d, &mut rng, 8, 101, true);
             write(&mut d, &mut rng, 16, 102, false);
@@ -451,7 +499,19 @@ mod tests {
         d.lose_power(Tearing::Sectors, &mut rng);
         assert_eq!(d.visible().get(7), Some(100));
         assert_eq!(d.metadata()[4096], 9);
-        assert!(d.accept(DiskOp::MetaRead { offset: 1, len: 4096 }).is_err());
-        assert!(d.accept(DiskOp::Read { sector: 999, sectors: 2 }).is_err());
+        assert!(
+            d.accept(DiskOp::MetaRead {
+                offset: 1,
+                len: 4096
+            })
+            .is_err()
+        );
+        assert!(
+            d.accept(DiskOp::Read {
+                sector: 999,
+                sectors: 2
+            })
+            .is_err()
+        );
     }
 }

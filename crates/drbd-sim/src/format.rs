@@ -18,9 +18,15 @@ const DAY0: u64 = 0xd0d0_d0d0_d0d0_d0d0;
 fn placement(config: &Config, node: usize, volume: usize) -> Placement {
     let v = &config.volumes[volume];
     if v.internal {
-        Placement { index: MdIndex::Internal, device_size: v.device_bytes[node] }
+        Placement {
+            index: MdIndex::Internal,
+            device_size: v.device_bytes[node],
+        }
     } else {
-        Placement { index: MdIndex::FlexExternal, device_size: EXTERNAL_META }
+        Placement {
+            index: MdIndex::FlexExternal,
+            device_size: EXTERNAL_META,
+        }
     }
 }
 
@@ -34,12 +40,27 @@ fn region(geometry: &Geometry) -> (u64, usize) {
 }
 
 /// Creates a disk with its metadata.
-pub fn create(config: &Config, node: usize, volume: usize, garbage: Version) -> Result<Disk, String> {
+pub fn create(
+    config: &Config,
+    node: usize,
+    volume: usize,
+    garbage: Version,
+) -> Result<Disk, String> {
     let placement = placement(config, node, volume);
     let internal = config.volumes[volume].internal;
-    let geometry = Geometry::new(placement, config.slots(), BitmapBlockSize::DEFAULT, AlStriping::DEFAULT).map_err(|e| e.to_string())?;
+    let geometry = Geometry::new(
+        placement,
+        config.slots(),
+        BitmapBlockSize::DEFAULT,
+        AlStriping::DEFAULT,
+    )
+    .map_err(|e| e.to_string())?;
     let data_bytes = config.volumes[volume].device_bytes[node];
-    let data_sectors = if internal { geometry.usable_sectors() } else { data_bytes / 512 };
+    let data_sectors = if internal {
+        geometry.usable_sectors()
+    } else {
+        data_bytes / 512
+    };
     let mut superblock = Superblock::create(Format::V09, &geometry);
     if config.initial == Initial::Provisioned {
         superblock.current_uuid = DAY0;
@@ -60,7 +81,14 @@ pub fn create(config: &Config, node: usize, volume: usize, garbage: Version) -> 
     for i in 0..geometry.striping().blocks() as usize {
         meta[al + i * 4096..al + (i + 1) * 4096].copy_from_slice(&initialised);
     }
-    let mut disk = Disk::new(data_sectors, garbage, start, geometry.superblock_sector() * 512, meta, internal);
+    let mut disk = Disk::new(
+        data_sectors,
+        garbage,
+        start,
+        geometry.superblock_sector() * 512,
+        meta,
+        internal,
+    );
     disk.cached = config.volatile_cache;
     Ok(disk)
 }
@@ -68,9 +96,19 @@ pub fn create(config: &Config, node: usize, volume: usize, garbage: Version) -> 
 /// Sectors of data a node's device has room for.
 pub fn usable(config: &Config, node: usize, volume: usize) -> Option<u64> {
     let placement = placement(config, node, volume);
-    let geometry = Geometry::new(placement, config.slots(), BitmapBlockSize::DEFAULT, AlStriping::DEFAULT).ok()?;
+    let geometry = Geometry::new(
+        placement,
+        config.slots(),
+        BitmapBlockSize::DEFAULT,
+        AlStriping::DEFAULT,
+    )
+    .ok()?;
     let external = config.volumes[volume].device_bytes[node] / 512;
-    Some(if config.volumes[volume].internal { geometry.usable_sectors() } else { external.min(geometry.usable_sectors()) })
+    Some(if config.volumes[volume].internal {
+        geometry.usable_sectors()
+    } else {
+        external.min(geometry.usable_sectors())
+    })
 }
 
 /// The devices of a volume as a driver measures them.
@@ -78,11 +116,23 @@ pub fn backing(config: &Config, node: usize, volume: usize) -> Backing {
     let v = &config.volumes[volume];
     let disk = format!("/dev/disk{volume}");
     Backing {
-        meta_disk: if v.internal { disk.clone() } else { format!("/dev/meta{volume}") },
+        meta_disk: if v.internal {
+            disk.clone()
+        } else {
+            format!("/dev/meta{volume}")
+        },
         disk,
-        meta: if v.internal { MetaPlace::Internal } else { MetaPlace::FlexExternal },
+        meta: if v.internal {
+            MetaPlace::Internal
+        } else {
+            MetaPlace::FlexExternal
+        },
         disk_bytes: v.device_bytes[node],
-        meta_bytes: if v.internal { v.device_bytes[node] } else { EXTERNAL_META },
+        meta_bytes: if v.internal {
+            v.device_bytes[node]
+        } else {
+            EXTERNAL_META
+        },
         logical_block: 512,
         physical_block: 4096,
         discard_granularity: 4096,
@@ -106,10 +156,15 @@ impl Decoded {
     /// Reads a metadata region.
     pub fn read(disk: &Disk, bytes: &[u8], placement: Placement) -> Result<Decoded, String> {
         let block = |offset: u64| -> Result<&[u8; 4096], String> {
-            let at = offset.checked_sub(disk.meta_start).and_then(|a| usize::try_from(a).ok());
-            at.and_then(|a| bytes.get(a..a + 4096)).and_then(|b| b.try_into().ok()).ok_or_else(|| format!("no block at {offset}"))
+            let at = offset
+                .checked_sub(disk.meta_start)
+                .and_then(|a| usize::try_from(a).ok());
+            at.and_then(|a| bytes.get(a..a + 4096))
+                .and_then(|b| b.try_into().ok())
+                .ok_or_else(|| format!("no block at {offset}"))
         };
-        let superblock = Superblock::parse(block(disk.superblock)?, placement).map_err(|e| e.to_string())?;
+        let superblock =
+            Superblock::parse(block(disk.superblock)?, placement).map_err(|e| e.to_string())?;
         let geometry = superblock.geometry(placement).map_err(|e| e.to_string())?;
         let al = geometry.al_sector() * 512;
         let mut ring = Vec::new();
@@ -129,13 +184,29 @@ impl Decoded {
         };
         let from = (geometry.bitmap_sector() * 512 - disk.meta_start) as usize;
         let to = from + (geometry.bitmap_sectors() * 512) as usize;
-        let bitmap = bytes.get(from..to).ok_or("bitmap outside the region")?.to_vec();
-        Ok(Decoded { superblock, hot, bitmap })
+        let bitmap = bytes
+            .get(from..to)
+            .ok_or("bitmap outside the region")?
+            .to_vec();
+        Ok(Decoded {
+            superblock,
+            hot,
+            bitmap,
+        })
     }
 
     /// Of a node's volume, what is durable.
-    pub fn durable(config: &Config, node: usize, volume: usize, disk: &Disk) -> Result<Decoded, String> {
-        Decoded::read(disk, disk.durable_metadata(), placement(config, node, volume))
+    pub fn durable(
+        config: &Config,
+        node: usize,
+        volume: usize,
+        disk: &Disk,
+    ) -> Result<Decoded, String> {
+        Decoded::read(
+            disk,
+            disk.durable_metadata(),
+            placement(config, node, volume),
+        )
     }
 
     /// Whether an attach would mark the extents of the activity log.
@@ -152,10 +223,14 @@ impl Decoded {
         if entry.flags.contains(drbd_meta::flags::PeerFlags::FULL_SYNC) {
             return true;
         }
-        let Some(slot) = entry.bitmap_index else { return false };
+        let Some(slot) = entry.bitmap_index else {
+            return false;
+        };
         let word = (block / 32) * u64::from(self.superblock.max_peers) + u64::from(slot);
         let at = (word * 4 + (block % 32) / 8) as usize;
-        self.bitmap.get(at).is_some_and(|b| b >> (block % 8) & 1 == 1)
+        self.bitmap
+            .get(at)
+            .is_some_and(|b| b >> (block % 8) & 1 == 1)
     }
 
     /// Whether every bit of the range of blocks is set in every slot.
@@ -164,7 +239,9 @@ impl Decoded {
         blocks.into_iter().all(|b| {
             (0..slots).all(|s| {
                 let at = (((b / 32) * slots + s) * 4 + (b % 32) / 8) as usize;
-                self.bitmap.get(at).is_some_and(|byte| byte >> (b % 8) & 1 == 1)
+                self.bitmap
+                    .get(at)
+                    .is_some_and(|byte| byte >> (b % 8) & 1 == 1)
             })
         })
     }

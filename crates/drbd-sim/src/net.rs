@@ -130,7 +130,11 @@ pub struct NetSpeed {
 
 impl Default for NetSpeed {
     fn default() -> Self {
-        NetSpeed { least: 30 * US, most: 300 * US, split_percent: 10 }
+        NetSpeed {
+            least: 30 * US,
+            most: 300 * US,
+            split_percent: 10,
+        }
     }
 }
 
@@ -155,11 +159,22 @@ impl Network {
         let mut links = BTreeMap::new();
         for b in 0..nodes {
             for a in 0..b {
-                let link = Link { ends: [EndState::Idle; 2], stalled_until: [0; 2], attempt: None };
+                let link = Link {
+                    ends: [EndState::Idle; 2],
+                    stalled_until: [0; 2],
+                    attempt: None,
+                };
                 links.insert((a, b), link);
             }
         }
-        Network { rng, speed, links, sessions: BTreeMap::new(), next_session: 1, delivered: 0 }
+        Network {
+            rng,
+            speed,
+            links,
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            delivered: 0,
+        }
     }
 
     fn key(a: usize, b: usize) -> (usize, usize) {
@@ -168,13 +183,19 @@ impl Network {
 
     fn link(&mut self, a: usize, b: usize) -> &mut Link {
         // All pairs exist from the beginning.
-        self.links.entry(Self::key(a, b)).or_insert(Link { ends: [EndState::Idle; 2], stalled_until: [0; 2], attempt: None })
+        self.links.entry(Self::key(a, b)).or_insert(Link {
+            ends: [EndState::Idle; 2],
+            stalled_until: [0; 2],
+            attempt: None,
+        })
     }
 
     /// What this node's end of the link to a peer is in.
     pub fn end(&self, node: usize, peer: usize) -> EndState {
         let side = usize::from(node > peer);
-        self.links.get(&Self::key(node, peer)).map_or(EndState::Idle, |l| l.ends[side])
+        self.links
+            .get(&Self::key(node, peer))
+            .map_or(EndState::Idle, |l| l.ends[side])
     }
 
     /// The session this node is in with a peer.
@@ -206,8 +227,15 @@ impl Network {
         // The streams are checked before they count as established, so nothing is faster than that.
         let pause = self.rng.latency(MS, 700 * MS);
         let link = self.link(a, b);
-        let (EndState::Wanting(ta), EndState::Wanting(tb)) = (link.ends[0], link.ends[1]) else { return Vec::new() };
-        let at = ta.max(tb).max(link.stalled_until[0]).max(link.stalled_until[1]).max(now) + pause;
+        let (EndState::Wanting(ta), EndState::Wanting(tb)) = (link.ends[0], link.ends[1]) else {
+            return Vec::new();
+        };
+        let at = ta
+            .max(tb)
+            .max(link.stalled_until[0])
+            .max(link.stalled_until[1])
+            .max(now)
+            + pause;
         if link.attempt.is_some_and(|t| t >= now && t <= at) {
             return Vec::new();
         }
@@ -229,23 +257,55 @@ impl Network {
         }
         link.ends = [EndState::In(id); 2];
         self.next_session += 1;
-        self.sessions.insert(id, Session { nodes: [a, b], alive: [true; 2], pipes: Default::default() });
+        self.sessions.insert(
+            id,
+            Session {
+                nodes: [a, b],
+                alive: [true; 2],
+                pipes: Default::default(),
+            },
+        );
         Ok((id, flip))
     }
 
-    fn schedule(&mut self, session: u64, from: usize, stream: StreamIndex, chunk: Chunk, now: Time, extra: Time) -> Option<(Time, NetEvent)> {
+    fn schedule(
+        &mut self,
+        session: u64,
+        from: usize,
+        stream: StreamIndex,
+        chunk: Chunk,
+        now: Time,
+        extra: Time,
+    ) -> Option<(Time, NetEvent)> {
         let delay = self.rng.latency(self.speed.least, self.speed.most) + extra;
         let pipe = &mut self.sessions.get_mut(&session)?.pipes[from][stream];
         let at = (now + delay).max(pipe.last_at);
         pipe.last_at = at;
         pipe.under_way.push_back(chunk);
-        Some((at - now, NetEvent::Arrive { session, from, stream }))
+        Some((
+            at - now,
+            NetEvent::Arrive {
+                session,
+                from,
+                stream,
+            },
+        ))
     }
 
     /// A node sends a packet: its bytes, and the payload behind them.
-    pub fn send(&mut self, node: usize, peer: usize, stream: StreamIndex, bytes: Vec<u8>, payload: Option<(Rc<Payload>, u32)>, now: Time) -> Later {
+    pub fn send(
+        &mut self,
+        node: usize,
+        peer: usize,
+        stream: StreamIndex,
+        bytes: Vec<u8>,
+        payload: Option<(Rc<Payload>, u32)>,
+        now: Time,
+    ) -> Later {
         let mut later = Vec::new();
-        let Some(id) = self.session_of(node, peer) else { return later };
+        let Some(id) = self.session_of(node, peer) else {
+            return later;
+        };
         let from = usize::from(node > peer);
         let split = self.rng.percent(self.speed.split_percent);
         if split && bytes.len() > 1 {
@@ -262,10 +322,18 @@ impl Network {
             if split && left > 1 {
                 let bytes = self.rng.range(1, u64::from(left) - 1) as u32;
                 left -= bytes;
-                let part = Chunk::Part { payload: payload.clone(), bytes, last: false };
+                let part = Chunk::Part {
+                    payload: payload.clone(),
+                    bytes,
+                    last: false,
+                };
                 later.extend(self.schedule(id, from, stream, part, now, bytes.into()));
             }
-            let part = Chunk::Part { payload, bytes: left, last: true };
+            let part = Chunk::Part {
+                payload,
+                bytes: left,
+                last: true,
+            };
             later.extend(self.schedule(id, from, stream, part, now, left.into()));
         }
         later
@@ -275,12 +343,23 @@ impl Network {
     /// small send buffer would need to take it all.
     pub fn backlog(&self, node: usize, peer: usize, stream: StreamIndex, now: Time) -> Time {
         let from = usize::from(node > peer);
-        let Some(session) = self.session_of(node, peer).and_then(|id| self.sessions.get(&id)) else { return 0 };
+        let Some(session) = self
+            .session_of(node, peer)
+            .and_then(|id| self.sessions.get(&id))
+        else {
+            return 0;
+        };
         session.pipes[from][stream].last_at.saturating_sub(now)
     }
 
     /// The next chunk of a pipe, if its receiver is still there to take it.
-    pub fn arrive(&mut self, session: u64, from: usize, stream: StreamIndex, now: Time) -> Option<(usize, usize, Chunk)> {
+    pub fn arrive(
+        &mut self,
+        session: u64,
+        from: usize,
+        stream: StreamIndex,
+        now: Time,
+    ) -> Option<(usize, usize, Chunk)> {
         let s = self.sessions.get_mut(&session)?;
         let (sender, receiver) = (s.nodes[from], s.nodes[1 - from]);
         let link = self.links.get_mut(&Self::key(sender, receiver))?;
@@ -326,7 +405,11 @@ impl Network {
     }
 
     fn bury(&mut self, id: u64) {
-        if self.sessions.get(&id).is_some_and(|s| s.alive == [false; 2]) {
+        if self
+            .sessions
+            .get(&id)
+            .is_some_and(|s| s.alive == [false; 2])
+        {
             self.sessions.remove(&id);
         }
     }
@@ -334,12 +417,16 @@ impl Network {
     /// Drops some of the chunks under way from one side, keeping a random prefix, cut at any byte.
     fn lose_suffix(&mut self, id: u64, from: usize) {
         let rng = &mut self.rng;
-        let Some(s) = self.sessions.get_mut(&id) else { return };
+        let Some(s) = self.sessions.get_mut(&id) else {
+            return;
+        };
         for pipe in &mut s.pipes[from] {
             let keep = rng.below(pipe.under_way.len() as u64 + 1) as usize;
             pipe.under_way.truncate(keep);
             match pipe.under_way.back_mut() {
-                Some(Chunk::Bytes(bytes)) => bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize),
+                Some(Chunk::Bytes(bytes)) => {
+                    bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize)
+                }
                 Some(Chunk::Part { last, bytes, .. }) if rng.percent(50) => {
                     *last = false;
                     *bytes = rng.below(u64::from(*bytes)) as u32;
@@ -349,7 +436,14 @@ impl Network {
         }
     }
 
-    fn fin_both_streams(&mut self, id: u64, from: usize, reason: FinReason, now: Time, delay: Time) -> Later {
+    fn fin_both_streams(
+        &mut self,
+        id: u64,
+        from: usize,
+        reason: FinReason,
+        now: Time,
+        delay: Time,
+    ) -> Later {
         let mut later = Vec::new();
         for stream in 0..2 {
             let extra = self.rng.below(delay + 1);
@@ -361,7 +455,12 @@ impl Network {
     /// The connection between two nodes is reset: on each of the four pipes a suffix is lost.
     pub fn cut(&mut self, a: usize, b: usize, now: Time) -> Later {
         let mut later = Vec::new();
-        let ids: Vec<u64> = self.sessions.iter().filter(|(_, s)| s.nodes == [a.min(b), a.max(b)]).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.nodes == [a.min(b), a.max(b)])
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             for from in 0..2 {
                 self.lose_suffix(id, from);
@@ -375,7 +474,12 @@ impl Network {
     /// A node is gone. With `silent` the peers learn it late: no reset is sent for them.
     pub fn node_gone(&mut self, node: usize, silent: bool, now: Time) -> Later {
         let mut later = Vec::new();
-        let peers: Vec<usize> = self.links.keys().filter(|(a, b)| *a == node || *b == node).map(|(a, b)| a + b - node).collect();
+        let peers: Vec<usize> = self
+            .links
+            .keys()
+            .filter(|(a, b)| *a == node || *b == node)
+            .map(|(a, b)| a + b - node)
+            .collect();
         for peer in peers {
             if let Some(id) = self.session_of(node, peer) {
                 let side = usize::from(node > peer);
@@ -425,7 +529,14 @@ impl Network {
             }
             for (stream, pipe) in s.pipes[side].iter_mut().enumerate() {
                 for i in 0..std::mem::take(&mut pipe.parked) {
-                    later.push((i * US, NetEvent::Arrive { session, from: side, stream }));
+                    later.push((
+                        i * US,
+                        NetEvent::Arrive {
+                            session,
+                            from: side,
+                            stream,
+                        },
+                    ));
                     pipe.last_at = pipe.last_at.max(now + i * US);
                 }
             }
@@ -436,6 +547,8 @@ impl Network {
 
     /// Whether any direction between the two is stalled now.
     pub fn stalled(&self, a: usize, b: usize, now: Time) -> bool {
-        self.links.get(&Self::key(a, b)).is_some_and(|l| l.stalled_until.iter().any(|t| *t > now))
+        self.links
+            .get(&Self::key(a, b))
+            .is_some_and(|l| l.stalled_until.iter().any(|t| *t > now))
     }
 }

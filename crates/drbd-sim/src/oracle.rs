@@ -33,7 +33,9 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let node = self.node.map_or(String::new(), |n| format!(" node {}", crate::cluster::NAMES[n % 8]));
+        let node = self.node.map_or(String::new(), |n| {
+            format!(" node {}", crate::cluster::NAMES[n % 8])
+        });
         write!(f, "{:.6} s{node}: {}", self.at as f64 / 1e9, self.violation)
     }
 }

@@ -23,7 +23,9 @@ pub struct Run<V> {
 impl<V: Copy + Eq> RangeMap<V> {
     /// No sector has a value.
     pub fn new() -> Self {
-        RangeMap { runs: BTreeMap::new() }
+        RangeMap {
+            runs: BTreeMap::new(),
+        }
     }
 
     /// All sectors `0..size` have this value.
@@ -87,16 +89,26 @@ impl<V: Copy + Eq> RangeMap<V> {
 
     /// The runs that overlap `start..end`, clipped to it, in order.
     pub fn overlapping(&self, start: u64, end: u64) -> impl Iterator<Item = Run<V>> + '_ {
-        let first = self.runs.range(..=start).next_back().map_or(start, |(&s, _)| s);
+        let first = self
+            .runs
+            .range(..=start)
+            .next_back()
+            .map_or(start, |(&s, _)| s);
         self.runs
             .range(first..end.max(first))
-            .map(move |(&s, &(e, v))| Run { start: s.max(start), end: e.min(end), value: v })
+            .map(move |(&s, &(e, v))| Run {
+                start: s.max(start),
+                end: e.min(end),
+                value: v,
+            })
             .filter(|r| r.start < r.end)
     }
 
     /// All runs in order.
     pub fn iter(&self) -> impl Iterator<Item = Run<V>> + '_ {
-        self.runs.iter().map(|(&start, &(end, value))| Run { start, end, value })
+        self.runs
+            .iter()
+            .map(|(&start, &(end, value))| Run { start, end, value })
     }
 
     /// Whether no sector has a value.
@@ -111,10 +123,18 @@ impl<V: Copy + Eq> RangeMap<V> {
 }
 
 /// The runs of `start..end` on which two maps hold different values; no value is a value, too.
-pub fn differences<V: Copy + Eq>(a: &RangeMap<V>, b: &RangeMap<V>, start: u64, end: u64) -> Vec<Run<(Option<V>, Option<V>)>> {
+pub fn differences<V: Copy + Eq>(
+    a: &RangeMap<V>,
+    b: &RangeMap<V>,
+    start: u64,
+    end: u64,
+) -> Vec<Run<(Option<V>, Option<V>)>> {
     let mut out = Vec::new();
     let mut at = start;
-    let (mut ia, mut ib) = (a.overlapping(start, end).peekable(), b.overlapping(start, end).peekable());
+    let (mut ia, mut ib) = (
+        a.overlapping(start, end).peekable(),
+        b.overlapping(start, end).peekable(),
+    );
     while at < end {
         while ia.peek().is_some_and(|r| r.end <= at) {
             ia.next();
@@ -131,7 +151,11 @@ pub fn differences<V: Copy + Eq>(a: &RangeMap<V>, b: &RangeMap<V>, start: u64, e
         let (vb, eb) = look(ib.peek());
         let to = ea.min(eb).min(end);
         if va != vb {
-            out.push(Run { start: at, end: to, value: (va, vb) });
+            out.push(Run {
+                start: at,
+                end: to,
+                value: (va, vb),
+            });
         }
         at = to;
     }
@@ -169,7 +193,9 @@ mod tests {
                 let mut prev: Option<Run<u64>> = None;
                 for r in map.iter() {
                     assert!(r.start < r.end);
-                    assert!(prev.is_none_or(|p| p.end < r.start || (p.end == r.start && p.value != r.value)));
+                    assert!(prev.is_none_or(
+                        |p| p.end < r.start || (p.end == r.start && p.value != r.value)
+                    ));
                     prev = Some(r);
                 }
                 let mut seen = [None; 64];
@@ -177,7 +203,10 @@ mod tests {
                     assert!(r.start >= start && r.end <= end);
                     seen[r.start as usize..r.end as usize].fill(Some(r.value));
                 }
-                assert_eq!(seen[start as usize..end as usize], model[start as usize..end as usize]);
+                assert_eq!(
+                    seen[start as usize..end as usize],
+                    model[start as usize..end as usize]
+                );
                 let mut differ = [false; 64];
                 for r in differences(&old, &map, 0, 64) {
                     differ[r.start as usize..r.end as usize].fill(true);

@@ -21,7 +21,9 @@ impl Rng {
     /// A generator that produces the sequence of this seed.
     pub fn new(seed: u64) -> Rng {
         let mut state = seed;
-        Rng { s: core::array::from_fn(|_| splitmix(&mut state)) }
+        Rng {
+            s: core::array::from_fn(|_| splitmix(&mut state)),
+        }
     }
 
     /// A generator of its own for one purpose: drawing from it does not disturb this one's later numbers.
@@ -45,7 +47,11 @@ impl Rng {
 
     /// A number in `0..n`; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { ((u128::from(self.next()) * u128::from(n)) >> 64) as u64 }
+        if n == 0 {
+            0
+        } else {
+            ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+        }
     }
 
     /// A number in `low..=high`.
@@ -68,7 +74,7 @@ impl Rng {
         let span = high.saturating_sub(low);
         let x = self.below(1024);
         // Cubing puts seven eighths of the mass into the lower half.
-        low + (u128::from(span) * u128::from(x * x * x) >> 30) as u64
+        low + ((u128::from(span) * u128::from(x * x * x)) >> 30) as u64
     }
 }
 

@@ -39,9 +39,22 @@ pub fn run(seed: u64, wishes: &Wishes, factory: Factory, sink: Option<Sink>) -> 
     let mut cluster = match Cluster::new(plan.config.clone(), factory) {
         Ok(c) => c,
         Err(what) => {
-            let violation = Violation { rule: "setup", what };
-            let failure = Some(Failure { at: 0, node: None, violation });
-            return Outcome { failure, state: String::new(), time: 0, events: 0, stats: Stats::default() };
+            let violation = Violation {
+                rule: "setup",
+                what,
+            };
+            let failure = Some(Failure {
+                at: 0,
+                node: None,
+                violation,
+            });
+            return Outcome {
+                failure,
+                state: String::new(),
+                time: 0,
+                events: 0,
+                stats: Stats::default(),
+            };
         }
     };
     if let Some(sink) = sink {
@@ -50,8 +63,18 @@ pub fn run(seed: u64, wishes: &Wishes, factory: Factory, sink: Option<Sink>) -> 
     let mut run = Run::new(cluster, plan, seed);
     run.whole();
     let c = run.cluster;
-    let state = if c.failure.is_some() { c.describe() } else { String::new() };
-    Outcome { failure: c.failure.clone(), state, time: c.now(), events: c.events, stats: c.stats }
+    let state = if c.failure.is_some() {
+        c.describe()
+    } else {
+        String::new()
+    };
+    Outcome {
+        failure: c.failure.clone(),
+        state,
+        time: c.now(),
+        events: c.events,
+        stats: c.stats,
+    }
 }
 
 /// A run under way.
@@ -130,7 +153,8 @@ impl Run {
 
     fn later(&mut self, delay: Time, deed: Deed) {
         self.order += 1;
-        self.agenda.insert((self.cluster.now() + delay, self.order), deed);
+        self.agenda
+            .insert((self.cluster.now() + delay, self.order), deed);
     }
 
     /// Lets time pass, and does what is due.
@@ -177,28 +201,38 @@ impl Run {
         let c = &run.cluster;
         (0..c.config.nodes).all(|n| {
             c.script_done(n)
-                && c.status(n).is_some_and(|s| s.connections.iter().all(|(_, i, _)| i.cstate == drbd_proto::ConnState::Connected))
+                && c.status(n).is_some_and(|s| {
+                    s.connections
+                        .iter()
+                        .all(|(_, i, _)| i.cstate == drbd_proto::ConnState::Connected)
+                })
         })
     }
 
     fn all_up_to_date(run: &Run) -> bool {
         let c = &run.cluster;
         (0..c.config.nodes).all(|n| {
-            (0..c.config.volumes.len()).all(|v| c.config.diskless[n] || c.disk_state(n, v) == DiskState::UpToDate)
+            (0..c.config.volumes.len())
+                .all(|v| c.config.diskless[n] || c.disk_state(n, v) == DiskState::UpToDate)
         })
     }
 
     /// A fresh cluster gets its data by force, perhaps without waiting for the end of the first sync.
     fn initial_sync(&mut self) -> bool {
-        let disks: Vec<usize> = (0..self.cluster.config.nodes).filter(|n| !self.cluster.config.diskless[*n]).collect();
+        let disks: Vec<usize> = (0..self.cluster.config.nodes)
+            .filter(|n| !self.cluster.config.diskless[*n])
+            .collect();
         let source = self.rng.pick(&disks);
-        let id = self.cluster.command(source, Command::Primary { force: true });
+        let id = self
+            .cluster
+            .command(source, Command::Primary { force: true });
         self.promoting = Some((source, id));
         self.pass(3 * SEC);
         if self.cluster.role(source) != Role::Primary {
             let state = self.cluster.describe();
             let what = format!("forced promotion of a fresh node failed\n{state}");
-            self.cluster.violation(Some(source), Violation { rule: "L", what });
+            self.cluster
+                .violation(Some(source), Violation { rule: "L", what });
             return false;
         }
         if self.rng.percent(60) {
@@ -215,7 +249,8 @@ impl Run {
                     self.cluster.app_start(n);
                 }
                 Some(reply) => {
-                    self.cluster.note(|| format!("node {n} not promoted: {reply:?}"));
+                    self.cluster
+                        .note(|| format!("node {n} not promoted: {reply:?}"));
                     self.promoting = None;
                     let delay = self.rng.range(300 * MS, 3 * SEC);
                     self.later(delay, Deed::Promote);

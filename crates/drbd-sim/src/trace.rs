@@ -31,11 +31,18 @@ impl Trace {
         if let Some(sink) = &mut self.sink {
             let mut what = what();
             if what.len() > 400 {
-                let cut = (0..=400).rev().find(|i| what.is_char_boundary(*i)).unwrap_or(0);
+                let cut = (0..=400)
+                    .rev()
+                    .find(|i| what.is_char_boundary(*i))
+                    .unwrap_or(0);
                 what.truncate(cut);
                 what.push('…');
             }
-            sink(&format!("{:>4}.{:06} {who:<3} {what}", now / 1_000_000_000, now / 1000 % 1_000_000));
+            sink(&format!(
+                "{:>4}.{:06} {who:<3} {what}",
+                now / 1_000_000_000,
+                now / 1000 % 1_000_000
+            ));
         }
     }
 }
@@ -44,12 +51,28 @@ impl Trace {
 pub fn event(event: &Event) -> String {
     match event {
         Event::Tick => "> tick".into(),
-        Event::Packet { peer, stream, volume, packet, payload } => {
-            format!("> from {peer} {stream} v{volume} {packet:?}{}", payload.map_or(String::new(), |b| format!(" buf {}", b.0)))
+        Event::Packet {
+            peer,
+            stream,
+            volume,
+            packet,
+            payload,
+        } => {
+            format!(
+                "> from {peer} {stream} v{volume} {packet:?}{}",
+                payload.map_or(String::new(), |b| format!(" buf {}", b.0))
+            )
         }
-        Event::Done { op, result: Ok(OpOutput::Bytes(b)) } => format!("> done {} {} bytes", op.0, b.len()),
+        Event::Done {
+            op,
+            result: Ok(OpOutput::Bytes(b)),
+        } => format!("> done {} {} bytes", op.0, b.len()),
         Event::Done { op, result } => format!("> done {} {result:?}", op.0),
-        Event::Established { peer, resolve_conflicts, .. } => format!("> established {peer} resolve {resolve_conflicts}"),
+        Event::Established {
+            peer,
+            resolve_conflicts,
+            ..
+        } => format!("> established {peer} resolve {resolve_conflicts}"),
         other => format!("> {other:?}"),
     }
 }
@@ -57,14 +80,30 @@ pub fn event(event: &Event) -> String {
 /// An effect in one line.
 pub fn effect(effect: &Effect) -> String {
     match effect {
-        Effect::Send { peer, stream, volume, packet, payload, notify } => format!(
+        Effect::Send {
+            peer,
+            stream,
+            volume,
+            packet,
+            payload,
+            notify,
+        } => format!(
             "< to {peer} {stream} v{volume} {packet:?}{}{}",
             payload.map_or(String::new(), |b| format!(" buf {}", b.0)),
             notify.map_or(String::new(), |o| format!(" notify {}", o.0)),
         ),
-        Effect::MetaWrite { op, volume, blocks, barrier } => {
+        Effect::MetaWrite {
+            op,
+            volume,
+            blocks,
+            barrier,
+        } => {
             let at: Vec<u64> = blocks.iter().map(|b| b.offset).collect();
-            format!("< meta write {} v{volume} {at:?}{}", op.0, if *barrier { " barrier" } else { "" })
+            format!(
+                "< meta write {} v{volume} {at:?}{}",
+                op.0,
+                if *barrier { " barrier" } else { "" }
+            )
         }
         Effect::Changed(change) => match &change.object {
             Object::Resource(i) => format!("< changed resource {i:?}"),

@@ -11,7 +11,11 @@ use crate::net::{Chunk, FinReason};
 
 /// The stream with this index.
 pub fn stream(index: usize) -> Stream {
-    if index == 0 { Stream::Data } else { Stream::Control }
+    if index == 0 {
+        Stream::Data
+    } else {
+        Stream::Control
+    }
 }
 
 /// The index of a stream.
@@ -25,7 +29,9 @@ pub fn index(stream: Stream) -> usize {
 /// The bytes of a packet without its payload.
 pub fn encode(ctx: &Ctx, volume: VolumeNr, packet: &Packet) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    packet.encode(ctx, volume, &mut bytes).map_err(|e| e.to_string())?;
+    packet
+        .encode(ctx, volume, &mut bytes)
+        .map_err(|e| e.to_string())?;
     Ok(bytes)
 }
 
@@ -72,15 +78,27 @@ impl Decoder {
                 None => return Step::Wait,
                 Some(Chunk::Bytes(b)) if self.waiting.is_none() => self.bytes.extend(b),
                 Some(Chunk::Fin(reason)) => return Step::End(reason),
-                Some(Chunk::Bytes(_)) => return Step::Garbage("packet shorter than its payload".into()),
-                Some(Chunk::Part { payload, bytes, last }) => {
+                Some(Chunk::Bytes(_)) => {
+                    return Step::Garbage("packet shorter than its payload".into());
+                }
+                Some(Chunk::Part {
+                    payload,
+                    bytes,
+                    last,
+                }) => {
                     let Some((volume, packet, left)) = self.waiting.take() else {
                         return Step::Garbage("payload where a packet should begin".into());
                     };
                     match (left.checked_sub(bytes), last) {
-                        (Some(0), true) => return Step::Packet(Box::new((volume, packet, Some(payload)))),
+                        (Some(0), true) => {
+                            return Step::Packet(Box::new((volume, packet, Some(payload))));
+                        }
                         (Some(left), false) => self.waiting = Some((volume, packet, left)),
-                        _ => return Step::Garbage(format!("payload of {packet:?} does not have its length")),
+                        _ => {
+                            return Step::Garbage(format!(
+                                "payload of {packet:?} does not have its length"
+                            ));
+                        }
                     }
                 }
             }
@@ -92,14 +110,18 @@ impl Decoder {
             return Ok(None);
         }
         if self.header.is_none() {
-            self.header = Header::parse(ctx.version, stream, &self.bytes).map_err(|e| e.to_string())?;
+            self.header =
+                Header::parse(ctx.version, stream, &self.bytes).map_err(|e| e.to_string())?;
         }
-        let Some((header, used)) = self.header else { return Ok(None) };
+        let Some((header, used)) = self.header else {
+            return Ok(None);
+        };
         let fixed = Packet::fixed_len(ctx, stream, &header).map_err(|e| e.to_string())?;
         if self.bytes.len() < used + fixed {
             return Ok(None);
         }
-        let packet = Packet::decode(ctx, &header, &self.bytes[used..used + fixed]).map_err(|e| e.to_string())?;
+        let packet = Packet::decode(ctx, &header, &self.bytes[used..used + fixed])
+            .map_err(|e| e.to_string())?;
         self.bytes.drain(..used + fixed);
         self.header = None;
         let len = packet.payload_len();

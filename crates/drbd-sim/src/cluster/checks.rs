@@ -21,12 +21,17 @@ impl Cluster {
 
     /// Disk state of a volume on a node; Diskless if it is down.
     pub fn disk_state(&self, n: usize, volume: usize) -> DiskState {
-        self.device(n, volume).map_or(DiskState::Diskless, |d| d.disk)
+        self.device(n, volume)
+            .map_or(DiskState::Diskless, |d| d.disk)
     }
 
     fn device(&self, n: usize, volume: usize) -> Option<drbd_engine::status::DeviceInfo> {
         let status = self.status(n)?;
-        status.devices.into_iter().find(|(v, _)| usize::from(v.to_wire()) == volume).map(|(_, d)| d)
+        status
+            .devices
+            .into_iter()
+            .find(|(v, _)| usize::from(v.to_wire()) == volume)
+            .map(|(_, d)| d)
     }
 
     /// Role of a node; Unknown if it is down.
@@ -36,29 +41,44 @@ impl Cluster {
 
     /// State of the connection from a node to a peer.
     pub fn connection(&self, n: usize, peer: usize) -> ConnState {
-        let found = self.status(n).and_then(|s| s.connections.into_iter().find(|(p, ..)| p.index() == peer));
+        let found = self
+            .status(n)
+            .and_then(|s| s.connections.into_iter().find(|(p, ..)| p.index() == peer));
         found.map_or(ConnState::StandAlone, |(_, i, _)| i.cstate)
     }
 
     /// Replication state of a volume between a node and a peer, the peer's disk state, and the number of
     /// sectors out of sync.
     pub fn peer_device(&self, n: usize, peer: usize, volume: usize) -> (ReplState, DiskState, u64) {
-        let found = self.status(n).and_then(|s| s.connections.into_iter().find(|(p, ..)| p.index() == peer));
-        let found = found.and_then(|(_, _, pds)| pds.into_iter().find(|(v, _)| usize::from(v.to_wire()) == volume));
-        found.map_or((ReplState::Off, DiskState::Unknown, 0), |(_, i)| (i.repl, i.peer_disk, i.out_of_sync))
+        let found = self
+            .status(n)
+            .and_then(|s| s.connections.into_iter().find(|(p, ..)| p.index() == peer));
+        let found = found.and_then(|(_, _, pds)| {
+            pds.into_iter()
+                .find(|(v, _)| usize::from(v.to_wire()) == volume)
+        });
+        found.map_or((ReplState::Off, DiskState::Unknown, 0), |(_, i)| {
+            (i.repl, i.peer_disk, i.out_of_sync)
+        })
     }
 
     /// The durable superblock of a node's volume.
     pub fn superblock(&self, n: usize, volume: usize) -> Option<drbd_meta::superblock::Superblock> {
         let disk = self.nodes[n].disks[volume].as_ref()?;
-        Decoded::durable(&self.config, n, volume, disk).ok().map(|d| d.superblock)
+        Decoded::durable(&self.config, n, volume, disk)
+            .ok()
+            .map(|d| d.superblock)
     }
 
     /// Whether what a node's disk shows is what a reader may see now.
     pub fn is_current(&self, n: usize, volume: usize) -> bool {
-        let Some(disk) = self.nodes[n].disks[volume].as_ref() else { return false };
+        let Some(disk) = self.nodes[n].disks[volume].as_ref() else {
+            return false;
+        };
         let size = disk.data_sectors.min(self.least_size(volume));
-        self.histories[volume].check_all(disk.visible(), size, self.now()).is_ok()
+        self.histories[volume]
+            .check_all(disk.visible(), size, self.now())
+            .is_ok()
     }
 
     /// Sectors that every disk of a volume has.
@@ -77,26 +97,38 @@ impl Cluster {
             if self.disk_state(n, v) != DiskState::UpToDate {
                 continue;
             }
-            let Some(disk) = self.nodes[n].disks[v].as_ref() else { continue };
+            let Some(disk) = self.nodes[n].disks[v].as_ref() else {
+                continue;
+            };
             let size = disk.data_sectors.min(self.least_size(v));
             let now = self.now();
-            let Err(bad) = self.histories[v].check_all(disk.visible(), size, now) else { continue };
+            let Err(bad) = self.histories[v].check_all(disk.visible(), size, now) else {
+                continue;
+            };
             if !force && !self.lenient {
-                let what = format!("promoted to Primary with UpToDate data of volume {v} that lacks an acknowledged write: {bad}");
+                let what = format!(
+                    "promoted to Primary with UpToDate data of volume {v} that lacks an acknowledged write: {bad}"
+                );
                 return self.fail(n, "D1", what);
             }
             if !force && let Err(bad) = self.histories[v].check_epochs(disk.visible(), size) {
-                let what = format!("volume {v} of the new Primary shows a write without one that was complete before it: {bad}");
+                let what = format!(
+                    "volume {v} of the new Primary shows a write without one that was complete before it: {bad}"
+                );
                 return self.fail(n, "O1", what);
             }
-            self.note(|| format!("node {n}: volume {v} is older than what was acknowledged: {bad}"));
+            self.note(|| {
+                format!("node {n}: volume {v} is older than what was acknowledged: {bad}")
+            });
             self.accept_content(n, v);
         }
     }
 
     /// What a node's disk shows is what counts from now on.
     pub fn accept_content(&mut self, n: usize, volume: usize) {
-        let Some(disk) = self.nodes[n].disks[volume].as_ref() else { return };
+        let Some(disk) = self.nodes[n].disks[volume].as_ref() else {
+            return;
+        };
         let content = disk.visible().clone();
         self.note(|| format!("the content of volume {volume} on node {n} is accepted"));
         self.forks += 1;
@@ -114,7 +146,9 @@ impl Cluster {
         if self.disk_state(n, volume) != DiskState::UpToDate {
             return;
         }
-        let Some(disk) = self.nodes[n].disks[volume].as_ref() else { return };
+        let Some(disk) = self.nodes[n].disks[volume].as_ref() else {
+            return;
+        };
         let size = disk.data_sectors.min(self.least_size(volume));
         if let Err(bad) = self.histories[volume].check_durable(disk.durable(), size, submitted) {
             let what = format!("a flush of volume {volume} completed, but on stable storage {bad}");
@@ -123,7 +157,14 @@ impl Cluster {
     }
 
     /// M1 and M10: a write may be submitted now.
-    pub(super) fn check_covered(&mut self, n: usize, volume: usize, sector: u64, sectors: u64, what: &str) {
+    pub(super) fn check_covered(
+        &mut self,
+        n: usize,
+        volume: usize,
+        sector: u64,
+        sectors: u64,
+        what: &str,
+    ) {
         let config = &self.config;
         if !config.disk.al_updates || config.diskless[n] {
             return;
@@ -132,10 +173,19 @@ impl Cluster {
         if !node.attached.get(volume).copied().unwrap_or(false) {
             return;
         }
-        let Some(Some(disk)) = node.disks.get(volume) else { return };
+        let Some(Some(disk)) = node.disks.get(volume) else {
+            return;
+        };
         let generation = disk.meta_generation;
-        if node.decoded.get(&volume).is_none_or(|(g, _)| *g != generation) {
-            node.decoded.insert(volume, (generation, Decoded::durable(config, n, volume, disk)));
+        if node
+            .decoded
+            .get(&volume)
+            .is_none_or(|(g, _)| *g != generation)
+        {
+            node.decoded.insert(
+                volume,
+                (generation, Decoded::durable(config, n, volume, disk)),
+            );
         }
         let bad = match node.decoded.get(&volume).map(|(_, d)| d) {
             None => return,
@@ -143,7 +193,11 @@ impl Cluster {
             Some(Ok(d)) => coverage::covered(d, sector, sectors),
         };
         if let Err(bad) = bad {
-            self.fail(n, "M1", format!("{what} of {sectors} sectors at {sector} of volume {volume}: {bad}"));
+            self.fail(
+                n,
+                "M1",
+                format!("{what} of {sectors} sectors at {sector} of volume {volume}: {bad}"),
+            );
         }
     }
 
@@ -154,11 +208,16 @@ impl Cluster {
         }
         for (v, sector, payload) in writes {
             let attached = self.nodes[n].attached.get(*v).copied().unwrap_or(false);
-            let Some(disk) = self.nodes[n].disks[*v].as_ref().filter(|_| attached) else { continue };
+            let Some(disk) = self.nodes[n].disks[*v].as_ref().filter(|_| attached) else {
+                continue;
+            };
             let mut at = *sector;
             for (sectors, version) in payload.runs() {
                 let older = |x: u64| x < *version && x != ZEROES;
-                let found = disk.durable().overlapping(at, at + sectors).find(|r| older(r.value));
+                let found = disk
+                    .durable()
+                    .overlapping(at, at + sectors)
+                    .find(|r| older(r.value));
                 if let Some(r) = found {
                     let what = format!(
                         "write {version} of node {peer} was confirmed as stable, but sectors {}..{} of volume {v} durably hold {}",
@@ -178,19 +237,37 @@ impl Cluster {
         for v in 0..self.config.volumes.len() {
             let mut images = Vec::new();
             for n in 0..self.config.nodes {
-                let Some(disk) = self.nodes[n].disks[v].as_ref() else { continue };
+                let Some(disk) = self.nodes[n].disks[v].as_ref() else {
+                    continue;
+                };
                 let mut disk = disk.clone();
                 for p in self.nodes[n].pending.values().filter(|p| p.volume == v) {
                     disk.interrupt(&p.op, tearing, &mut self.rng);
                 }
                 disk.lose_power(tearing, &mut self.rng);
                 match Decoded::durable(&self.config, n, v, &disk) {
-                    Ok(meta) => images.push(coverage::Image { node: n, disk, meta }),
-                    Err(e) => return self.fail(n, "M4", format!("metadata of volume {v} after a loss of power: {e}")),
+                    Ok(meta) => images.push(coverage::Image {
+                        node: n,
+                        disk,
+                        meta,
+                    }),
+                    Err(e) => {
+                        return self.fail(
+                            n,
+                            "M4",
+                            format!("metadata of volume {v} after a loss of power: {e}"),
+                        );
+                    }
                 }
             }
             if let Err(what) = coverage::check(&images, self.least_size(v)) {
-                return self.violation(None, Violation { rule: "M2", what: format!("volume {v}: {what}") });
+                return self.violation(
+                    None,
+                    Violation {
+                        rule: "M2",
+                        what: format!("volume {v}: {what}"),
+                    },
+                );
             }
         }
     }
@@ -198,13 +275,25 @@ impl Cluster {
     /// S4, M12: everything is at rest and connected.
     pub fn check_converged(&mut self) {
         for v in 0..self.config.volumes.len() {
-            let with_data: Vec<usize> = (0..self.config.nodes).filter(|n| self.disk_state(*n, v) == DiskState::UpToDate).collect();
-            let Some(&first) = with_data.first() else { continue };
+            let with_data: Vec<usize> = (0..self.config.nodes)
+                .filter(|n| self.disk_state(*n, v) == DiskState::UpToDate)
+                .collect();
+            let Some(&first) = with_data.first() else {
+                continue;
+            };
             let size = self.size(first, v);
-            let content = |c: &Cluster, n: usize| c.nodes[n].disks[v].as_ref().map(|d| Rc::new(d.visible().clone()));
-            let Some(reference) = content(self, first) else { continue };
+            let content = |c: &Cluster, n: usize| {
+                c.nodes[n].disks[v]
+                    .as_ref()
+                    .map(|d| Rc::new(d.visible().clone()))
+            };
+            let Some(reference) = content(self, first) else {
+                continue;
+            };
             for &n in &with_data[1..] {
-                let Some(other) = content(self, n) else { continue };
+                let Some(other) = content(self, n) else {
+                    continue;
+                };
                 if let Some(d) = differences(&reference, &other, 0, size).first() {
                     let what = format!(
                         "volume {v}: nodes {first} and {n} are UpToDate and differ in sectors {}..{}: {:?} and {:?}",
@@ -215,14 +304,22 @@ impl Cluster {
             }
             let now = self.now();
             if let Err(bad) = self.histories[v].check_all(&reference, size, now) {
-                return self.violation(Some(first), Violation { rule: "D1", what: format!("volume {v} at rest: {bad}") });
+                return self.violation(
+                    Some(first),
+                    Violation {
+                        rule: "D1",
+                        what: format!("volume {v} at rest: {bad}"),
+                    },
+                );
             }
             for &n in &with_data {
                 for &m in &with_data {
                     let (repl, _, out_of_sync) = self.peer_device(n, m, v);
                     let primary = self.role(n) == Role::Primary || self.role(m) == Role::Primary;
                     if n != m && primary && repl == ReplState::Established && out_of_sync != 0 {
-                        let what = format!("volume {v}: {out_of_sync} sectors out of sync towards node {m} at rest");
+                        let what = format!(
+                            "volume {v}: {out_of_sync} sectors out of sync towards node {m} at rest"
+                        );
                         return self.fail(n, "M12", what);
                     }
                 }
@@ -233,13 +330,26 @@ impl Cluster {
     /// Buffers and requests at rest.
     pub fn check_quiet(&mut self) {
         for n in 0..self.config.nodes {
-            let held: Vec<String> = self.buffers.held_by(n).take(5).map(|(id, b)| format!("{id} ({:?})", b.origin)).collect();
+            let held: Vec<String> = self
+                .buffers
+                .held_by(n)
+                .take(5)
+                .map(|(id, b)| format!("{id} ({:?})", b.origin))
+                .collect();
             if !held.is_empty() {
-                return self.fail(n, "buffers", format!("not released at rest: {}", held.join(", ")));
+                return self.fail(
+                    n,
+                    "buffers",
+                    format!("not released at rest: {}", held.join(", ")),
+                );
             }
             if self.nodes[n].up() && self.ios.on_node(n) > 0 {
                 let first = self.ios.open.iter().next();
-                return self.fail(n, "C1", format!("requests never completed, such as {first:?}"));
+                return self.fail(
+                    n,
+                    "C1",
+                    format!("requests never completed, such as {first:?}"),
+                );
             }
             if let Some(command) = self.nodes[n].commands.values().next() {
                 return self.fail(n, "admin", format!("never answered: {command:?}"));
@@ -272,18 +382,36 @@ impl Cluster {
             }
             let _ = write!(out, " open requests {}", self.ios.on_node(n));
             for (v, d) in &s.devices {
-                let _ = write!(out, " | v{v} {} quorum {} size {} upper {} lower {}", d.disk, d.quorum, d.size, d.upper_pending, d.lower_pending);
+                let _ = write!(
+                    out,
+                    " | v{v} {} quorum {} size {} upper {} lower {}",
+                    d.disk, d.quorum, d.size, d.upper_pending, d.lower_pending
+                );
             }
             let _ = writeln!(out);
             for (p, c, pds) in &s.connections {
-                let _ = write!(out, "    to {} {} {}", super::NAMES[p.index() % 8], c.cstate, c.peer_role);
+                let _ = write!(
+                    out,
+                    "    to {} {} {}",
+                    super::NAMES[p.index() % 8],
+                    c.cstate,
+                    c.peer_role
+                );
                 for (v, d) in pds {
-                    let pause: String = [(d.resync_susp_user, " user"), (d.resync_susp_peer, " peer"), (d.resync_susp_dependency, " dependency")]
-                        .iter()
-                        .filter(|x| x.0)
-                        .map(|x| x.1)
-                        .collect();
-                    let _ = write!(out, " | v{v} {} {} oos {} pending {} unacked {}{pause}", d.repl, d.peer_disk, d.out_of_sync, d.pending, d.unacked);
+                    let pause: String = [
+                        (d.resync_susp_user, " user"),
+                        (d.resync_susp_peer, " peer"),
+                        (d.resync_susp_dependency, " dependency"),
+                    ]
+                    .iter()
+                    .filter(|x| x.0)
+                    .map(|x| x.1)
+                    .collect();
+                    let _ = write!(
+                        out,
+                        " | v{v} {} {} oos {} pending {} unacked {}{pause}",
+                        d.repl, d.peer_disk, d.out_of_sync, d.pending, d.unacked
+                    );
                 }
                 let _ = writeln!(out);
             }

@@ -29,18 +29,48 @@ fn peer_index(peer: NodeId) -> usize {
 impl Cluster {
     pub(super) fn carry_out(&mut self, n: usize, effect: Effect) {
         match effect {
-            Effect::CompleteIo { io, result, data } => self.io_completed(n, io.0, result, data.map(|b| b.0)),
-            Effect::OpenDone { open, result } => self.open_done(n, open.0, result),
-            Effect::DiskRead { op, volume, sector, len } => {
-                self.disk_op(n, op, volume, DiskOp::Read { sector: sector.0, sectors: u64::from(len) / 512 });
+            Effect::CompleteIo { io, result, data } => {
+                self.io_completed(n, io.0, result, data.map(|b| b.0))
             }
-            Effect::DiskWrite { op, volume, sector, len, buf, preflush, fua } => {
+            Effect::OpenDone { open, result } => self.open_done(n, open.0, result),
+            Effect::DiskRead {
+                op,
+                volume,
+                sector,
+                len,
+            } => {
+                self.disk_op(
+                    n,
+                    op,
+                    volume,
+                    DiskOp::Read {
+                        sector: sector.0,
+                        sectors: u64::from(len) / 512,
+                    },
+                );
+            }
+            Effect::DiskWrite {
+                op,
+                volume,
+                sector,
+                len,
+                buf,
+                preflush,
+                fua,
+            } => {
                 let buffer = match self.buffers.get(n, buf.0) {
                     Ok(b) => b.clone(),
                     Err(e) => return self.fail(n, "buffers", format!("disk write: {e}")),
                 };
                 if buffer.payload.sectors() * 512 != u64::from(len) {
-                    return self.fail(n, "driver", format!("write of {len} bytes out of a buffer of {} sectors", buffer.payload.sectors()));
+                    return self.fail(
+                        n,
+                        "driver",
+                        format!(
+                            "write of {len} bytes out of a buffer of {} sectors",
+                            buffer.payload.sectors()
+                        ),
+                    );
                 }
                 let sectors = u64::from(len) / 512;
                 if buffer.origin != Origin::Resync {
@@ -50,20 +80,70 @@ impl Cluster {
                     // Modelled as a flush that is over before the write begins.
                     self.flush_now(n, volume_index(volume));
                 }
-                self.disk_op(n, op, volume, DiskOp::Write { sector: sector.0, payload: buffer.payload, fua });
+                self.disk_op(
+                    n,
+                    op,
+                    volume,
+                    DiskOp::Write {
+                        sector: sector.0,
+                        payload: buffer.payload,
+                        fua,
+                    },
+                );
             }
             Effect::DiskFlush { op, volume } => {
-                self.disk_op(n, op, volume, DiskOp::Flush { data: RangeMap::new(), meta: Default::default() });
+                self.disk_op(
+                    n,
+                    op,
+                    volume,
+                    DiskOp::Flush {
+                        data: RangeMap::new(),
+                        meta: Default::default(),
+                    },
+                );
             }
-            Effect::DiskDiscard { op, volume, sector, len, .. } => {
+            Effect::DiskDiscard {
+                op,
+                volume,
+                sector,
+                len,
+                ..
+            } => {
                 let sectors = u64::from(len) / 512;
-                self.disk_op(n, op, volume, DiskOp::Discard { sector: sector.0, sectors });
+                self.disk_op(
+                    n,
+                    op,
+                    volume,
+                    DiskOp::Discard {
+                        sector: sector.0,
+                        sectors,
+                    },
+                );
             }
-            Effect::MetaRead { op, volume, offset, len } => {
-                self.disk_op(n, op, volume, DiskOp::MetaRead { offset, len: len as usize });
+            Effect::MetaRead {
+                op,
+                volume,
+                offset,
+                len,
+            } => {
+                self.disk_op(
+                    n,
+                    op,
+                    volume,
+                    DiskOp::MetaRead {
+                        offset,
+                        len: len as usize,
+                    },
+                );
             }
-            Effect::MetaWrite { op, volume, blocks, barrier } => {
-                let blocks: Vec<(u64, Box<[u8; META_BLOCK]>)> = blocks.into_iter().map(|b| (b.offset, b.data)).collect();
+            Effect::MetaWrite {
+                op,
+                volume,
+                blocks,
+                barrier,
+            } => {
+                let blocks: Vec<(u64, Box<[u8; META_BLOCK]>)> =
+                    blocks.into_iter().map(|b| (b.offset, b.data)).collect();
                 let barrier = barrier.then(|| (RangeMap::new(), Default::default()));
                 self.disk_op(n, op, volume, DiskOp::MetaWrite { blocks, barrier });
             }
@@ -102,8 +182,23 @@ impl Cluster {
                     p.ctx = context;
                 }
             }
-            Effect::Send { peer, stream, volume, packet, payload, notify } => {
-                self.send(n, peer_index(peer), stream, volume, packet, payload.map(|b| b.0), notify);
+            Effect::Send {
+                peer,
+                stream,
+                volume,
+                packet,
+                payload,
+                notify,
+            } => {
+                self.send(
+                    n,
+                    peer_index(peer),
+                    stream,
+                    volume,
+                    packet,
+                    payload.map(|b| b.0),
+                    notify,
+                );
             }
             Effect::Upcall { op, .. } => {
                 let delay = self.rng.range(MS, 300 * MS);
@@ -126,7 +221,10 @@ impl Cluster {
 
     fn flush_now(&mut self, n: usize, v: usize) {
         if let Some(Some(disk)) = self.nodes[n].disks.get_mut(v)
-            && let Ok(op) = disk.accept(DiskOp::Flush { data: RangeMap::new(), meta: Default::default() })
+            && let Ok(op) = disk.accept(DiskOp::Flush {
+                data: RangeMap::new(),
+                meta: Default::default(),
+            })
         {
             disk.complete(&op, &mut self.rng);
         }
@@ -144,8 +242,12 @@ impl Cluster {
     fn done_later(&mut self, n: usize, op: OpId, output: OpOutput, delay: Time) {
         if self.new_op(n, op) {
             let life = self.nodes[n].life;
-            let event = Event::Done { op, result: Ok(output) };
-            self.queue.after(delay, Occurrence::Event(n, life, Box::new(event)));
+            let event = Event::Done {
+                op,
+                result: Ok(output),
+            };
+            self.queue
+                .after(delay, Occurrence::Event(n, life, Box::new(event)));
         }
     }
 
@@ -155,67 +257,135 @@ impl Cluster {
         }
         let v = volume_index(volume);
         let node = &mut self.nodes[n];
-        let Some(disk) = node.disks.get(v).and_then(|d| d.as_ref()).filter(|_| node.attached[v]) else {
-            return self.fail(n, "driver", format!("disk operation on volume {v}, which has no disk"));
+        let Some(disk) = node
+            .disks
+            .get(v)
+            .and_then(|d| d.as_ref())
+            .filter(|_| node.attached[v])
+        else {
+            return self.fail(
+                n,
+                "driver",
+                format!("disk operation on volume {v}, which has no disk"),
+            );
         };
         let what = match disk.accept(what) {
             Ok(w) => w,
             Err(e) => return self.fail(n, "driver", e),
         };
         let writes = match &what {
-            DiskOp::Write { sector, payload, .. } => Some((*sector, sector + payload.sectors())),
+            DiskOp::Write {
+                sector, payload, ..
+            } => Some((*sector, sector + payload.sectors())),
             DiskOp::Discard { sector, sectors } => Some((*sector, sector + sectors)),
             _ => None,
         };
         let is_data = writes.is_some() || matches!(what, DiskOp::Read { .. });
         let fails = disk.broken && (is_data || matches!(what, DiskOp::Flush { .. }));
         if let Some((start, end)) = writes {
-            let clash = node.pending.values().find(|p| p.volume == v && p.writes.is_some_and(|(s, e)| s < end && start < e));
+            let clash = node
+                .pending
+                .values()
+                .find(|p| p.volume == v && p.writes.is_some_and(|(s, e)| s < end && start < e));
             if let Some(other) = clash {
-                let what = format!("write to {start}..{end} of volume {v} while {:?} is under way", other.writes);
+                let what = format!(
+                    "write to {start}..{end} of volume {v} while {:?} is under way",
+                    other.writes
+                );
                 return self.fail(n, "O7", what);
             }
         }
         let (least, most) = self.config.disk_speed;
-        let delay = if self.rng.percent(2) { self.rng.range(most, 10 * most) } else { self.rng.latency(least, most) };
+        let delay = if self.rng.percent(2) {
+            self.rng.range(most, 10 * most)
+        } else {
+            self.rng.latency(least, most)
+        };
+        let delay = match self.nodes[n].slow_disk {
+            Some(slow) if is_data => slow,
+            _ => delay,
+        };
         let node = &mut self.nodes[n];
-        node.pending.insert(op.0, Pending { volume: v, op: what, writes });
+        node.pending.insert(
+            op.0,
+            Pending {
+                volume: v,
+                op: what,
+                writes,
+            },
+        );
         let life = node.life;
-        let done = if fails { Occurrence::DiskFails(n, life, op.0) } else { Occurrence::DiskDone(n, life, op.0) };
+        let done = if fails {
+            Occurrence::DiskFails(n, life, op.0)
+        } else {
+            Occurrence::DiskDone(n, life, op.0)
+        };
         self.queue.after(delay, done);
     }
 
     #[allow(clippy::too_many_arguments)] // The fields of one effect.
-    fn send(&mut self, n: usize, peer: usize, stream: Stream, volume: VolumeNr, packet: Packet, payload: Option<u64>, notify: Option<OpId>) {
+    fn send(
+        &mut self,
+        n: usize,
+        peer: usize,
+        stream: Stream,
+        volume: VolumeNr,
+        packet: Packet,
+        payload: Option<u64>,
+        notify: Option<OpId>,
+    ) {
         let buffer = match payload.map(|b| self.buffers.get(n, b)).transpose() {
             Ok(b) => b.cloned(),
             Err(e) => return self.fail(n, "buffers", format!("send: {e}")),
         };
         let len = packet.payload_len();
         if buffer.as_ref().map_or(0, |b| b.payload.sectors() * 512) != u64::from(len) {
-            return self.fail(n, "driver", format!("payload of {packet:?} does not have its length"));
+            return self.fail(
+                n,
+                "driver",
+                format!("payload of {packet:?} does not have its length"),
+            );
         }
         if let Some(op) = notify
             && !self.new_op(n, op)
         {
             return;
         }
-        let Some(p) = self.nodes[n].peers.get(&peer) else { return };
+        let Some(p) = self.nodes[n].peers.get(&peer) else {
+            return;
+        };
         let bytes = match wire::encode(&p.ctx, volume, &packet) {
             Ok(b) => b,
             Err(e) => return self.fail(n, "wire", format!("{packet:?} to node {peer}: {e}")),
         };
         if !packet.cmd().allowed_on(stream) {
-            return self.fail(n, "wire", format!("{packet:?} does not belong on the {stream} stream"));
+            return self.fail(
+                n,
+                "wire",
+                format!("{packet:?} does not belong on the {stream} stream"),
+            );
         }
         if let (Packet::Data(d), Some(b)) = (&packet, &buffer)
             && b.origin == Origin::App
         {
             let v = volume_index(volume);
-            self.check_covered(n, v, d.sector.0, u64::from(d.size.0) / 512, "replicated write");
+            self.check_covered(
+                n,
+                v,
+                d.sector.0,
+                u64::from(d.size.0) / 512,
+                "replicated write",
+            );
         }
         let io = buffer.as_ref().and_then(|b| b.io);
-        match self.flow.sent(n, peer, volume_index(volume), &packet, io, buffer.as_ref().map(|b| &b.payload)) {
+        match self.flow.sent(
+            n,
+            peer,
+            volume_index(volume),
+            &packet,
+            io,
+            buffer.as_ref().map(|b| &b.payload),
+        ) {
             Ok(stable) => self.check_stable(n, peer, &stable),
             Err(v) => return self.violation(Some(n), v),
         }
@@ -227,15 +397,26 @@ impl Cluster {
         self.later(later);
         if let Some(op) = notify {
             // The transport takes it at once, unless its buffer is full.
-            let delay = if backlog > 20 * MS { backlog } else { self.rng.latency(5 * US, 100 * US) };
+            let delay = if backlog > 20 * MS {
+                backlog
+            } else {
+                self.rng.latency(5 * US, 100 * US)
+            };
             let life = self.nodes[n].life;
-            self.queue.after(delay, Occurrence::Event(n, life, Box::new(Event::Sent { op })));
+            self.queue.after(
+                delay,
+                Occurrence::Event(n, life, Box::new(Event::Sent { op })),
+            );
         }
     }
 
     fn replied(&mut self, n: usize, cmd: u64, reply: drbd_engine::command::Reply) {
         let Some(command) = self.nodes[n].commands.remove(&cmd) else {
-            return self.fail(n, "admin", format!("command {cmd} answered twice, or never given"));
+            return self.fail(
+                n,
+                "admin",
+                format!("command {cmd} answered twice, or never given"),
+            );
         };
         match &command {
             Command::Attach { volume, .. } if !reply.is_ok() => {
@@ -258,7 +439,9 @@ impl Cluster {
 
     fn changed(&mut self, n: usize, change: &drbd_engine::status::Change) {
         use drbd_engine::status::Object;
-        if let Object::PeerDevice { info: Some(info), .. } = &change.object
+        if let Object::PeerDevice {
+            info: Some(info), ..
+        } = &change.object
             && info.repl == drbd_proto::ReplState::SyncTarget
         {
             self.stats.resyncs += 1;

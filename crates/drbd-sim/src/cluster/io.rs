@@ -64,7 +64,12 @@ impl Ios {
     }
 
     pub(crate) fn forget_node(&mut self, node: usize) -> Vec<usize> {
-        let workers = self.open.values().filter(|r| r.node == node).filter_map(|r| r.worker).collect();
+        let workers = self
+            .open
+            .values()
+            .filter(|r| r.node == node)
+            .filter_map(|r| r.worker)
+            .collect();
         self.open.retain(|_, r| r.node != node);
         self.opening.retain(|_, (n, _)| *n != node);
         workers
@@ -80,9 +85,15 @@ impl Cluster {
     pub fn open(&mut self, n: usize, volume: usize, write: bool) -> u64 {
         let id = self.fresh_id();
         self.ios.opening.insert(id, (n, volume));
-        let event = Event::Open { open: OpenId(id), volume: volume_nr(volume), write, nonblock: false };
+        let event = Event::Open {
+            open: OpenId(id),
+            volume: volume_nr(volume),
+            write,
+            nonblock: false,
+        };
         let life = self.nodes[n].life;
-        self.queue.after(0, Occurrence::Event(n, life, Box::new(event)));
+        self.queue
+            .after(0, Occurrence::Event(n, life, Box::new(event)));
         id
     }
 
@@ -95,13 +106,20 @@ impl Cluster {
     pub fn close(&mut self, n: usize, open: u64) {
         if self.nodes[n].openers.remove(&open).is_some() {
             let life = self.nodes[n].life;
-            self.queue.after(0, Occurrence::Event(n, life, Box::new(Event::Close { open: OpenId(open) })));
+            self.queue.after(
+                0,
+                Occurrence::Event(n, life, Box::new(Event::Close { open: OpenId(open) })),
+            );
         }
     }
 
     pub(super) fn open_done(&mut self, n: usize, open: u64, result: Result<(), OpenError>) {
         let Some((node, volume)) = self.ios.opening.remove(&open) else {
-            return self.fail(n, "C1", format!("open {open} answered twice, or never asked"));
+            return self.fail(
+                n,
+                "C1",
+                format!("open {open} answered twice, or never asked"),
+            );
         };
         if node != n {
             return self.fail(n, "C1", format!("open {open} belongs to node {node}"));
@@ -114,11 +132,26 @@ impl Cluster {
     }
 
     /// Submits a request; the sectors are those of a range of the volume.
-    pub fn submit(&mut self, n: usize, volume: usize, kind: IoKind, sector: u64, sectors: u64) -> u64 {
+    pub fn submit(
+        &mut self,
+        n: usize,
+        volume: usize,
+        kind: IoKind,
+        sector: u64,
+        sectors: u64,
+    ) -> u64 {
         self.submit_for(None, n, volume, kind, sector, sectors)
     }
 
-    pub(crate) fn submit_for(&mut self, worker: Option<usize>, n: usize, volume: usize, kind: IoKind, sector: u64, sectors: u64) -> u64 {
+    pub(crate) fn submit_for(
+        &mut self,
+        worker: Option<usize>,
+        n: usize,
+        volume: usize,
+        kind: IoKind,
+        sector: u64,
+        sectors: u64,
+    ) -> u64 {
         let io = self.fresh_id();
         let now = self.now();
         let len = (sectors * 512) as u32;
@@ -141,17 +174,39 @@ impl Cluster {
                 begin(self, version);
                 let payload = Rc::new(Payload::uniform(sectors, version));
                 let buf = self.buffers.give(n, payload, Origin::App, Some(io));
-                IoRequest::Write { sector: at, len, buf: BufId(buf), fua }
+                IoRequest::Write {
+                    sector: at,
+                    len,
+                    buf: BufId(buf),
+                    fua,
+                }
             }
         };
         match kind {
             IoKind::Read => self.stats.reads += 1,
             _ => self.stats.writes += 1,
         }
-        self.ios.open.insert(io, IoRecord { node: n, volume, kind, sector, sectors, submitted: now, write, worker });
+        self.ios.open.insert(
+            io,
+            IoRecord {
+                node: n,
+                volume,
+                kind,
+                sector,
+                sectors,
+                submitted: now,
+                write,
+                worker,
+            },
+        );
         let life = self.nodes[n].life;
-        let event = Event::Io { io: IoId(io), volume: volume_nr(volume), request };
-        self.queue.after(0, Occurrence::Event(n, life, Box::new(event)));
+        let event = Event::Io {
+            io: IoId(io),
+            volume: volume_nr(volume),
+            request,
+        };
+        self.queue
+            .after(0, Occurrence::Event(n, life, Box::new(event)));
         io
     }
 
@@ -178,10 +233,18 @@ impl Cluster {
     pub(super) fn io_completed(&mut self, n: usize, io: u64, result: IoOutcome, data: Option<u64>) {
         let now = self.now();
         let Some(r) = self.ios.open.remove(&io) else {
-            return self.fail(n, "C1", format!("request {io} completed twice, or never submitted"));
+            return self.fail(
+                n,
+                "C1",
+                format!("request {io} completed twice, or never submitted"),
+            );
         };
         if r.node != n {
-            return self.fail(n, "C1", format!("request {io} was submitted on node {}", r.node));
+            return self.fail(
+                n,
+                "C1",
+                format!("request {io} was submitted on node {}", r.node),
+            );
         }
         if result.is_err() {
             self.stats.io_errors += 1;
@@ -193,13 +256,19 @@ impl Cluster {
                 return self.violation(Some(n), v);
             }
             if epoch == self.history_epoch {
-                let end = if result.is_ok() { End::Ok(now) } else { End::Limbo(now) };
+                let end = if result.is_ok() {
+                    End::Ok(now)
+                } else {
+                    End::Limbo(now)
+                };
                 self.histories[r.volume].finish(id, end);
             }
         }
         match (r.kind, result, data) {
             (IoKind::Read, Ok(()), Some(buf)) => self.read_completed(n, &r, buf),
-            (IoKind::Read, Ok(()), None) => self.fail(n, "C1", format!("read {io} succeeded without data")),
+            (IoKind::Read, Ok(()), None) => {
+                self.fail(n, "C1", format!("read {io} succeeded without data"))
+            }
             (IoKind::Flush, Ok(()), _) => self.flush_completed(n, r.volume, r.submitted),
             _ => {}
         }
@@ -218,7 +287,11 @@ impl Cluster {
             Err(e) => return self.fail(n, "buffers", format!("read: {e}")),
         };
         if payload.sectors() != r.sectors {
-            return self.fail(n, "R1", format!("read of {} sectors got {}", r.sectors, payload.sectors()));
+            return self.fail(
+                n,
+                "R1",
+                format!("read of {} sectors got {}", r.sectors, payload.sectors()),
+            );
         }
         let mut content = RangeMap::new();
         let mut at = r.sector;
@@ -228,7 +301,11 @@ impl Cluster {
         }
         let now = self.now();
         if let Err(bad) = self.histories[r.volume].check(&content, r.sector, at, r.submitted, now) {
-            let what = format!("read of volume {} submitted at {:.6} s: {bad}", r.volume, r.submitted as f64 / 1e9);
+            let what = format!(
+                "read of volume {} submitted at {:.6} s: {bad}",
+                r.volume,
+                r.submitted as f64 / 1e9
+            );
             self.violation(Some(n), Violation { rule: "R1", what });
         }
     }

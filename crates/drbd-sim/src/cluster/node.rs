@@ -38,6 +38,8 @@ pub struct Node {
     pub(crate) life: u32,
     /// Disk of each volume, if it has one.
     pub disks: Vec<Option<Disk>>,
+    /// If set, every operation on the data area takes that long.
+    pub slow_disk: Option<Time>,
     pub(crate) attached: Vec<bool>,
     pub(crate) pending: BTreeMap<u64, Pending>,
     pub(crate) used_ops: BTreeSet<u64>,
@@ -67,6 +69,7 @@ impl Node {
             core: None,
             life: 0,
             disks,
+            slow_disk: None,
             attached: vec![false; volumes],
             pending: BTreeMap::new(),
             used_ops: BTreeSet::new(),
@@ -97,6 +100,9 @@ impl Node {
     pub(crate) fn wipe(&mut self) {
         let disks = std::mem::take(&mut self.disks);
         let life = self.life + 1;
-        *self = Node { life, ..Node::new(self.id, disks) };
+        *self = Node {
+            life,
+            ..Node::new(self.id, disks)
+        };
     }
 }

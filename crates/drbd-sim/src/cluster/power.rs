@@ -15,8 +15,11 @@ fn address(node: usize) -> std::net::SocketAddr {
 }
 
 /// The path from a node to a peer.
-pub fn path(node: usize, peer: usize) -> Path {
-    Path { local: address(node), remote: address(peer) }
+fn path(node: usize, peer: usize) -> Path {
+    Path {
+        local: address(node),
+        remote: address(peer),
+    }
 }
 
 fn volume_nr(v: usize) -> VolumeNr {
@@ -29,16 +32,37 @@ impl Cluster {
         let c = &self.config;
         let mut commands = Vec::new();
         for v in 0..c.volumes.len() {
-            let options = DeviceOptions { diskless: c.diskless[n], ..c.device.clone() };
-            commands.push(Command::NewMinor { volume: volume_nr(v), minor: v as u32, options });
+            let options = DeviceOptions {
+                diskless: c.diskless[n],
+                ..c.device.clone()
+            };
+            commands.push(Command::NewMinor {
+                volume: volume_nr(v),
+                minor: v as u32,
+                options,
+            });
         }
         for peer in (0..c.nodes).filter(|p| *p != n) {
             let options = c.net_options(n, peer);
-            commands.push(Command::NewPeer { peer: node_id(peer), name: NAMES[peer % NAMES.len()].into(), options });
-            commands.push(Command::NewPath { peer: node_id(peer), path: path(n, peer) });
+            commands.push(Command::NewPeer {
+                peer: node_id(peer),
+                name: NAMES[peer % NAMES.len()].into(),
+                options,
+            });
+            commands.push(Command::NewPath {
+                peer: node_id(peer),
+                path: path(n, peer),
+            });
             for v in 0..c.volumes.len() {
-                let options = PeerDeviceOptions { bitmap: !c.diskless[peer], ..c.peer_device.clone() };
-                commands.push(Command::PeerDeviceOptions { peer: node_id(peer), volume: volume_nr(v), options });
+                let options = PeerDeviceOptions {
+                    bitmap: !c.diskless[peer],
+                    ..c.peer_device.clone()
+                };
+                commands.push(Command::PeerDeviceOptions {
+                    peer: node_id(peer),
+                    volume: volume_nr(v),
+                    options,
+                });
             }
         }
         commands
@@ -47,12 +71,20 @@ impl Cluster {
     /// The command that attaches a volume.
     pub fn attach_command(&self, n: usize, volume: usize) -> Command {
         let backing = format::backing(&self.config, n, volume);
-        Command::Attach { volume: volume_nr(volume), backing, options: self.config.disk.clone() }
+        Command::Attach {
+            volume: volume_nr(volume),
+            backing,
+            options: self.config.disk.clone(),
+        }
     }
 
     /// The command that connects to a peer.
     pub fn connect_command(&self, peer: usize) -> Command {
-        Command::Connect { peer: node_id(peer), discard_my_data: false, tentative: false }
+        Command::Connect {
+            peer: node_id(peer),
+            discard_my_data: false,
+            tentative: false,
+        }
     }
 
     /// Boots a node and brings the resource up, with all connections.
@@ -85,7 +117,11 @@ impl Cluster {
         let pending = std::mem::take(&mut self.nodes[n].pending);
         for p in pending.values() {
             if let Some(disk) = self.nodes[n].disks[p.volume].as_mut() {
-                disk.interrupt(&p.op, if power { tearing } else { Tearing::Never }, &mut self.rng);
+                disk.interrupt(
+                    &p.op,
+                    if power { tearing } else { Tearing::Never },
+                    &mut self.rng,
+                );
             }
         }
         if power {
@@ -116,7 +152,12 @@ impl Cluster {
 
     /// One direction delivers nothing for some time.
     pub fn stall(&mut self, from: usize, to: usize, duration: crate::clock::Time) {
-        self.note(|| format!("nothing gets from {from} to {to} for {} ms", duration / 1_000_000));
+        self.note(|| {
+            format!(
+                "nothing gets from {from} to {to} for {} ms",
+                duration / 1_000_000
+            )
+        });
         let now = self.now();
         let later = self.net.stall(from, to, duration, now);
         self.later(later);

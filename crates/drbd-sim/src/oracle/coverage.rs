@@ -29,9 +29,14 @@ pub fn covered(meta: &Decoded, sector: u64, sectors: u64) -> Result<(), String> 
         }
         // A suspended activity log is right only if the durable bitmap is all ones.
         let first = (extent * EXTENT).max(sector) / BLOCK;
-        let last = ((extent + 1) * EXTENT).min(sector + sectors).div_ceil(BLOCK);
+        let last = ((extent + 1) * EXTENT)
+            .min(sector + sectors)
+            .div_ceil(BLOCK);
         if !meta.all_marked(first..last) {
-            return Err(format!("extent {extent} is not in the durable activity log {:?}", meta.hot));
+            return Err(format!(
+                "extent {extent} is not in the durable activity log {:?}",
+                meta.hot
+            ));
         }
     }
     Ok(())
@@ -84,5 +89,7 @@ pub fn check(images: &[Image], size: u64) -> Result<(), String> {
 /// After a crash with the activity log disabled everything is marked at attach.
 fn disabled(image: &Image) -> bool {
     let f = image.meta.superblock.flags;
-    f.contains(LocalFlags::AL_DISABLED) && f.contains(LocalFlags::PRIMARY_IND) && f.contains(LocalFlags::CRASHED_PRIMARY)
+    f.contains(LocalFlags::AL_DISABLED)
+        && f.contains(LocalFlags::PRIMARY_IND)
+        && f.contains(LocalFlags::CRASHED_PRIMARY)
 }

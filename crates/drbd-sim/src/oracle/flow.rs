@@ -51,8 +51,20 @@ fn violation<T>(rule: &'static str, what: String) -> Result<T, Violation> {
 impl Flow {
     /// A node is connected.
     pub fn session_begins(&mut self, node: usize, peer: usize, session: u64) {
-        self.sent.insert((node, peer), Sent { session, ..Sent::default() });
-        self.received.insert((node, peer), Epochs { session, ..Epochs::default() });
+        self.sent.insert(
+            (node, peer),
+            Sent {
+                session,
+                ..Sent::default()
+            },
+        );
+        self.received.insert(
+            (node, peer),
+            Epochs {
+                session,
+                ..Epochs::default()
+            },
+        );
     }
 
     /// A node is not connected any more.
@@ -68,23 +80,46 @@ impl Flow {
     }
 
     /// A node sends a packet. The answer names the writes which it thereby says are on stable storage.
-    pub fn sent(&mut self, node: usize, peer: usize, volume: usize, packet: &Packet, io: Option<u64>, _payload: Option<&Rc<Payload>>) -> Result<Vec<Received>, Violation> {
-        let Some(s) = self.sent.get_mut(&(node, peer)) else { return Ok(Vec::new()) };
+    pub fn sent(
+        &mut self,
+        node: usize,
+        peer: usize,
+        volume: usize,
+        packet: &Packet,
+        io: Option<u64>,
+        _payload: Option<&Rc<Payload>>,
+    ) -> Result<Vec<Received>, Violation> {
+        let Some(s) = self.sent.get_mut(&(node, peer)) else {
+            return Ok(Vec::new());
+        };
         match packet {
             Packet::Barrier(b) => {
                 let nr = b.barrier.0;
                 if s.writes_since_barrier == 0 {
-                    return violation("O3", format!("barrier {nr} to node {peer} without a write before it"));
+                    return violation(
+                        "O3",
+                        format!("barrier {nr} to node {peer} without a write before it"),
+                    );
                 }
-                if s.last_barrier.is_some_and(|l| (nr.wrapping_sub(l) as i32) <= 0) {
-                    return violation("O3", format!("barrier {nr} to node {peer} after barrier {:?}", s.last_barrier));
+                if s.last_barrier
+                    .is_some_and(|l| (nr.wrapping_sub(l) as i32) <= 0)
+                {
+                    return violation(
+                        "O3",
+                        format!(
+                            "barrier {nr} to node {peer} after barrier {:?}",
+                            s.last_barrier
+                        ),
+                    );
                 }
                 s.last_barrier = Some(nr);
                 s.writes_since_barrier = 0;
             }
             Packet::Data(d) => {
                 s.writes_since_barrier += 1;
-                let wanted = d.dp_flags.intersects(DpFlags::SEND_WRITE_ACK.union(DpFlags::SEND_RECEIVE_ACK));
+                let wanted = d
+                    .dp_flags
+                    .intersects(DpFlags::SEND_WRITE_ACK.union(DpFlags::SEND_RECEIVE_ACK));
                 if let (true, Some(io)) = (wanted, io) {
                     s.waiting.insert((d.block_id.0, d.sector.0), io);
                 }
@@ -93,7 +128,10 @@ impl Flow {
             Packet::NegAck(a) => {
                 if let Some(r) = self.received.get_mut(&(node, peer)) {
                     let all = r.closed.iter_mut().map(|(_, e)| e).chain([&mut r.open]);
-                    all.for_each(|e| e.writes.retain(|(id, w)| (*id, w.1) != (a.block_id.0, a.sector.0)));
+                    all.for_each(|e| {
+                        e.writes
+                            .retain(|(id, w)| (*id, w.1) != (a.block_id.0, a.sector.0))
+                    });
                 }
             }
             Packet::ConfirmStable(c) => {
@@ -108,23 +146,50 @@ impl Flow {
         Ok(Vec::new())
     }
 
-    fn barrier_ack(&mut self, node: usize, peer: usize, nr: u32, set_size: u32) -> Result<Vec<Received>, Violation> {
-        let Some(r) = self.received.get_mut(&(node, peer)) else { return Ok(Vec::new()) };
+    fn barrier_ack(
+        &mut self,
+        node: usize,
+        peer: usize,
+        nr: u32,
+        set_size: u32,
+    ) -> Result<Vec<Received>, Violation> {
+        let Some(r) = self.received.get_mut(&(node, peer)) else {
+            return Ok(Vec::new());
+        };
         match r.closed.pop_front() {
             Some((n, e)) if n == nr => {
                 if e.count - e.confirmed.min(e.count) != set_size {
-                    let what = format!("barrier ack {nr} to node {peer} for {set_size} writes, {} were received, {} confirmed", e.count, e.confirmed);
+                    let what = format!(
+                        "barrier ack {nr} to node {peer} for {set_size} writes, {} were received, {} confirmed",
+                        e.count, e.confirmed
+                    );
                     return violation("O5", what);
                 }
                 Ok(e.writes.into_iter().map(|(_, w)| w).collect())
             }
-            other => violation("O4", format!("barrier ack {nr} to node {peer}, the oldest open barrier is {:?}", other.map(|o| o.0))),
+            other => violation(
+                "O4",
+                format!(
+                    "barrier ack {nr} to node {peer}, the oldest open barrier is {:?}",
+                    other.map(|o| o.0)
+                ),
+            ),
         }
     }
 
     /// A packet arrives at a node, before the engine sees it.
-    pub fn received(&mut self, node: usize, peer: usize, session: u64, packet: &Packet) -> Result<(), Violation> {
-        if let Some(r) = self.received.get_mut(&(node, peer)).filter(|r| r.session == session) {
+    pub fn received(
+        &mut self,
+        node: usize,
+        peer: usize,
+        session: u64,
+        packet: &Packet,
+    ) -> Result<(), Violation> {
+        if let Some(r) = self
+            .received
+            .get_mut(&(node, peer))
+            .filter(|r| r.session == session)
+        {
             match packet {
                 Packet::Data(_) | Packet::Trim(_) | Packet::Zeroes(_) => r.open.count += 1,
                 Packet::Barrier(b) => {
@@ -134,8 +199,15 @@ impl Flow {
                 _ => {}
             }
         }
-        if let Some(s) = self.sent.get_mut(&(node, peer)).filter(|s| s.session == session)
-            && let Packet::RecvAck(a) | Packet::WriteAck(a) | Packet::WriteAckInSync(a) | Packet::NegAck(a) | Packet::RsWriteAck(a) = packet
+        if let Some(s) = self
+            .sent
+            .get_mut(&(node, peer))
+            .filter(|s| s.session == session)
+            && let Packet::RecvAck(a)
+            | Packet::WriteAck(a)
+            | Packet::WriteAckInSync(a)
+            | Packet::NegAck(a)
+            | Packet::RsWriteAck(a) = packet
         {
             s.waiting.remove(&(a.block_id.0, a.sector.0));
         }
@@ -153,7 +225,12 @@ impl Flow {
     pub fn completes(&mut self, node: usize, io: u64) -> Result<(), Violation> {
         for ((_, peer), s) in self.sent.iter_mut().filter(|(k, _)| k.0 == node) {
             if let Some((id, _)) = s.waiting.iter().find(|(_, i)| **i == io) {
-                return violation("C3", format!("request {io} completes while node {peer} has not acknowledged block {id:?}"));
+                return violation(
+                    "C3",
+                    format!(
+                        "request {io} completes while node {peer} has not acknowledged block {id:?}"
+                    ),
+                );
             }
         }
         Ok(())

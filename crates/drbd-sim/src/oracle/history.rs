@@ -73,21 +73,39 @@ pub struct BadContent {
 
 impl std::fmt::Display for BadContent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let BadContent { start, end, found, allowed } = self;
-        write!(f, "sectors {start}..{end} contain write {found}, allowed are {allowed:?}")
+        let BadContent {
+            start,
+            end,
+            found,
+            allowed,
+        } = self;
+        write!(
+            f,
+            "sectors {start}..{end} contain write {found}, allowed are {allowed:?}"
+        )
     }
 }
 
 impl History {
     /// The content is known exactly: everything before is forgotten.
     pub fn rebase(&mut self, content: RangeMap<Version>) {
-        *self = History { base: content, ..History::default() };
+        *self = History {
+            base: content,
+            ..History::default()
+        };
     }
 
     /// A write begins; the answer names it.
     pub fn begin(&mut self, version: Version, start: u64, end: u64, node: usize, now: Time) -> u32 {
         let id = self.writes.len() as u32;
-        self.writes.push(WriteRecord { version, start, end, node, submitted: now, outcome: End::Open });
+        self.writes.push(WriteRecord {
+            version,
+            start,
+            end,
+            node,
+            submitted: now,
+            outcome: End::Open,
+        });
         for cell in start / CELL..=(end.max(1) - 1) / CELL {
             self.index.entry(cell).or_default().push(id);
         }
@@ -121,19 +139,38 @@ impl History {
     }
 
     fn touching(&self, start: u64, end: u64) -> Vec<&WriteRecord> {
-        let mut ids: Vec<u32> =
-            self.index.range(start / CELL..=(end.max(1) - 1) / CELL).flat_map(|(_, v)| v.iter().copied()).collect();
+        let mut ids: Vec<u32> = self
+            .index
+            .range(start / CELL..=(end.max(1) - 1) / CELL)
+            .flat_map(|(_, v)| v.iter().copied())
+            .collect();
         ids.sort_unstable();
         ids.dedup();
         let overlap = |w: &&WriteRecord| w.start < end && start < w.end;
-        ids.iter().map(|id| &self.writes[*id as usize]).filter(overlap).collect()
+        ids.iter()
+            .map(|id| &self.writes[*id as usize])
+            .filter(overlap)
+            .collect()
     }
 
     /// What a read of one sector between two points in time may return.
-    fn allowed(&self, touching: &[&WriteRecord], sector: u64, from: Time, to: Time) -> Vec<Version> {
-        let here = || touching.iter().filter(|w| w.start <= sector && sector < w.end && w.submitted <= to);
+    fn allowed(
+        &self,
+        touching: &[&WriteRecord],
+        sector: u64,
+        from: Time,
+        to: Time,
+    ) -> Vec<Version> {
+        let here = || {
+            touching
+                .iter()
+                .filter(|w| w.start <= sector && sector < w.end && w.submitted <= to)
+        };
         // The youngest beginning of a write that was successfully over before the read began.
-        let sure = here().filter(|w| matches!(w.outcome, End::Ok(t) if t < from)).map(|w| w.submitted).max();
+        let sure = here()
+            .filter(|w| matches!(w.outcome, End::Ok(t) if t < from))
+            .map(|w| w.submitted)
+            .max();
         let mut allowed: Vec<Version> = here()
             .filter(|w| w.over_at().is_none_or(|t| sure.is_none_or(|s| t >= s)))
             .map(|w| w.version)
@@ -145,7 +182,14 @@ impl History {
     }
 
     /// Checks content that was read between two points in time.
-    pub fn check(&self, content: &RangeMap<Version>, start: u64, end: u64, from: Time, to: Time) -> Result<(), BadContent> {
+    pub fn check(
+        &self,
+        content: &RangeMap<Version>,
+        start: u64,
+        end: u64,
+        from: Time,
+        to: Time,
+    ) -> Result<(), BadContent> {
         let touching = self.touching(start, end);
         let mut edges: Vec<u64> = touching.iter().flat_map(|w| [w.start, w.end]).collect();
         edges.extend(content.overlapping(start, end).map(|r| r.start));
@@ -160,23 +204,44 @@ impl History {
             // Only the writes near this edge matter; the list is in order of submission.
             let allowed = self.allowed(&touching, at, from, to);
             if !allowed.contains(&found) {
-                return Err(BadContent { start: at, end: to_sector, found, allowed });
+                return Err(BadContent {
+                    start: at,
+                    end: to_sector,
+                    found,
+                    allowed,
+                });
             }
         }
         Ok(())
     }
 
     /// Checks the whole content of a disk at rest.
-    pub fn check_all(&self, content: &RangeMap<Version>, size: u64, now: Time) -> Result<(), BadContent> {
+    pub fn check_all(
+        &self,
+        content: &RangeMap<Version>,
+        size: u64,
+        now: Time,
+    ) -> Result<(), BadContent> {
         self.check_between(content, size, now, now)
     }
 
     /// Checks that content is not older than what was complete at some time.
-    pub fn check_durable(&self, content: &RangeMap<Version>, size: u64, from: Time) -> Result<(), BadContent> {
+    pub fn check_durable(
+        &self,
+        content: &RangeMap<Version>,
+        size: u64,
+        from: Time,
+    ) -> Result<(), BadContent> {
         self.check_between(content, size, from, Time::MAX)
     }
 
-    fn check_between(&self, content: &RangeMap<Version>, size: u64, from: Time, to: Time) -> Result<(), BadContent> {
+    fn check_between(
+        &self,
+        content: &RangeMap<Version>,
+        size: u64,
+        from: Time,
+        to: Time,
+    ) -> Result<(), BadContent> {
         // Piecewise, so that every piece has to look at few writes only.
         let mut at = 0;
         let mut cells = self.index.keys().copied().peekable();
@@ -201,7 +266,9 @@ impl History {
         let mut youngest = 0;
         for w in &self.writes {
             let present = w.version != crate::buffer::ZEROES
-                && content.overlapping(w.start, w.end).any(|r| r.value == w.version);
+                && content
+                    .overlapping(w.start, w.end)
+                    .any(|r| r.value == w.version);
             if present {
                 youngest = youngest.max(w.submitted);
             }
@@ -235,9 +302,15 @@ mod tests {
         assert!(h.check(&disk(&[]), 0, 8, 110, 120).is_ok());
         assert!(h.check(&disk(&[(0, 8, 10)]), 0, 8, 110, 120).is_ok());
         h.finish(a, End::Ok(150));
-        assert!(h.check(&disk(&[]), 0, 8, 140, 160).is_ok(), "overlaps in time");
+        assert!(
+            h.check(&disk(&[]), 0, 8, 140, 160).is_ok(),
+            "overlaps in time"
+        );
         let bad = h.check(&disk(&[(4, 8, 10)]), 0, 8, 151, 160).unwrap_err();
-        assert_eq!((bad.start, bad.end, bad.found, &bad.allowed[..]), (0, 4, 1, &[10][..]));
+        assert_eq!(
+            (bad.start, bad.end, bad.found, &bad.allowed[..]),
+            (0, 4, 1, &[10][..])
+        );
         // A write of the future is nowhere.
         h.begin(11, 0, 8, 0, 300);
         assert!(h.check(&disk(&[(0, 8, 11)]), 0, 8, 151, 160).is_err());
@@ -252,7 +325,10 @@ mod tests {
         assert!(h.check_all(&disk(&[(0, 4, 10)]), 200, 500).is_ok());
         let b = h.begin(11, 2, 6, 1, 130);
         h.finish(b, End::Ok(140));
-        assert!(h.check_all(&disk(&[(0, 2, 10), (2, 6, 11)]), 200, 500).is_ok());
+        assert!(
+            h.check_all(&disk(&[(0, 2, 10), (2, 6, 11)]), 200, 500)
+                .is_ok()
+        );
         assert!(h.check_all(&disk(&[(0, 8, 10)]), 200, 500).is_err());
     }
 
@@ -264,8 +340,17 @@ mod tests {
         let b = h.begin(11, 100, 108, 0, 120);
         h.finish(b, End::Ok(130));
         assert!(h.check_epochs(&disk(&[]), 200).is_ok(), "all lost");
-        assert!(h.check_epochs(&disk(&[(0, 8, 10)]), 200).is_ok(), "a prefix");
-        assert!(h.check_epochs(&disk(&[(0, 8, 10), (100, 108, 11)]), 200).is_ok());
-        assert!(h.check_epochs(&disk(&[(100, 108, 11)]), 200).is_err(), "the second without the first");
+        assert!(
+            h.check_epochs(&disk(&[(0, 8, 10)]), 200).is_ok(),
+            "a prefix"
+        );
+        assert!(
+            h.check_epochs(&disk(&[(0, 8, 10), (100, 108, 11)]), 200)
+                .is_ok()
+        );
+        assert!(
+            h.check_epochs(&disk(&[(100, 108, 11)]), 200).is_err(),
+            "the second without the first"
+        );
     }
 }

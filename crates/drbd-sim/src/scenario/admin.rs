@@ -23,7 +23,9 @@ impl Run {
                 }
             }
             Deed::Attach(n, v) => {
-                if self.cluster.nodes[n].up() && self.cluster.disk_state(n, v) == DiskState::Diskless {
+                if self.cluster.nodes[n].up()
+                    && self.cluster.disk_state(n, v) == DiskState::Diskless
+                {
                     let command = self.cluster.attach_command(n, v);
                     self.cluster.script(n, vec![command]);
                 }
@@ -31,7 +33,13 @@ impl Run {
             Deed::ResumeIo(n) => self.give(n, Command::ResumeIo),
             Deed::ResumeSync(n, peer) => {
                 for v in 0..self.cluster.config.volumes.len() {
-                    self.give(n, Command::ResumeSync { peer: node_id(peer), volume: volume_nr(v) });
+                    self.give(
+                        n,
+                        Command::ResumeSync {
+                            peer: node_id(peer),
+                            volume: volume_nr(v),
+                        },
+                    );
                 }
             }
             Deed::Demoted(n) => {
@@ -68,7 +76,11 @@ impl Run {
         (0..c.config.volumes.len()).all(|v| {
             (0..c.config.nodes).all(|m| {
                 let counts = m == n || c.config.diskless[n];
-                !counts || c.config.diskless[m] || !c.nodes[m].up() || c.is_current(m, v) || c.lenient
+                !counts
+                    || c.config.diskless[m]
+                    || !c.nodes[m].up()
+                    || c.is_current(m, v)
+                    || c.lenient
             })
         })
     }
@@ -82,7 +94,9 @@ impl Run {
             self.cluster.app_start(p);
             return;
         }
-        let able: Vec<usize> = (0..self.cluster.config.nodes).filter(|n| self.may_promote(*n)).collect();
+        let able: Vec<usize> = (0..self.cluster.config.nodes)
+            .filter(|n| self.may_promote(*n))
+            .collect();
         if able.is_empty() {
             return self.later(retry, Deed::Promote);
         }
@@ -123,7 +137,9 @@ impl Run {
     }
 
     fn network_trouble(&mut self) {
-        let Some((a, b)) = self.any_pair() else { return };
+        let Some((a, b)) = self.any_pair() else {
+            return;
+        };
         match self.rng.below(10) {
             0..5 => self.cluster.cut(a, b),
             5..7 => {
@@ -180,7 +196,8 @@ impl Run {
             let others_fine = (0..self.cluster.config.nodes).all(|m| {
                 m == n
                     || self.cluster.config.diskless[m]
-                    || (0..self.cluster.config.volumes.len()).all(|v| self.cluster.disk_state(m, v) == DiskState::UpToDate)
+                    || (0..self.cluster.config.volumes.len())
+                        .all(|v| self.cluster.disk_state(m, v) == DiskState::UpToDate)
             });
             if self.powerless.len() > 1 || !others_fine || !self.synchronous() {
                 self.cluster.lenient = true;
@@ -193,24 +210,41 @@ impl Run {
 
     /// Another node becomes Primary in good order.
     fn migrate(&mut self) {
-        let Some(p) = self.primary() else { return self.later(0, Deed::Promote) };
+        let Some(p) = self.primary() else {
+            return self.later(0, Deed::Promote);
+        };
         self.cluster.app_stop();
         let delay = self.rng.range(100 * MS, 2 * SEC);
         self.later(delay, Deed::Demoted(p));
     }
 
     fn admin_action(&mut self) {
-        let Some((n, peer)) = self.any_pair() else { return };
+        let Some((n, peer)) = self.any_pair() else {
+            return;
+        };
         let v = self.rng.below(self.cluster.config.volumes.len() as u64) as usize;
         let delay = self.rng.latency(50 * MS, 8 * SEC);
         match self.rng.below(7) {
             0 | 1 => {
-                self.give(n, Command::Disconnect { peer: node_id(peer), force: self.rng.clone().percent(30) });
+                self.give(
+                    n,
+                    Command::Disconnect {
+                        peer: node_id(peer),
+                        force: self.rng.clone().percent(30),
+                    },
+                );
                 self.later(delay, Deed::Connect(n, peer));
             }
             2 => {
                 let force = self.rng.percent(30);
-                self.give(n, Command::Detach { volume: volume_nr(v), force, diskless: false });
+                self.give(
+                    n,
+                    Command::Detach {
+                        volume: volume_nr(v),
+                        force,
+                        diskless: false,
+                    },
+                );
                 self.later(delay, Deed::Attach(n, v));
             }
             3 => {
@@ -219,22 +253,46 @@ impl Run {
             }
             4 => {
                 for v in 0..self.cluster.config.volumes.len() {
-                    self.give(n, Command::PauseSync { peer: node_id(peer), volume: volume_nr(v) });
+                    self.give(
+                        n,
+                        Command::PauseSync {
+                            peer: node_id(peer),
+                            volume: volume_nr(v),
+                        },
+                    );
                 }
                 self.later(delay, Deed::ResumeSync(n, peer));
             }
             5 => {
                 // Only what others have may be thrown away.
                 let safe = self.cluster.role(n) == Role::Secondary
-                    && (0..self.cluster.config.nodes)
-                        .any(|m| m != n && !self.cluster.config.diskless[m] && self.cluster.disk_state(m, v) == DiskState::UpToDate);
+                    && (0..self.cluster.config.nodes).any(|m| {
+                        m != n
+                            && !self.cluster.config.diskless[m]
+                            && self.cluster.disk_state(m, v) == DiskState::UpToDate
+                    });
                 if safe {
-                    self.give(n, Command::Invalidate { volume: volume_nr(v), from: None, reset_bitmap: true });
+                    self.give(
+                        n,
+                        Command::Invalidate {
+                            volume: volume_nr(v),
+                            from: None,
+                            reset_bitmap: true,
+                        },
+                    );
                 }
             }
             _ => {
                 let p = node_id(peer);
-                self.give(n, Command::Verify { peer: p, volume: volume_nr(v), start: None, stop: None });
+                self.give(
+                    n,
+                    Command::Verify {
+                        peer: p,
+                        volume: volume_nr(v),
+                        start: None,
+                        stop: None,
+                    },
+                );
             }
         }
     }

@@ -48,22 +48,32 @@ pub struct Wishes {
 /// The plan of a seed.
 pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
     let mut rng = Rng::new(seed ^ 0x5eed);
-    let nodes = wishes.nodes.unwrap_or_else(|| rng.pick(&[2, 2, 2, 3, 3, 3, 4])).clamp(1, 7);
+    let nodes = wishes
+        .nodes
+        .unwrap_or_else(|| rng.pick(&[2, 2, 2, 3, 3, 3, 4]))
+        .clamp(1, 7);
     let mut config = Config::new(seed, nodes);
     let volumes = if rng.percent(25) { 2 } else { 1 };
     let large = rng.percent(15);
-    config.volumes = (0..volumes).map(|_| volume(&mut rng, nodes, large)).collect();
+    config.volumes = (0..volumes)
+        .map(|_| volume(&mut rng, nodes, large))
+        .collect();
     if nodes > 2 && rng.percent(25) {
         config.diskless[rng.below(nodes as u64) as usize] = true;
     }
-    config.initial = if large || rng.percent(60) { Initial::Provisioned } else { Initial::Fresh };
+    config.initial = if large || rng.percent(60) {
+        Initial::Provisioned
+    } else {
+        Initial::Fresh
+    };
     config.spare_slots = rng.pick(&[0, 0, 1]);
     let quorum = nodes >= 3 && rng.percent(50);
     if quorum {
         config.resource.quorum = Quorum::Majority;
         config.resource.on_no_quorum = rng.pick(&[OnNoQuorum::SuspendIo, OnNoQuorum::IoError]);
     }
-    config.resource.on_no_data = rng.pick(&[OnNoData::IoError, OnNoData::IoError, OnNoData::SuspendIo]);
+    config.resource.on_no_data =
+        rng.pick(&[OnNoData::IoError, OnNoData::IoError, OnNoData::SuspendIo]);
     config.resource.auto_promote = rng.percent(70);
     let asynchronous = rng.percent(20);
     if asynchronous {
@@ -90,16 +100,31 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         ..PeerDeviceOptions::default()
     };
     config.net_speed = match rng.below(4) {
-        0 => NetSpeed { least: 10 * US, most: 50 * US, split_percent: 5 },
-        1 => NetSpeed { least: 100 * US, most: 20 * MS, split_percent: 30 },
+        0 => NetSpeed {
+            least: 10 * US,
+            most: 50 * US,
+            split_percent: 5,
+        },
+        1 => NetSpeed {
+            least: 100 * US,
+            most: 20 * MS,
+            split_percent: 30,
+        },
         _ => NetSpeed::default(),
     };
     config.disk_speed = rng.pick(&[(20 * US, 200 * US), (50 * US, 2 * MS), (MS, 15 * MS)]);
     config.volatile_cache = rng.percent(80);
-    config.tearing = if rng.percent(30) { Tearing::Sectors } else { Tearing::Never };
+    config.tearing = if rng.percent(30) {
+        Tearing::Sectors
+    } else {
+        Tearing::Never
+    };
     let profile = Profile {
         workers: rng.range(1, 5) as usize,
-        think: (rng.pick(&[0, 100 * US, 5 * MS]), rng.pick(&[2 * MS, 30 * MS, 300 * MS])),
+        think: (
+            rng.pick(&[0, 100 * US, 5 * MS]),
+            rng.pick(&[2 * MS, 30 * MS, 300 * MS]),
+        ),
         reads: rng.pick(&[10, 30]),
         hot: if large { 10 } else { rng.pick(&[20, 50, 90]) },
         discards: rng.pick(&[0, 3]),
@@ -122,13 +147,22 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
 }
 
 fn volume(rng: &mut Rng, nodes: usize, large: bool) -> VolumeConfig {
-    let mib = if large { rng.range(300, 400) } else { rng.range(2, 24) };
+    let mib = if large {
+        rng.range(300, 400)
+    } else {
+        rng.range(2, 24)
+    };
     let mut device_bytes = vec![mib << 20; nodes];
     match rng.below(3) {
         // All alike, all alike but odd, or each different.
         0 => {}
         1 => device_bytes.fill((mib << 20) + 512 * rng.range(1, 127)),
-        _ => device_bytes.iter_mut().for_each(|b| *b += 512 * rng.below(4000)),
+        _ => device_bytes
+            .iter_mut()
+            .for_each(|b| *b += 512 * rng.below(4000)),
     }
-    VolumeConfig { device_bytes, internal: rng.percent(70) }
+    VolumeConfig {
+        device_bytes,
+        internal: rng.percent(70),
+    }
 }

@@ -39,7 +39,10 @@ impl Run {
             }
             if self.cluster.now() >= end {
                 let state = self.cluster.describe();
-                let what = format!("no rest within {} s after the last fault\n{state}", LIMIT / SEC);
+                let what = format!(
+                    "no rest within {} s after the last fault\n{state}",
+                    LIMIT / SEC
+                );
                 return self.cluster.violation(None, Violation { rule: "L", what });
             }
             self.help(&mut stuck);
@@ -59,7 +62,8 @@ impl Run {
     /// After losses that nobody promised to prevent, what is there counts.
     fn accept_any(&mut self) {
         for v in 0..self.cluster.config.volumes.len() {
-            let found = (0..self.cluster.config.nodes).find(|n| self.cluster.disk_state(*n, v) == DiskState::UpToDate);
+            let found = (0..self.cluster.config.nodes)
+                .find(|n| self.cluster.disk_state(*n, v) == DiskState::UpToDate);
             if let Some(n) = found
                 && !self.cluster.is_current(n, v)
             {
@@ -76,9 +80,12 @@ impl Run {
             c.script_done(n)
                 && c.open_requests(n) == 0
                 && !(i.susp_user || i.susp_nod || i.susp_fen || i.susp_quorum || i.susp_uuid)
-                && s.devices.iter().all(|(_, d)| c.config.diskless[n] || d.disk == DiskState::UpToDate)
+                && s.devices
+                    .iter()
+                    .all(|(_, d)| c.config.diskless[n] || d.disk == DiskState::UpToDate)
                 && s.connections.iter().all(|(_, i, pds)| {
-                    i.cstate == ConnState::Connected && pds.iter().all(|(_, d)| d.repl == ReplState::Established)
+                    i.cstate == ConnState::Connected
+                        && pds.iter().all(|(_, d)| d.repl == ReplState::Established)
                 })
         }) && c.app_idle()
     }
@@ -87,7 +94,9 @@ impl Run {
     fn help(&mut self, stuck: &mut BTreeMap<(usize, usize), u32>) {
         let nodes = self.cluster.config.nodes;
         for n in 0..nodes {
-            let Some(s) = self.cluster.status(n) else { continue };
+            let Some(s) = self.cluster.status(n) else {
+                continue;
+            };
             if !self.cluster.script_done(n) {
                 continue;
             }
@@ -105,7 +114,13 @@ impl Run {
                 let peer = p.index();
                 for (v, d) in pds {
                     if d.resync_susp_user {
-                        self.cluster.script(n, vec![Command::ResumeSync { peer: *p, volume: *v }]);
+                        self.cluster.script(
+                            n,
+                            vec![Command::ResumeSync {
+                                peer: *p,
+                                volume: *v,
+                            }],
+                        );
                     }
                 }
                 if i.cstate != ConnState::StandAlone {
@@ -116,11 +131,17 @@ impl Run {
                 // Plain attempts first; a true split brain needs a victim: whoever has not the data that counts.
                 let loser = *times > 8 && self.loses_against(n, peer);
                 if loser && s.info.role == Role::Primary {
-                    self.cluster.script(n, vec![Command::Secondary { force: true }]);
+                    self.cluster
+                        .script(n, vec![Command::Secondary { force: true }]);
                 }
-                let connect = Command::Connect { peer: *p, discard_my_data: loser, tentative: false };
+                let connect = Command::Connect {
+                    peer: *p,
+                    discard_my_data: loser,
+                    tentative: false,
+                };
                 if loser {
-                    self.cluster.note(|| format!("node {n} gives its data up for that of node {peer}"));
+                    self.cluster
+                        .note(|| format!("node {n} gives its data up for that of node {peer}"));
                 }
                 self.cluster.script(n, vec![connect]);
             }
@@ -129,8 +150,13 @@ impl Run {
 
     fn loses_against(&self, n: usize, peer: usize) -> bool {
         let c = &self.cluster;
-        let worth = |x: usize| (0..c.config.volumes.len()).filter(|v| c.is_current(x, *v)).count();
-        (worth(n), c.role(n) == Role::Primary, n) < (worth(peer), c.role(peer) == Role::Primary, peer)
+        let worth = |x: usize| {
+            (0..c.config.volumes.len())
+                .filter(|v| c.is_current(x, *v))
+                .count()
+        };
+        (worth(n), c.role(n) == Role::Primary, n)
+            < (worth(peer), c.role(peer) == Role::Primary, peer)
     }
 
     /// Somebody becomes Primary, and reads everything that was ever written.
@@ -146,7 +172,9 @@ impl Run {
                     other => {
                         let state = self.cluster.describe();
                         let what = format!("promotion in a healthy cluster: {other:?}\n{state}");
-                        return self.cluster.violation(Some(n), Violation { rule: "L", what });
+                        return self
+                            .cluster
+                            .violation(Some(n), Violation { rule: "L", what });
                     }
                 }
             }
@@ -159,14 +187,17 @@ impl Run {
                 }
             }
             for i in 0..5 {
-                self.cluster.submit(n, v, IoKind::Write { fua: false }, i * 8, 8);
+                self.cluster
+                    .submit(n, v, IoKind::Write { fua: false }, i * 8, 8);
             }
         }
         self.pass(5 * SEC);
         if self.cluster.failure.is_none() && self.cluster.open_requests(n) > 0 {
             let state = self.cluster.describe();
             let what = format!("requests in a healthy cluster do not complete\n{state}");
-            return self.cluster.violation(Some(n), Violation { rule: "L3", what });
+            return self
+                .cluster
+                .violation(Some(n), Violation { rule: "L3", what });
         }
         self.pass(5 * SEC);
         if self.cluster.failure.is_none() {

@@ -1,0 +1,53 @@
+//! A few random scenarios with every test run; many more with `cargo sim`.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use drbd_sim::cluster::catch_panics;
+use drbd_sim::core;
+use drbd_sim::scenario::{Wishes, run};
+
+#[test]
+fn twenty_seeds() {
+    catch_panics();
+    for seed in 0..20 {
+        let outcome = run(seed, &Wishes::default(), core::engine, None);
+        if let Some(f) = outcome.failure {
+            panic!(
+                "seed {seed}: {f}\n{}cargo sim --seed {seed} --trace",
+                outcome.state
+            );
+        }
+    }
+}
+
+fn trace(seed: u64) -> Vec<String> {
+    let lines = Rc::new(RefCell::new(Vec::new()));
+    let sink = Rc::clone(&lines);
+    run(
+        seed,
+        &Wishes::default(),
+        core::engine,
+        Some(Box::new(move |l| sink.borrow_mut().push(l.to_string()))),
+    );
+    lines.take()
+}
+
+#[test]
+fn a_seed_means_one_run() {
+    catch_panics();
+    for seed in [3, 4] {
+        let (a, b) = (trace(seed), trace(seed));
+        assert!(a.len() > 100);
+        let differ = a.iter().zip(&b).position(|(x, y)| x != y);
+        assert_eq!(
+            differ,
+            None,
+            "{:?} {:?}",
+            differ.map(|i| &a[i]),
+            differ.map(|i| &b[i])
+        );
+        assert_eq!(a.len(), b.len());
+    }
+}
