@@ -1,5 +1,5 @@
 //! Short words for scenarios written by hand.
-#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 use drbd_engine::command::{Command, RetCode};
 use drbd_proto::{ConnState, DiskState, ReplState, Role};
