@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use drbd_engine::EngineConfig;
 use drbd_engine::command::{Command, Reply};
 use drbd_engine::event::Event;
-use drbd_engine::id::CmdId;
+use drbd_engine::id::{CmdId, OpId};
 use drbd_engine::status::ResourceStatus;
 use drbd_engine::time::Instant;
 use drbd_proto::NodeId;
@@ -42,6 +42,8 @@ pub(crate) enum Occurrence {
     Event(usize, u32, Box<Event>),
     Tick(usize, u32),
     DiskDone(usize, u32, u64),
+    /// The transport has taken all of a packet: node, life, peer, session, operation.
+    Sent(usize, u32, usize, u64, u64),
     /// The disk operation fails.
     DiskFails(usize, u32, u64),
     Net(NetEvent),
@@ -346,6 +348,13 @@ impl Cluster {
             Occurrence::DiskDone(n, life, op) => {
                 if self.alive(n, life) {
                     self.disk_done(n, op, None);
+                }
+            }
+            Occurrence::Sent(n, life, peer, session, op) => {
+                let same =
+                    |c: &Cluster| c.nodes[n].peers.get(&peer).map(|p| p.session) == Some(session);
+                if self.alive(n, life) && same(self) {
+                    self.feed(n, Event::Sent { op: OpId(op) });
                 }
             }
             Occurrence::DiskFails(n, life, op) => {

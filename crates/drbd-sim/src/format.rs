@@ -246,3 +246,6 @@ impl Decoded {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

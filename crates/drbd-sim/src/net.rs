@@ -552,3 +552,6 @@ impl Network {
             .is_some_and(|l| l.stalled_until.iter().any(|t| *t > now))
     }
 }
+
+#[cfg(test)]
+mod tests;

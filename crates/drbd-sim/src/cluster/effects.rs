@@ -354,6 +354,7 @@ impl Cluster {
         let Some(p) = self.nodes[n].peers.get(&peer) else {
             return;
         };
+        let session = p.session;
         let bytes = match wire::encode(&p.ctx, volume, &packet) {
             Ok(b) => b,
             Err(e) => return self.fail(n, "wire", format!("{packet:?} to node {peer}: {e}")),
@@ -403,10 +404,8 @@ impl Cluster {
                 self.rng.latency(5 * US, 100 * US)
             };
             let life = self.nodes[n].life;
-            self.queue.after(
-                delay,
-                Occurrence::Event(n, life, Box::new(Event::Sent { op })),
-            );
+            self.queue
+                .after(delay, Occurrence::Sent(n, life, peer, session, op.0));
         }
     }
 

@@ -166,7 +166,16 @@ impl Cluster {
             IoKind::Flush => IoRequest::Flush,
             IoKind::Discard => {
                 begin(self, ZEROES);
-                IoRequest::Discard { sector: at, len }
+                let zeroes = self.nodes[n].limits[volume].max_write_zeroes;
+                if io % 2 == 0 && len <= zeroes {
+                    IoRequest::WriteZeroes {
+                        sector: at,
+                        len,
+                        unmap: io % 4 == 0,
+                    }
+                } else {
+                    IoRequest::Discard { sector: at, len }
+                }
             }
             IoKind::Write { fua } => {
                 self.next_version += 1;
