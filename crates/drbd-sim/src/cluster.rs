@@ -82,6 +82,8 @@ pub struct Cluster {
     pub events: u64,
     /// A promotion to stale data, and what follows from it, is the administrator's fault.
     pub lenient: bool,
+    /// Somebody forced a demotion, or disks fail: requests may fail.
+    pub forced_down: bool,
     /// How often an administrator chose data that lacked acknowledged writes.
     pub forks: u64,
     /// Numbers about the run, for those who tune scenarios.
@@ -177,6 +179,7 @@ impl Cluster {
             woken: Vec::new(),
             events: 0,
             lenient: false,
+            forced_down: false,
             forks: 0,
             stats: Stats::default(),
             config,

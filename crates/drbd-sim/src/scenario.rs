@@ -100,6 +100,7 @@ enum Deed {
     Promote,
     Connect(usize, usize),
     Attach(usize, usize),
+    Repair(usize, usize),
     ResumeIo(usize),
     ResumeSync(usize, usize),
     Demoted(usize),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use drbd_engine::effect::{IoError, OpenError};
 use drbd_engine::event::{Event, IoRequest};
 use drbd_engine::id::{BufId, IoId, OpenId};
+use drbd_engine::options::{OnNoData, OnNoQuorum};
 use drbd_proto::{Sector, VolumeNr};
 
 use super::{Cluster, Occurrence};
@@ -167,11 +168,11 @@ impl Cluster {
             IoKind::Discard => {
                 begin(self, ZEROES);
                 let zeroes = self.nodes[n].limits[volume].max_write_zeroes;
-                if io % 2 == 0 && len <= zeroes {
+                if io.is_multiple_of(2) && len <= zeroes {
                     IoRequest::WriteZeroes {
                         sector: at,
                         len,
-                        unmap: io % 4 == 0,
+                        unmap: io.is_multiple_of(4),
                     }
                 } else {
                     IoRequest::Discard { sector: at, len }
@@ -255,8 +256,11 @@ impl Cluster {
                 format!("request {io} was submitted on node {}", r.node),
             );
         }
-        if result.is_err() {
+        if let Err(e) = result {
             self.stats.io_errors += 1;
+            if let Some(what) = self.error_not_allowed(e) {
+                return self.fail(n, "C5", format!("request {io} failed with {e:?}: {what}"));
+            }
         }
         if let Some((epoch, id)) = r.write {
             if result.is_ok()
@@ -286,6 +290,20 @@ impl Cluster {
             None => {
                 self.ios.outcomes.insert(io, result);
             }
+        }
+    }
+
+    /// C5: whether a request must not fail like that.
+    fn error_not_allowed(&self, error: IoError) -> Option<&'static str> {
+        let options = &self.config.resource;
+        let suspends = options.on_no_quorum == OnNoQuorum::SuspendIo
+            && options.on_no_data == OnNoData::SuspendIo;
+        match error {
+            _ if self.forced_down => None,
+            IoError::Io if suspends => Some("requests wait for quorum and data here"),
+            IoError::Invalid => Some("it is within the announced limits"),
+            IoError::NotPrimary => Some("the device is open for writing"),
+            IoError::Io | IoError::NoSpace => None,
         }
     }
 

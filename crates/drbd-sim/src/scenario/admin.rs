@@ -30,6 +30,12 @@ impl Run {
                     self.cluster.script(n, vec![command]);
                 }
             }
+            Deed::Repair(n, v) => {
+                if let Some(disk) = self.cluster.nodes[n].disks[v].as_mut() {
+                    disk.broken = false;
+                }
+                self.do_it(Deed::Attach(n, v));
+            }
             Deed::ResumeIo(n) => self.give(n, Command::ResumeIo),
             Deed::ResumeSync(n, peer) => {
                 for v in 0..self.cluster.config.volumes.len() {
@@ -168,7 +174,25 @@ impl Run {
         }
     }
 
+    /// A disk fails, and is repaired (with what it held) and attached again later.
+    fn disk_trouble(&mut self) {
+        let n = self.any_node();
+        let v = self.rng.below(self.cluster.config.volumes.len() as u64) as usize;
+        let Some(disk) = self.cluster.nodes[n].disks[v].as_mut() else {
+            return;
+        };
+        disk.broken = true;
+        self.cluster.forced_down = true;
+        self.cluster
+            .note(|| format!("disk of volume {v} on node {n} fails"));
+        let delay = self.rng.latency(500 * MS, 10 * SEC);
+        self.later(delay, Deed::Repair(n, v));
+    }
+
     fn machine_trouble(&mut self) {
+        if self.plan.disk_errors && self.rng.percent(40) {
+            return self.disk_trouble();
+        }
         let power = self.plan.power && self.rng.percent(50);
         let n = match self.primary() {
             Some(p) if self.rng.percent(50) => p,

@@ -26,6 +26,8 @@ pub struct Plan {
     pub power: bool,
     /// Machines may crash.
     pub crashes: bool,
+    /// Disks may fail.
+    pub disk_errors: bool,
     /// The network may fail.
     pub network: bool,
     /// Administrators do more than necessary.
@@ -137,6 +139,7 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         pause: rng.pick(&[200 * MS, 2 * SEC, 5 * SEC]),
         power: !calm && rng.percent(40),
         crashes: !calm && rng.percent(70),
+        disk_errors: !calm && rng.percent(15),
         network: !calm && rng.percent(80),
         admin: !calm && rng.percent(40),
         quorum,

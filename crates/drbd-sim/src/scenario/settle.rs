@@ -23,6 +23,9 @@ impl Run {
         self.cluster.heal();
         self.cluster.app_stop();
         for n in 0..self.cluster.config.nodes {
+            for disk in self.cluster.nodes[n].disks.iter_mut().flatten() {
+                disk.broken = false;
+            }
             self.cluster.start(n);
         }
         let end = self.cluster.now() + LIMIT;
@@ -131,6 +134,7 @@ impl Run {
                 // Plain attempts first; a true split brain needs a victim: whoever has not the data that counts.
                 let loser = *times > 8 && self.loses_against(n, peer);
                 if loser && s.info.role == Role::Primary {
+                    self.cluster.forced_down = true;
                     self.cluster
                         .script(n, vec![Command::Secondary { force: true }]);
                 }
