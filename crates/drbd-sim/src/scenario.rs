@@ -89,8 +89,6 @@ struct Run {
     promoting: Option<(usize, u64)>,
     /// A demotion that has not been answered.
     demoting: Option<(usize, u64)>,
-    /// Nodes that lost power.
-    powerless: std::collections::BTreeSet<usize>,
 }
 
 /// Something an administrator or fate does later.
@@ -118,7 +116,6 @@ impl Run {
             order: 0,
             promoting: None,
             demoting: None,
-            powerless: Default::default(),
         }
     }
 

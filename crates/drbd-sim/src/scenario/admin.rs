@@ -215,15 +215,16 @@ impl Run {
             return;
         }
         if power && self.cluster.config.volatile_cache {
-            // One cache may be lost: the others have the writes. Two may have lost the only copies.
-            self.powerless.insert(n);
-            let others_fine = (0..self.cluster.config.nodes).all(|m| {
-                m == n
-                    || self.cluster.config.diskless[m]
-                    || (0..self.cluster.config.volumes.len())
-                        .all(|v| self.cluster.disk_state(m, v) == DiskState::UpToDate)
-            });
-            if self.powerless.len() > 1 || !others_fine || !self.synchronous() {
+            // A cache may be lost if all the others have what was in it. Otherwise it may have held the
+            // only copy of something.
+            let c = &self.cluster;
+            let complete = |m: usize| {
+                let volumes = 0..c.config.volumes.len();
+                c.config.diskless[m]
+                    || c.nodes[m].up() && volumes.into_iter().all(|v| c.is_current(m, v))
+            };
+            let others = (0..c.config.nodes).filter(|m| *m != n).all(complete);
+            if !others || c.config.nodes < 2 || !self.synchronous() {
                 self.cluster.lenient = true;
             }
         }
