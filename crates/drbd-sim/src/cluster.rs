@@ -69,7 +69,8 @@ pub struct Cluster {
     pub(crate) app: App,
     /// What applications did, per volume.
     pub(crate) histories: Vec<History>,
-    pub(crate) history_epoch: u64,
+    /// Counts the rebases of each history.
+    pub(crate) history_epochs: Vec<u64>,
     pub(crate) flow: Flow,
     pub(crate) ios: io::Ios,
     pub(crate) trace: Trace,
@@ -168,7 +169,7 @@ impl Cluster {
             buffers: Buffers::default(),
             app,
             histories,
-            history_epoch: 0,
+            history_epochs: vec![0; config.volumes.len()],
             flow: Flow::default(),
             ios: io::Ios::default(),
             trace: Trace::default(),
@@ -248,7 +249,7 @@ impl Cluster {
     }
 
     /// What can be seen of a node, if it is up.
-    pub fn status(&self, node: usize) -> Option<ResourceStatus> {
+    pub fn status(&self, node: usize) -> Option<Box<ResourceStatus>> {
         self.nodes[node].core.as_ref().map(|c| c.status())
     }
 

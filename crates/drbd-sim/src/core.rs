@@ -13,7 +13,7 @@ pub trait Core {
     /// When it wants an `Event::Tick` at the latest.
     fn next_deadline(&self) -> Option<Instant>;
     /// What can be seen of it.
-    fn status(&self) -> ResourceStatus;
+    fn status(&self) -> Box<ResourceStatus>;
 }
 
 /// Makes a core for a node that starts.
@@ -28,7 +28,7 @@ impl Core for Engine {
         Engine::next_deadline(self)
     }
 
-    fn status(&self) -> ResourceStatus {
+    fn status(&self) -> Box<ResourceStatus> {
         Engine::status(self)
     }
 }

@@ -147,7 +147,7 @@ impl Core for Hermit {
         None
     }
 
-    fn status(&self) -> ResourceStatus {
+    fn status(&self) -> Box<ResourceStatus> {
         let info = ResourceInfo {
             role: Role::Secondary,
             susp_user: false,
@@ -158,13 +158,13 @@ impl Core for Hermit {
             fail_io: false,
             write_ordering: WriteOrdering::Flush,
         };
-        ResourceStatus {
+        Box::new(ResourceStatus {
             name: "hermit".into(),
             node_id: self.id,
             info,
             devices: Vec::new(),
             connections: Vec::new(),
-        }
+        })
     }
 }
 

@@ -133,7 +133,7 @@ impl Cluster {
         self.note(|| format!("the content of volume {volume} on node {n} is accepted"));
         self.forks += 1;
         self.histories[volume].rebase(content);
-        self.history_epoch += 1;
+        self.history_epochs[volume] += 1;
     }
 
     /// First sectors of all cells of 64 sectors that applications wrote to.
@@ -192,7 +192,10 @@ impl Cluster {
             Some(Err(e)) => Err(format!("the durable metadata is unusable: {e}")),
             Some(Ok(d)) => coverage::covered(d, sector, sectors),
         };
-        if let Err(bad) = bad {
+        // A disk that is on its way out is not written to, whatever lies on it.
+        if let Err(bad) = bad
+            && (what == "local write" || self.disk_state(n, volume) >= DiskState::Inconsistent)
+        {
             self.fail(
                 n,
                 "M1",

@@ -6,6 +6,7 @@ use drbd_engine::command::Command;
 use drbd_engine::effect::{Effect, LogLevel};
 use drbd_engine::event::{Event, OpOutput};
 use drbd_engine::id::OpId;
+use drbd_engine::options::WireProtocol;
 use drbd_proto::{NodeId, Packet, Stream, VolumeNr};
 
 use super::node::Pending;
@@ -379,14 +380,8 @@ impl Cluster {
             );
         }
         let io = buffer.as_ref().and_then(|b| b.io);
-        match self.flow.sent(
-            n,
-            peer,
-            volume_index(volume),
-            &packet,
-            io,
-            buffer.as_ref().map(|b| &b.payload),
-        ) {
+        let waits = self.config.net_options(n, peer).protocol != WireProtocol::A;
+        match self.flow.sent(n, peer, &packet, io, waits) {
             Ok(stable) => self.check_stable(n, peer, &stable),
             Err(v) => return self.violation(Some(n), v),
         }

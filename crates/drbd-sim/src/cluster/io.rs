@@ -7,7 +7,7 @@ use drbd_engine::effect::{IoError, OpenError};
 use drbd_engine::event::{Event, IoRequest};
 use drbd_engine::id::{BufId, IoId, OpenId};
 use drbd_engine::options::{OnNoData, OnNoQuorum};
-use drbd_proto::{Sector, VolumeNr};
+use drbd_proto::{Role, Sector, VolumeNr};
 
 use super::{Cluster, Occurrence};
 use crate::buffer::{Origin, Payload, Version, ZEROES};
@@ -127,6 +127,9 @@ impl Cluster {
         }
         if result.is_ok() {
             self.nodes[n].openers.insert(open, volume);
+            if self.role(n) == Role::Primary {
+                self.promoted(n, false);
+            }
         }
         self.ios.open_outcomes.insert(open, result);
         self.app_opened(n, open, result.is_ok());
@@ -160,7 +163,7 @@ impl Cluster {
         let mut write = None;
         let mut begin = |c: &mut Cluster, version: Version| {
             let id = c.histories[volume].begin(version, sector, sector + sectors, n, now);
-            write = Some((c.history_epoch, id));
+            write = Some((c.history_epochs[volume], id));
         };
         let request = match kind {
             IoKind::Read => IoRequest::Read { sector: at, len },
@@ -268,7 +271,7 @@ impl Cluster {
             {
                 return self.violation(Some(n), v);
             }
-            if epoch == self.history_epoch {
+            if epoch == self.history_epochs[r.volume] {
                 let end = if result.is_ok() {
                     End::Ok(now)
                 } else {

@@ -79,15 +79,15 @@ impl Flow {
         self.received.retain(|k, _| k.0 != node);
     }
 
-    /// A node sends a packet. The answer names the writes which it thereby says are on stable storage.
+    /// A node sends a packet; `waits` says that writes are not complete before the peer has acknowledged
+    /// them. The answer names the writes which it thereby says are on stable storage.
     pub fn sent(
         &mut self,
         node: usize,
         peer: usize,
-        volume: usize,
         packet: &Packet,
         io: Option<u64>,
-        _payload: Option<&Rc<Payload>>,
+        waits: bool,
     ) -> Result<Vec<Received>, Violation> {
         let Some(s) = self.sent.get_mut(&(node, peer)) else {
             return Ok(Vec::new());
@@ -117,9 +117,10 @@ impl Flow {
             }
             Packet::Data(d) => {
                 s.writes_since_barrier += 1;
-                let wanted = d
-                    .dp_flags
-                    .intersects(DpFlags::SEND_WRITE_ACK.union(DpFlags::SEND_RECEIVE_ACK));
+                // With protocol A a write ack may be asked for, but nobody waits for it.
+                let wanted = waits
+                    && d.dp_flags
+                        .intersects(DpFlags::SEND_WRITE_ACK.union(DpFlags::SEND_RECEIVE_ACK));
                 if let (true, Some(io)) = (wanted, io) {
                     s.waiting.insert((d.block_id.0, d.sector.0), io);
                 }
@@ -142,7 +143,6 @@ impl Flow {
             Packet::BarrierAck(a) => return self.barrier_ack(node, peer, a.barrier.0, a.set_size),
             _ => {}
         }
-        let _ = volume;
         Ok(Vec::new())
     }
 

@@ -64,6 +64,11 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         config.diskless[rng.below(nodes as u64) as usize] = true;
     }
     config.initial = if large || rng.percent(60) {
+        // Who declares disks identical has made them alike.
+        for v in &mut config.volumes {
+            let least = v.device_bytes.iter().copied().min().unwrap_or(0);
+            v.device_bytes.fill(least);
+        }
         Initial::Provisioned
     } else {
         Initial::Fresh
