@@ -258,14 +258,6 @@ impl Cluster {
         let id = self.fresh_id();
         let life = self.nodes[node].life;
         self.nodes[node].commands.insert(id, command.clone());
-        if let Command::Attach { volume, .. } = &command
-            && let Some(attached) = self.nodes[node]
-                .attached
-                .get_mut(effects::volume_index(*volume))
-        {
-            // The driver has opened the devices.
-            *attached = true;
-        }
         let event = Event::Command {
             cmd: CmdId(id),
             command,
@@ -429,6 +421,17 @@ impl Cluster {
         let now = self.queue.now();
         let name = NAMES[n % NAMES.len()];
         self.trace.line(now, name, || trace::event(&event));
+        if let Event::Command {
+            command: Command::Attach { volume, .. },
+            ..
+        } = &event
+            && let Some(attached) = self.nodes[n]
+                .attached
+                .get_mut(effects::volume_index(*volume))
+        {
+            // The driver has opened the devices.
+            *attached = true;
+        }
         let Some(mut core) = self.nodes[n].core.take() else {
             return;
         };

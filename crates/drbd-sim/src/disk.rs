@@ -99,6 +99,8 @@ pub struct Disk {
     pub cached: bool,
     /// Reads and writes of data fail.
     pub broken: bool,
+    /// It failed at some time: flushes may have been lost.
+    pub was_broken: bool,
     visible: RangeMap<Version>,
     durable: RangeMap<Version>,
     dirty: RangeMap<()>,
@@ -126,6 +128,7 @@ impl Disk {
             internal,
             cached: true,
             broken: false,
+            was_broken: false,
             visible: RangeMap::filled(data_sectors, content),
             durable: RangeMap::filled(data_sectors, content),
             dirty: RangeMap::new(),

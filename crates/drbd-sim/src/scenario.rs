@@ -87,6 +87,10 @@ struct Run {
     order: u64,
     /// A promotion that has not been answered.
     promoting: Option<(usize, u64)>,
+    /// The weather has improved; applications do not start any more.
+    settling: bool,
+    /// The one node whose data may be thrown away on purpose in this run.
+    expendable: Option<usize>,
     /// A demotion that has not been answered.
     demoting: Option<(usize, u64)>,
 }
@@ -115,6 +119,8 @@ impl Run {
             agenda: Default::default(),
             order: 0,
             promoting: None,
+            settling: false,
+            expendable: None,
             demoting: None,
         }
     }
@@ -244,7 +250,9 @@ impl Run {
             match self.cluster.take_reply(n, id) {
                 Some(reply) if reply.is_ok() => {
                     self.promoting = None;
-                    self.cluster.app_start(n);
+                    if !self.settling {
+                        self.cluster.app_start(n);
+                    }
                 }
                 Some(reply) => {
                     self.cluster

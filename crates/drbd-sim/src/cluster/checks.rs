@@ -150,6 +150,9 @@ impl Cluster {
             return;
         };
         let size = disk.data_sectors.min(self.least_size(volume));
+        if disk.was_broken {
+            return;
+        }
         if let Err(bad) = self.histories[volume].check_durable(disk.durable(), size, submitted) {
             let what = format!("a flush of volume {volume} completed, but on stable storage {bad}");
             self.violation(Some(n), Violation { rule: "D4", what });
@@ -211,7 +214,10 @@ impl Cluster {
         }
         for (v, sector, payload) in writes {
             let attached = self.nodes[n].attached.get(*v).copied().unwrap_or(false);
-            let Some(disk) = self.nodes[n].disks[*v].as_ref().filter(|_| attached) else {
+            let Some(disk) = self.nodes[n].disks[*v]
+                .as_ref()
+                .filter(|d| attached && !d.was_broken)
+            else {
                 continue;
             };
             let mut at = *sector;

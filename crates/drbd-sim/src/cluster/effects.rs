@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use drbd_engine::command::Command;
+use drbd_engine::command::{Command, RetCode};
 use drbd_engine::effect::{Effect, LogLevel};
 use drbd_engine::event::{Event, OpOutput};
 use drbd_engine::id::OpId;
@@ -413,7 +413,9 @@ impl Cluster {
             );
         };
         match &command {
-            Command::Attach { volume, .. } if !reply.is_ok() => {
+            Command::Attach { volume, .. }
+                if !reply.is_ok() && reply.code != RetCode::ERR_DISK_CONFIGURED =>
+            {
                 self.nodes[n].attached[volume_index(*volume)] = false;
             }
             Command::Primary { force } if reply.is_ok() => self.promoted(n, *force),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use drbd_proto::packet::{Data, Discard};
 use drbd_proto::{DpFlags, Packet};
 
 use super::Violation;
@@ -33,6 +34,8 @@ struct Epochs {
 #[derive(Debug, Default)]
 struct Epoch {
     writes: Vec<(u64, Received)>,
+    /// Block ids of everything that counts.
+    ids: Vec<u64>,
     count: u32,
     confirmed: u32,
 }
@@ -137,7 +140,11 @@ impl Flow {
             }
             Packet::ConfirmStable(c) => {
                 if let Some(r) = self.received.get_mut(&(node, peer)) {
-                    r.open.confirmed += c.set_size;
+                    let all = r.closed.iter_mut().map(|(_, e)| e).chain([&mut r.open]);
+                    let mut its = all.filter(|e| e.ids.contains(&c.oldest.0));
+                    if let Some(epoch) = its.next() {
+                        epoch.confirmed += c.set_size;
+                    }
                 }
             }
             Packet::BarrierAck(a) => return self.barrier_ack(node, peer, a.barrier.0, a.set_size),
@@ -191,7 +198,12 @@ impl Flow {
             .filter(|r| r.session == session)
         {
             match packet {
-                Packet::Data(_) | Packet::Trim(_) | Packet::Zeroes(_) => r.open.count += 1,
+                Packet::Data(Data { block_id, .. })
+                | Packet::Trim(Discard { block_id, .. })
+                | Packet::Zeroes(Discard { block_id, .. }) => {
+                    r.open.count += 1;
+                    r.open.ids.push(block_id.0);
+                }
                 Packet::Barrier(b) => {
                     let epoch = std::mem::take(&mut r.open);
                     r.closed.push_back((b.barrier.0, epoch));

@@ -1,7 +1,7 @@
 //! What fate and administrators do.
 
 use drbd_engine::command::Command;
-use drbd_proto::{DiskState, Role, VolumeNr};
+use drbd_proto::{DiskState, ReplState, Role, VolumeNr};
 
 use super::{Deed, Run};
 use crate::clock::{MS, SEC};
@@ -24,6 +24,7 @@ impl Run {
             }
             Deed::Attach(n, v) => {
                 if self.cluster.nodes[n].up()
+                    && self.cluster.nodes[n].disks[v].is_some()
                     && self.cluster.disk_state(n, v) == DiskState::Diskless
                 {
                     let command = self.cluster.attach_command(n, v);
@@ -182,6 +183,7 @@ impl Run {
             return;
         };
         disk.broken = true;
+        disk.was_broken = true;
         self.cluster.forced_down = true;
         self.cluster
             .note(|| format!("disk of volume {v} on node {n} fails"));
@@ -289,13 +291,14 @@ impl Run {
                 self.later(delay, Deed::ResumeSync(n, peer));
             }
             5 => {
-                // Only what others have may be thrown away.
+                // Only what others have may be thrown away, and never that of two nodes.
+                let good = |m: usize| {
+                    let (repl, disk, _) = self.cluster.peer_device(n, m, v);
+                    m != n && repl == ReplState::Established && disk == DiskState::UpToDate
+                };
                 let safe = self.cluster.role(n) == Role::Secondary
-                    && (0..self.cluster.config.nodes).any(|m| {
-                        m != n
-                            && !self.cluster.config.diskless[m]
-                            && self.cluster.disk_state(m, v) == DiskState::UpToDate
-                    });
+                    && *self.expendable.get_or_insert(n) == n
+                    && (0..self.cluster.config.nodes).any(good);
                 if safe {
                     self.give(
                         n,

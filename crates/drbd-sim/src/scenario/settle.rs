@@ -20,6 +20,7 @@ impl Run {
         }
         self.cluster.note(|| "the weather improves".into());
         self.agenda.clear();
+        self.settling = true;
         self.cluster.heal();
         self.cluster.app_stop();
         for n in 0..self.cluster.config.nodes {
