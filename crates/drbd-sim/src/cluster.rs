@@ -83,6 +83,8 @@ pub struct Cluster {
     pub events: u64,
     /// A promotion to stale data, and what follows from it, is the administrator's fault.
     pub lenient: bool,
+    /// Several caches were lost at once: replicas may differ without anybody knowing.
+    pub divergence_tolerated: bool,
     /// Somebody forced a demotion, or disks fail: requests may fail.
     pub forced_down: bool,
     /// How often an administrator chose data that lacked acknowledged writes.
@@ -180,6 +182,7 @@ impl Cluster {
             woken: Vec::new(),
             events: 0,
             lenient: false,
+            divergence_tolerated: false,
             forced_down: false,
             forks: 0,
             stats: Stats::default(),

@@ -5,7 +5,6 @@ mod plan;
 mod settle;
 
 use drbd_engine::command::Command;
-use drbd_engine::options::WireProtocol;
 use drbd_proto::{DiskState, Role};
 
 pub use plan::{Plan, Wishes, plan};
@@ -275,9 +274,5 @@ impl Run {
 
     fn primary(&self) -> Option<usize> {
         (0..self.cluster.config.nodes).find(|n| self.cluster.role(*n) == Role::Primary)
-    }
-
-    fn synchronous(&self) -> bool {
-        self.cluster.config.net.protocol == WireProtocol::C
     }
 }

@@ -212,27 +212,33 @@ impl Run {
         self.later(delay, Deed::Promote);
     }
 
-    fn take_down(&mut self, n: usize, power: bool) {
+    fn take_down(&mut self, n: usize, mut power: bool) {
         if !self.cluster.nodes[n].up() {
             return;
         }
-        if power && self.cluster.config.volatile_cache {
-            // A cache may be lost if all the others have what was in it. Otherwise it may have held the
-            // only copy of something.
-            let c = &self.cluster;
-            let complete = |m: usize| {
-                let volumes = 0..c.config.volumes.len();
-                c.config.diskless[m]
-                    || c.nodes[m].up() && volumes.into_iter().all(|v| c.is_current(m, v))
-            };
-            let others = (0..c.config.nodes).filter(|m| *m != n).all(complete);
-            if !others || c.config.nodes < 2 || !self.synchronous() {
+        if power && self.cluster.config.volatile_cache && !self.others_complete(n) {
+            // It may hold the only copy of something: a single failure spares it.
+            if self.plan.blackouts {
                 self.cluster.lenient = true;
+                self.cluster.divergence_tolerated = true;
+            } else {
+                power = false;
             }
         }
         self.cluster.crash(n, power);
         let delay = self.rng.latency(100 * MS, 15 * SEC);
         self.later(delay, Deed::Start(n));
+    }
+
+    /// Whether every other disk is there and has everything that was acknowledged.
+    fn others_complete(&self, n: usize) -> bool {
+        let c = &self.cluster;
+        let complete = |m: usize| {
+            let volumes = 0..c.config.volumes.len();
+            c.config.diskless[m]
+                || c.nodes[m].up() && volumes.into_iter().all(|v| c.is_current(m, v))
+        };
+        (0..c.config.nodes).filter(|m| *m != n).all(complete)
     }
 
     /// Another node becomes Primary in good order.

@@ -24,6 +24,9 @@ pub struct Plan {
     pub pause: Time,
     /// Machines may lose power.
     pub power: bool,
+    /// Several machines may lose power at the same time. Then even what was acknowledged may be gone, and
+    /// the rules of the handshake do not promise that replicas become equal by themselves.
+    pub blackouts: bool,
     /// Machines may crash.
     pub crashes: bool,
     /// Disks may fail.
@@ -143,6 +146,7 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         steps: if calm { 3 } else { rng.range(3, 25) },
         pause: rng.pick(&[200 * MS, 2 * SEC, 5 * SEC]),
         power: !calm && rng.percent(40),
+        blackouts: rng.percent(10),
         crashes: !calm && rng.percent(70),
         disk_errors: !calm && rng.percent(15),
         network: !calm && rng.percent(80),
