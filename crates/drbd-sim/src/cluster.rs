@@ -105,6 +105,7 @@ pub struct Stats {
     pub resyncs: u64,
     pub promotions: u64,
     pub coverage_checks: u64,
+    pub leftover_bits: u64,
 }
 
 thread_local! {
