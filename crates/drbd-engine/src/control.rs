@@ -7,6 +7,7 @@ use drbd_proto::{ConnState, NodeId, Packet, Stream, VolumeNr};
 
 use crate::engine::{Engine, PacketError};
 use crate::event::OpResult;
+use crate::timer::Timer;
 use crate::twopc::Answered;
 
 /// What an operation of the control plane was for.
@@ -101,6 +102,10 @@ impl Engine {
                 )));
             }
             _ => {
+                if matches!(packet, Packet::Bitmap(_) | Packet::CompressedBitmap(_)) {
+                    self.timers.cancel(Timer::BitmapExchange(peer));
+                    self.watch_bitmap_exchange(volume);
+                }
                 if self.state.cstate(peer) != ConnState::Connected {
                     return Err(PacketError::new(format!(
                         "{} before the connection is established",

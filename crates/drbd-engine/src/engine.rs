@@ -70,6 +70,8 @@ pub struct Engine {
     pub(crate) new_uuid_pings: NodeMask,
     /// Positions in lost Primaries' streams that wait for our own cleanup: from whom, of whom, where.
     pub(crate) waiting_dagtags: Vec<(NodeId, NodeId, Dagtag)>,
+    /// Peers with which a reconciliation has just ended.
+    pub(crate) debt_paid: BTreeSet<NodeId>,
     /// Commands whose answer waits.
     pub(crate) pending: Pending,
     /// Attaches under way.
@@ -134,6 +136,7 @@ impl Engine {
             waiting_openers: Vec::new(),
             new_uuid_pings: NodeMask::EMPTY,
             waiting_dagtags: Vec::new(),
+            debt_paid: BTreeSet::new(),
             pending: Pending::default(),
             attaching: BTreeMap::new(),
             forced_detach: BTreeSet::new(),
@@ -212,6 +215,9 @@ impl Engine {
             self.run_deferred();
             self.data_settle();
             self.hand_over_resync();
+            for peer in core::mem::take(&mut self.debt_paid) {
+                self.after_reconciliation(peer);
+            }
             self.attach_settle();
             self.role_change_step();
             self.twopc_settle();
@@ -235,6 +241,7 @@ impl Engine {
                 Timer::Ping(peer) => self.ping_timer(peer),
                 Timer::PingTimeout(peer) => self.ping_timeout(peer),
                 Timer::Handshake(peer) => self.handshake_timeout(peer),
+                Timer::BitmapExchange(peer) => self.bitmap_exchange_timeout(peer),
                 Timer::ConnectRetry(peer) => self.connect_retry(peer),
                 Timer::TwoPcTimeout => self.twopc_timeout(),
                 Timer::TwoPcRetry => {}

@@ -126,6 +126,7 @@ impl Engine {
             Timer::Ping(peer),
             Timer::PingTimeout(peer),
             Timer::Handshake(peer),
+            Timer::BitmapExchange(peer),
             Timer::ConnectRetry(peer),
         ] {
             self.timers.cancel(timer);

@@ -12,6 +12,10 @@ use crate::connection::PingWaiter;
 use crate::effect::LogLevel;
 use crate::engine::{Engine, PacketError};
 use crate::state::change::ChangeFlags;
+use crate::timer::Timer;
+
+/// How many times ping-timeout a bitmap exchange may stand still.
+const EXCHANGE_PATIENCE: u32 = 20;
 
 impl Engine {
     /// StartingSyncS or StartingSyncT: everything is different (section 9.2).
@@ -19,6 +23,40 @@ impl Engine {
         let nodes = if source { peer.mask() } else { NodeMask::ALL };
         self.set_all_bits(v, nodes);
         self.resync_start(peer, v);
+    }
+
+    /// Both sides of a bitmap exchange have to want it: if nothing comes, the peer sees things differently,
+    /// and a new handshake decides.
+    pub(crate) fn watch_bitmap_exchange(&mut self, v: VolumeNr) {
+        let waiting: Vec<(NodeId, bool)> = self
+            .state
+            .peers_of(v)
+            .map(|(n, c, _)| {
+                let waits = c
+                    .peers
+                    .values()
+                    .any(|pd| matches!(pd.repl, ReplState::WFBitMapS | ReplState::WFBitMapT));
+                (n, waits)
+            })
+            .collect();
+        for (peer, waits) in waiting {
+            let timer = Timer::BitmapExchange(peer);
+            if !waits {
+                self.timers.cancel(timer);
+            } else if let Some(conn) = self.conns.get(&peer) {
+                let patience = conn.options.ping_timeout * EXCHANGE_PATIENCE;
+                self.timers.set_if_idle(timer, self.now + patience);
+            }
+        }
+    }
+
+    /// No bitmap came.
+    pub(crate) fn bitmap_exchange_timeout(&mut self, peer: NodeId) {
+        self.fail_connection(
+            peer,
+            ConnState::NetworkFailure,
+            "the peer does not take part in the bitmap exchange",
+        );
     }
 
     /// A paused resync has drained: another source may take over (section 9.3).
@@ -116,9 +154,8 @@ impl Engine {
         self.judge_source(v);
     }
 
-    /// Whether a sync source is not, or no more, good enough (section 9.6).
+    /// Marks resyncs whose source is not, or no more, good enough (section 9.6).
     pub(crate) fn judge_source(&mut self, v: VolumeNr) {
-        let me = self.node_id;
         let sources: Vec<NodeId> = self
             .state
             .peers_of(v)
@@ -126,35 +163,39 @@ impl Engine {
             .map(|(n, _, _)| n)
             .collect();
         for source in sources {
-            let Some(known) = self.peer_device(source, v) else {
-                continue;
-            };
-            if known.uuids.flags.contains(UuidFlags::STABLE) {
-                continue;
-            }
-            let authoritative = known.uuids.node_mask;
-            let two_primaries = self.two_primaries(source);
-            let good = authoritative.contains(me)
-                || self.state.peers_of(v).any(|(n, c, pd)| {
-                    if n == source {
-                        return false;
-                    }
-                    let live = matches!(pd.repl, ReplState::Established | ReplState::WFBitMapS)
-                        || (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&pd.repl);
-                    let stable_source = pd.repl == ReplState::SyncTarget
-                        && self
-                            .peer_device(n, v)
-                            .is_some_and(|k| k.uuids.flags.contains(UuidFlags::STABLE));
-                    live && (authoritative.contains(n)
-                        || (c.peer_role == drbd_proto::Role::Primary && !two_primaries)
-                        || stable_source)
-                });
-            if !good {
+            if !self.source_is_good(source, v) {
                 if let Some(known) = self.peer_device_mut(source, v) {
                     known.flags.unstable_resync = true;
                 }
             }
         }
+    }
+
+    /// Whether nobody this node cannot see changes the data of a source behind its back (section 9.6).
+    fn source_is_good(&self, source: NodeId, v: VolumeNr) -> bool {
+        let Some(known) = self.peer_device(source, v) else {
+            return false;
+        };
+        if known.uuids.flags.contains(UuidFlags::STABLE) {
+            return true;
+        }
+        let authoritative = known.uuids.node_mask;
+        let two_primaries = self.two_primaries(source);
+        authoritative.contains(self.node_id)
+            || self.state.peers_of(v).any(|(n, c, pd)| {
+                if n == source {
+                    return false;
+                }
+                let live = matches!(pd.repl, ReplState::Established | ReplState::WFBitMapS)
+                    || (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&pd.repl);
+                let stable_source = pd.repl == ReplState::SyncTarget
+                    && self
+                        .peer_device(n, v)
+                        .is_some_and(|k| k.uuids.flags.contains(UuidFlags::STABLE));
+                live && (authoritative.contains(n)
+                    || (c.peer_role == drbd_proto::Role::Primary && !two_primaries)
+                    || stable_source)
+            })
     }
 
     /// The target found nothing more to do. The source is pinged first: all acks sent before are processed
@@ -213,12 +254,14 @@ impl Engine {
                     pd.resync_active = false;
                 }
             });
-            // The source may have become stable meanwhile; it will not offer again by itself (section 9.6).
-            if self
-                .peer_device(peer, v)
-                .is_some_and(|k| k.uuids.flags.contains(UuidFlags::STABLE))
-            {
-                self.send_uuids(peer, v, UuidFlags::RESYNC);
+            // The source may have become good enough meanwhile; it will not offer again by itself
+            // (section 9.6).
+            if self.source_is_good(peer, v) {
+                self.send_uuids(
+                    peer,
+                    v,
+                    UuidFlags::RESYNC.union(UuidFlags::DISKLESS_PRIMARY),
+                );
                 self.compare_again(peer, v, true);
             }
             return;

@@ -16,6 +16,8 @@ pub(crate) enum Timer {
     PingTimeout(NodeId),
     /// The next packet of the handshake has to be here by now.
     Handshake(NodeId),
+    /// The bitmap exchange has to get on by now.
+    BitmapExchange(NodeId),
     /// Prepare the connect transaction again.
     ConnectRetry(NodeId),
     /// The cluster-wide change under way has to be decided by now.

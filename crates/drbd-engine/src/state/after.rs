@@ -70,6 +70,17 @@ impl Engine {
             self.drop_bitmap_uuid(peer, v);
         }
 
+        // A paused resync that another source made superfluous: both have its data now (section 9.3).
+        let paused = matches!(was.repl, ReplState::PausedSyncS | ReplState::PausedSyncT);
+        if paused
+            && is.repl == ReplState::Established
+            && disk_is == DiskState::UpToDate
+            && is.pdisk == DiskState::UpToDate
+            && self.same_generation(peer, v)
+        {
+            self.drop_bitmap_uuid(peer, v);
+        }
+
         let resync_finished_elsewhere = new.peers_of(v).any(|(n, _, pd)| {
             let before = old.repl(n, v);
             before.is_sync() && pd.repl == ReplState::Established
@@ -197,6 +208,7 @@ impl Engine {
         if was == DiskState::UpToDate && is == DiskState::Consistent {
             self.want_empty_twopc();
         }
+        self.watch_bitmap_exchange(v);
         if done.derived.get_resynced.contains(&v) {
             self.get_resynced(v);
         }

@@ -74,11 +74,15 @@ impl Engine {
                 continue;
             };
             let was = old.pd(*peer, v).map_or(ReplState::Off, |p| p.repl);
+            let owed = known.flags.reconciliation_resync || known.flags.reconcile_pending;
             if pd.repl < ReplState::Established || (was.is_sync() && !pd.repl.is_sync()) {
                 known.flags.reconciliation_resync = false;
             }
             if pd.repl < ReplState::Established || pd.repl.is_sync() {
                 known.flags.reconcile_pending = false;
+            }
+            if owed && !known.flags.reconciliation_resync && !known.flags.reconcile_pending {
+                self.debt_paid.insert(*peer);
             }
             if pd.pdisk < DiskState::UpToDate {
                 known.flags.got_neg_ack = false;
