@@ -8,11 +8,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use drbd_node::control::{self, server::Server};
-use drbd_node::frontend::fuse::FuseFrontend;
-use drbd_node::frontend::loopdev::{self, LoopFrontend};
-use drbd_node::frontend::nbd::NbdFrontend;
+use drbd_node::frontend;
+use drbd_node::frontend::choose::{Choice, Frontends};
 use drbd_node::frontend::nbd::address::Address;
-use drbd_node::frontend::{self, Frontend};
 use drbd_node::node::{Node, Settings};
 use drbd_node::reactor::{Helper, make_engine};
 use drbd_node::signals::EndSignals;
@@ -30,16 +28,17 @@ struct Arguments {
     /// Directory for what the daemon needs while it runs; by default that of the control socket.
     #[arg(long, value_name = "DIR", env = "DRBD_RUN_DIR")]
     run_dir: Option<PathBuf>,
-    /// How volumes are offered: nbd, fuse, loop. Several are separated by commas; none is `none`.
+    /// How volumes are offered: ublk or loop as a block device, fuse as a file, nbd to QEMU and libnbd, none not at all; auto
+    /// takes the best that works here.
     #[arg(
         long,
-        value_name = "LIST",
-        env = "DRBD_FRONTENDS",
-        value_delimiter = ',',
-        default_value = "nbd"
+        alias = "frontends",
+        value_name = "KIND",
+        env = "DRBD_FRONTEND",
+        default_value = "auto"
     )]
-    frontends: Vec<String>,
-    /// Where the NBD server listens, unix:PATH or tcp:ADDRESS[:PORT]; by default unix:RUN_DIR/nbd.sock.
+    frontend: Choice,
+    /// An NBD server besides, at unix:PATH or tcp:ADDRESS[:PORT]. With `--frontend nbd` by default at unix:RUN_DIR/nbd.sock.
     #[arg(long, value_name = "ADDRESS", env = "DRBD_NBD", value_delimiter = ',')]
     nbd: Vec<Address>,
     /// The program called for handlers, or `disabled`.
@@ -88,7 +87,15 @@ fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
     let run_dir = arguments.run_dir.clone().unwrap_or(directory);
     let server = Server::bind(&control).map_err(|e| e.to_string())?;
     std::fs::create_dir_all(&run_dir).map_err(|e| format!("{}: {e}", run_dir.display()))?;
-    let frontends = frontends(&arguments, &run_dir)?;
+    // Links below /dev are for the one daemon of the system.
+    let system = rustix::process::geteuid().is_root() && run_dir == Path::new("/run/drbd");
+    let frontends = Frontends::new(&frontend::choose::Settings {
+        choice: arguments.frontend,
+        nbd: arguments.nbd,
+        run_dir,
+        system,
+    })
+    .map_err(|e| format!("frontend: {e}"))?;
     let program = Some(arguments.usermode_helper).filter(|name| name != "disabled");
     let node = Arc::new(Node::new(Settings {
         pool: arguments.memory << 20,
@@ -96,7 +103,7 @@ fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
             program: program.map(PathBuf::from),
             control: Some(control.clone()),
         },
-        frontends,
+        frontends: vec![Box::new(frontends)],
         make_core: Box::new(make_engine),
     }));
     tracing::info!(
@@ -116,47 +123,4 @@ fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
     // The listening thread ends with the process; the socket must not be found any more.
     let _ = std::fs::remove_file(server.path());
     Ok(())
-}
-
-fn frontends(arguments: &Arguments, run_dir: &Path) -> Result<Vec<Box<dyn Frontend>>, String> {
-    let mut list: Vec<Box<dyn Frontend>> = Vec::new();
-    for name in &arguments.frontends {
-        match name.as_str() {
-            "none" | "" => {}
-            "nbd" => {
-                let mut addresses = arguments.nbd.clone();
-                if addresses.is_empty() {
-                    addresses.push(Address::Unix(run_dir.join("nbd.sock")));
-                }
-                list.push(Box::new(
-                    NbdFrontend::start(&addresses).map_err(|e| e.to_string())?,
-                ));
-            }
-            "fuse" => {
-                list.push(Box::new(
-                    FuseFrontend::new(run_dir).map_err(|e| e.to_string())?,
-                ));
-            }
-            "loop" => {
-                if let Err(e) = loopdev::set_io_flusher() {
-                    tracing::warn!("memory reclaim may wait for the daemon's own devices: {e}");
-                }
-                if let Err(e) = loopdev::remove_stale(run_dir) {
-                    tracing::warn!("loop devices of an earlier daemon: {e}");
-                }
-                list.push(Box::new(
-                    LoopFrontend::new(run_dir).map_err(|e| e.to_string())?,
-                ));
-            }
-            other => {
-                return Err(format!(
-                    "there is no frontend '{other}': nbd, fuse, loop or none"
-                ));
-            }
-        }
-    }
-    for frontend in &list {
-        tracing::debug!("drbdd: frontend {}", frontend::Frontend::name(&**frontend));
-    }
-    Ok(list)
 }

@@ -27,11 +27,13 @@ pub enum Choice {
     Fuse,
     /// The NBD server alone.
     Nbd,
+    /// None: the node only keeps a copy.
+    None,
 }
 
 /// Not a frontend.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("there is no frontend `{0}`: choose auto, ublk, loop, fuse or nbd")]
+#[error("there is no frontend `{0}`: choose auto, ublk, loop, fuse, nbd or none")]
 pub struct UnknownFrontend(String);
 
 impl FromStr for Choice {
@@ -44,6 +46,7 @@ impl FromStr for Choice {
             "loop" => Choice::Loop,
             "fuse" => Choice::Fuse,
             "nbd" => Choice::Nbd,
+            "none" => Choice::None,
             _ => return Err(UnknownFrontend(s.into())),
         })
     }
@@ -57,6 +60,7 @@ impl fmt::Display for Choice {
             Choice::Loop => "loop",
             Choice::Fuse => "fuse",
             Choice::Nbd => "nbd",
+            Choice::None => "none",
         })
     }
 }
@@ -77,7 +81,7 @@ pub struct Settings {
 
 /// All frontends of a daemon as one, with the links by which volumes are found.
 pub struct Frontends {
-    device: Box<dyn Frontend>,
+    device: Option<Box<dyn Frontend>>,
     nbd: Option<NbdFrontend>,
     links: Links,
     reason: String,
@@ -98,31 +102,22 @@ impl Frontends {
             tracing::warn!("cannot look for remains of an earlier daemon: {e}");
         }
         let mut addresses = settings.nbd.clone();
-        let default = || Address::Unix(run_dir.join("nbd.sock"));
-        let (device, reason): (Box<dyn Frontend>, _) = match settings.choice {
-            Choice::Ublk => (Box::new(UblkFrontend::new()?), asked("ublk")),
-            Choice::Loop => (Box::new(LoopFrontend::new(run_dir)?), asked("loop")),
-            Choice::Fuse => (Box::new(FuseFrontend::new(run_dir)?), asked("fuse")),
-            Choice::Nbd => {
-                if addresses.is_empty() {
-                    addresses.push(default());
-                }
-                (Box::new(NbdFrontend::start(&addresses)?), asked("nbd"))
-            }
-            Choice::Auto => {
-                let (found, reason) = best(run_dir);
-                match found {
-                    Some(device) => (device, reason),
-                    None => {
-                        if addresses.is_empty() {
-                            addresses.push(default());
-                        }
-                        (Box::new(NbdFrontend::start(&addresses)?), reason)
-                    }
-                }
-            }
+        let (device, reason): (Option<Box<dyn Frontend>>, _) = match settings.choice {
+            Choice::Ublk => (Some(Box::new(UblkFrontend::new()?)), asked("ublk")),
+            Choice::Loop => (Some(Box::new(LoopFrontend::new(run_dir)?)), asked("loop")),
+            Choice::Fuse => (Some(Box::new(FuseFrontend::new(run_dir)?)), asked("fuse")),
+            Choice::Nbd | Choice::None => (None, asked(&settings.choice.to_string())),
+            Choice::Auto => best(run_dir),
         };
-        let nbd = if device.name() == "nbd" || addresses.is_empty() {
+        if device.as_ref().is_some_and(|d| d.name() != "fuse")
+            && let Err(e) = super::loopdev::set_io_flusher()
+        {
+            tracing::warn!("memory reclaim may wait for this daemon's own devices: {e}");
+        }
+        if device.is_none() && addresses.is_empty() && settings.choice != Choice::None {
+            addresses.push(Address::Unix(run_dir.join("nbd.sock")));
+        }
+        let nbd = if addresses.is_empty() {
             None
         } else {
             Some(NbdFrontend::start(&addresses)?)
@@ -184,59 +179,61 @@ fn best(run_dir: &Path) -> (Option<Box<dyn Frontend>>, String) {
 
 impl Frontend for Frontends {
     fn name(&self) -> &'static str {
-        self.device.name()
+        match (&self.device, &self.nbd) {
+            (Some(device), _) => device.name(),
+            (None, Some(nbd)) => nbd.name(),
+            (None, None) => "none",
+        }
     }
 
     fn attach(&self, volume: VolumeHandle) -> io::Result<Box<dyn Attached>> {
         let v = volume.volume().clone();
-        let device = self.device.attach(volume.clone())?;
-        let nbd = match &self.nbd {
-            Some(nbd) => match nbd.attach(volume) {
-                Ok(attached) => Some(attached),
-                Err(e) => {
-                    device.detach();
-                    return Err(e);
-                }
-            },
-            None => None,
+        let mut all = All {
+            linked: None,
+            attached: Vec::new(),
         };
-        let linked = device.path().map(|target| self.links.make(&v, &target));
-        Ok(Box::new(All {
-            device,
-            nbd,
-            linked,
-        }))
+        let nbd = self.nbd.as_ref().map(|nbd| nbd as &dyn Frontend);
+        for frontend in self.device.as_deref().into_iter().chain(nbd) {
+            match frontend.attach(volume.clone()) {
+                Ok(attached) => all.attached.push(attached),
+                Err(e) => {
+                    Box::new(all).detach();
+                    return Err(io::Error::new(
+                        e.kind(),
+                        format!("{}: {e}", frontend.name()),
+                    ));
+                }
+            }
+        }
+        all.linked = all.path().map(|target| self.links.make(&v, &target));
+        Ok(Box::new(all))
     }
 }
 
-/// One volume in all frontends.
+/// One volume in all frontends, the device first.
 struct All {
-    device: Box<dyn Attached>,
-    nbd: Option<Box<dyn Attached>>,
     linked: Option<Linked>,
+    attached: Vec<Box<dyn Attached>>,
 }
 
 impl Attached for All {
     fn place(&self) -> String {
-        match &self.nbd {
-            Some(nbd) => format!("{} and {}", self.device.place(), nbd.place()),
-            None => self.device.place(),
-        }
+        let places: Vec<_> = self.attached.iter().map(|a| a.place()).collect();
+        places.join(", ")
     }
 
     fn device(&self) -> Option<PathBuf> {
-        self.device.device()
+        self.attached.iter().find_map(|a| a.device())
     }
 
     fn path(&self) -> Option<PathBuf> {
-        self.device.path()
+        self.attached.iter().find_map(|a| a.path())
     }
 
     fn detach(self: Box<Self>) {
         drop(self.linked);
-        if let Some(nbd) = self.nbd {
-            nbd.detach();
+        for attached in self.attached.into_iter().rev() {
+            attached.detach();
         }
-        self.device.detach();
     }
 }
