@@ -111,6 +111,9 @@ impl Engine {
                 pd.repl = to;
             }
         });
+        if target {
+            self.judge_source(v);
+        }
         if done_early {
             let _ = self.change(ChangeFlags::HARD, |s| {
                 if let Some(pd) = s.pd_mut(peer, v) {
@@ -151,7 +154,6 @@ impl Engine {
                 .start_resync(&known.uuids, dagtag, &peers, &nodes, &mut random);
         self.rng = rng;
         self.md_touch();
-        self.judge_source(v);
     }
 
     /// Marks resyncs whose source is not, or no more, good enough (section 9.6).
