@@ -53,14 +53,13 @@ impl Engine {
     /// settled.
     pub(crate) fn got_neg_ack(&mut self, peer: NodeId, volume: VolumeNr, ack: BlockAck) {
         self.note_seq(peer, volume, ack.seq_num);
-        if self.state.pdisk(peer, volume) == DiskState::UpToDate {
-            if let Some(pd) = self
+        if self.state.pdisk(peer, volume) == DiskState::UpToDate
+            && let Some(pd) = self
                 .conns
                 .get_mut(&peer)
                 .and_then(|c| c.peers.get_mut(&volume))
-            {
-                pd.flags.got_neg_ack = true;
-            }
+        {
+            pd.flags.got_neg_ack = true;
         }
         let Some(id) = self.find_write(peer, volume, ack) else {
             if let Some(slot) = self.slot_of(peer, volume) {

@@ -28,7 +28,10 @@ impl Engine {
     /// Writes all marked pages; the number of the write-out that has every bit set so far, to be compared
     /// with `bitmap_done`.
     pub(crate) fn bitmap_barrier(&mut self, volume: VolumeNr) -> u64 {
-        let round = self.volumes.get(&volume).map_or(0, |v| v.data.bitmap_round + 1);
+        let round = self
+            .volumes
+            .get(&volume)
+            .map_or(0, |v| v.data.bitmap_round + 1);
         self.data_bitmap_writeout(volume);
         round
     }

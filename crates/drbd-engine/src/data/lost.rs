@@ -324,7 +324,10 @@ impl Engine {
 
     /// Whether no operation on the disk of a volume is outstanding.
     pub(crate) fn data_disk_idle(&self, volume: VolumeNr) -> bool {
-        let busy = self.volumes.get(&volume).is_some_and(|v| v.data.disk_ops > 0);
+        let busy = self
+            .volumes
+            .get(&volume)
+            .is_some_and(|v| v.data.disk_ops > 0);
         !busy && !self.owes_flush(volume)
     }
 

@@ -4,11 +4,13 @@
 //! | module | its one question |
 //! | --- | --- |
 //! | [`request`] | When may an application's request start, and what happens to it before it is sent? |
+//! | [`completion`] | How does it end? |
 //! | [`transfer_log`] | Which writes are not settled everywhere, and in which epochs are they? |
 //! | [`sender`] | What does each peer get of a write? |
 //! | [`acks`] | What do the peers' answers to writes mean? |
 //! | [`read`] | From which disk is read, for us and for peers? |
 //! | [`peer_request`] | What happens to a write that a peer sent? |
+//! | [`peer_write`] | How does it get to the disk, and when is it answered? |
 //! | [`receiver`] | In which order are the packets of the data stream handled? |
 //! | [`receiver_epoch`] | When is an epoch of a peer on stable storage? |
 //! | [`peer_ack`] | Who has which write, once it is settled? |
@@ -38,11 +40,13 @@ use crate::time::Instant;
 mod acks;
 mod bitmap_io;
 pub(crate) mod cache;
+mod completion;
 mod conflicts;
 mod exchange;
 mod lost;
 mod peer_ack;
 mod peer_request;
+mod peer_write;
 mod read;
 mod receiver;
 mod receiver_epoch;
@@ -279,10 +283,10 @@ impl ResourceData {
 impl Engine {
     /// Registers an operation of the data plane.
     pub(crate) fn data_op(&mut self, volume: VolumeNr, what: DataOpKind) -> OpId {
-        if what.uses_disk() {
-            if let Some(v) = self.volumes.get_mut(&volume) {
-                v.data.disk_ops += 1;
-            }
+        if what.uses_disk()
+            && let Some(v) = self.volumes.get_mut(&volume)
+        {
+            v.data.disk_ops += 1;
         }
         self.op(Op::Data(DataOp {
             volume,
@@ -298,18 +302,18 @@ impl Engine {
             what,
             flush,
         } = op;
-        if what.uses_disk() {
-            if let Some(v) = self.volumes.get_mut(&volume) {
-                v.data.disk_ops = v.data.disk_ops.saturating_sub(1);
-            }
+        if what.uses_disk()
+            && let Some(v) = self.volumes.get_mut(&volume)
+        {
+            v.data.disk_ops = v.data.disk_ops.saturating_sub(1);
         }
         if flush {
             let good = matches!(result, Ok(_) | Err(DiskError::NotSupported));
             self.cache_flushed(volume, good);
-        } else if what.writes_data() {
-            if let Some(v) = self.volumes.get_mut(&volume) {
-                v.data.unflushed = true;
-            }
+        } else if what.writes_data()
+            && let Some(v) = self.volumes.get_mut(&volume)
+        {
+            v.data.unflushed = true;
         }
         match what {
             DataOpKind::Local(req) => self.local_done(volume, req, result),

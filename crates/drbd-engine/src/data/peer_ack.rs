@@ -256,10 +256,10 @@ impl Engine {
                 PeerStage::Conflict | PeerStage::Cold | PeerStage::Ready => {
                     // Never written: the position falls back, so that this node counts as the one
                     // that lacks it (data path, section 28, hazard 4).
-                    if !core::mem::replace(&mut dropped, true) {
-                        if let Some(conn) = self.conns.get_mut(&peer) {
-                            conn.last_dagtag = dagtag.before(drbd_proto::Bytes(len));
-                        }
+                    if !core::mem::replace(&mut dropped, true)
+                        && let Some(conn) = self.conns.get_mut(&peer)
+                    {
+                        conn.last_dagtag = dagtag.before(drbd_proto::Bytes(len));
                     }
                     self.drop_peer_request(id);
                 }

@@ -4,12 +4,14 @@
 //! | module | its one question |
 //! | --- | --- |
 //! | [`target`] | Which blocks does a SyncTarget ask for, and what does it do with the answers? |
+//! | [`blocks`] | What happens to one request of it? |
 //! | [`rate`] | How much may it ask for, and when? |
 //! | [`requests`] | In which pieces? |
 //! | [`source`] | How does a SyncSource answer? |
 //! | [`flush_requests`] | When has every write of every Primary reached the bitmaps? |
 //! | [`peers_in_sync`] | How do other nodes learn what was made equal? |
 //! | [`verify`] | How are two copies compared while they are in use? |
+//! | [`compare`] | What happens to one block of it? |
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -28,6 +30,8 @@ use crate::interval::{Interval, IntervalId, Kind};
 use crate::status::SyncInfo;
 use crate::timer::Timer;
 
+mod blocks;
+mod compare;
 mod flush_requests;
 mod peers_in_sync;
 mod rate;
@@ -182,8 +186,8 @@ impl Engine {
         match packet {
             Packet::RsDataRequest(r) => self.got_rs_request(peer, volume, r.into()),
             Packet::RsDagtagReq(r) => self.got_rs_request(peer, volume, r.into()),
-            Packet::RsThinReq(r) => self.got_rs_request(peer, volume, Asked::from(r).thin()),
-            Packet::RsThinDagtagReq(r) => self.got_rs_request(peer, volume, Asked::from(r).thin()),
+            Packet::RsThinReq(r) => self.got_rs_request(peer, volume, r.into()),
+            Packet::RsThinDagtagReq(r) => self.got_rs_request(peer, volume, r.into()),
             Packet::CsumRsRequest(r) => {
                 self.got_rs_request(peer, volume, Asked::from(r.request).checksum(r.digest))
             }

@@ -87,6 +87,7 @@ impl Rate {
     }
 
     /// Sectors asked for that have not come back.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }

@@ -53,7 +53,6 @@ pub(crate) struct Asked {
     /// Not before this position in that node's stream of writes.
     pub(super) node: Option<NodeId>,
     pub(super) dagtag: Dagtag,
-    thin: bool,
     digest: Option<DigestValue>,
 }
 
@@ -65,7 +64,6 @@ impl From<BlockRequest> for Asked {
             block_id: r.block_id,
             node: None,
             dagtag: Dagtag::ZERO,
-            thin: false,
             digest: None,
         }
     }
@@ -79,18 +77,12 @@ impl From<DagtagRequest> for Asked {
             block_id: r.block_id,
             node: Some(r.dagtag_node_id),
             dagtag: r.dagtag,
-            thin: false,
             digest: None,
         }
     }
 }
 
 impl Asked {
-    /// Zeroes need not be sent.
-    pub(super) fn thin(self) -> Self {
-        Asked { thin: true, ..self }
-    }
-
     /// Equal content need not be sent.
     pub(super) fn checksum(self, digest: DigestValue) -> Self {
         Asked {

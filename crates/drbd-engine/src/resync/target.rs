@@ -5,26 +5,20 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use drbd_proto::packet::{
-    BlockAck, BlockRequest, CsumDagtagRequest, CsumRequest, DagtagRequest, DataReply,
-};
 use drbd_proto::{
-    BlockId, Bytes, ConnState, DigestAlg, DigestValue, DiskState, Features, NodeId, NodeMask,
-    Packet, ReplState, Sector, Stream, VolumeNr,
+    ConnState, DigestAlg, DigestValue, DiskState, Features, NodeId, ReplState, Sector, VolumeNr,
 };
 
 use crate::activity_log::EXTENT_SECTOR_SHIFT;
 use crate::bitmap::BitNr;
 use crate::data::DataOpKind;
 use crate::data::cache::metadata_flushes_data;
-use crate::effect::{DiscardKind, Effect};
-use crate::engine::{Engine, PacketError};
-use crate::event::{OpOutput, OpResult};
+use crate::engine::Engine;
+use crate::event::OpResult;
 use crate::id::BufId;
-use crate::interval::{Check, Flags, IntervalId, Kind};
+use crate::interval::IntervalId;
 use crate::resync::rate::{Rate, RateOptions, TURN};
 use crate::resync::requests::{MAX_REQUEST, Request, Requests};
-use crate::resync::{ResyncId, Step};
 use crate::state::change::ChangeFlags;
 use crate::status::SyncInfo;
 use crate::time::Instant;
@@ -34,36 +28,36 @@ use crate::timer::Timer;
 #[derive(Debug)]
 pub(crate) struct Run {
     /// Where the next bit is looked for.
-    cursor: BitNr,
+    pub(super) cursor: BitNr,
     /// Bits at the beginning, and at the end of the previous pass.
-    total: u64,
-    previous: u64,
+    pub(super) total: u64,
+    pub(super) previous: u64,
     /// Bits whose blocks could not be transferred.
-    failed: u64,
+    pub(super) failed: u64,
     /// Bits that turned out to be equal.
-    same: u64,
+    pub(super) same: u64,
     /// The source is Ahead: no requests until the state changes.
-    ahead: bool,
+    pub(super) ahead: bool,
     /// How much to ask for, and when.
-    rate: Rate,
-    started: Instant,
-    paused: Duration,
-    paused_since: Option<Instant>,
+    pub(super) rate: Rate,
+    pub(super) started: Instant,
+    pub(super) paused: Duration,
+    pub(super) paused_since: Option<Instant>,
     /// All peers replicate to this node.
-    replicated: bool,
+    pub(super) replicated: bool,
     /// The end was reported to the control plane.
-    finishing: bool,
+    pub(super) finishing: bool,
     /// The bits towards other nodes are on the disk after this write-out of the bitmap.
-    prepared: u64,
+    pub(super) prepared: u64,
     /// The first turn was taken.
-    begun: bool,
+    pub(super) begun: bool,
     /// Compare digests instead of asking for data.
-    checksums: Option<DigestAlg>,
+    pub(super) checksums: Option<DigestAlg>,
 }
 
 /// Where a request stands.
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// A write to the same place goes first.
     WaitSend(Option<DigestValue>),
     /// Own content is read and digested.
@@ -79,19 +73,19 @@ enum Stage {
 /// A request.
 #[derive(Debug)]
 pub(crate) struct TargetRequest {
-    sector: Sector,
-    len: u32,
-    stage: Stage,
-    thin: bool,
+    pub(super) sector: Sector,
+    pub(super) len: u32,
+    pub(super) stage: Stage,
+    pub(super) thin: bool,
     /// What was sent may be written after this write-out of the bitmap.
-    wait_bitmap: Option<u64>,
+    pub(super) wait_bitmap: Option<u64>,
     /// Its place in the interval tree.
     pub(crate) interval: Option<IntervalId>,
 }
 
 impl TargetRequest {
     /// Whether it shares sectors with a request that is planned.
-    fn overlaps(&self, other: &Request) -> bool {
+    pub(super) fn overlaps(&self, other: &Request) -> bool {
         let end = self.sector.0 + u64::from(self.len / 512);
         self.sector.0 < other.sector.0 + u64::from(other.len / 512) && other.sector.0 < end
     }
@@ -210,7 +204,7 @@ impl Engine {
     /// What this node gets from its source differs from what other nodes have, until they are known to be
     /// equal. The marks have to be on the disk before the first block is: no activity log covers a resync
     /// (invariant M2).
-    fn mark_towards_others(&mut self, peer: NodeId, volume: VolumeNr) {
+    pub(super) fn mark_towards_others(&mut self, peer: NodeId, volume: VolumeNr) {
         let Some(source) = self.slot_of(peer, volume) else {
             return;
         };
@@ -235,7 +229,7 @@ impl Engine {
     }
 
     /// Whether all peers send their application's writes here (data path, section 16.4).
-    fn all_replicate(&self, volume: VolumeNr) -> bool {
+    pub(super) fn all_replicate(&self, volume: VolumeNr) -> bool {
         self.state
             .peers_of(volume)
             .filter(|(_, c, pd)| {
@@ -245,7 +239,7 @@ impl Engine {
     }
 
     /// The algorithm of a checksum based resync, if this one is to be one (data path, section 15.9).
-    fn checksum_algorithm(&self, peer: NodeId, volume: VolumeNr) -> Option<DigestAlg> {
+    pub(super) fn checksum_algorithm(&self, peer: NodeId, volume: VolumeNr) -> Option<DigestAlg> {
         let conn = self.conns.get(&peer).filter(|c| c.apv() >= 89)?;
         let algorithm = DigestAlg::from_name(&conn.options.csums_alg)?;
         let crashed = self
@@ -265,7 +259,10 @@ impl Engine {
             return;
         }
         let written = self.volumes.get(&volume).map_or(0, |v| v.data.bitmap_done);
-        if self.run_mut(peer, volume).is_none_or(|run| written < run.prepared) {
+        if self
+            .run_mut(peer, volume)
+            .is_none_or(|run| written < run.prepared)
+        {
             // The next turn comes when the bitmap is written.
             return;
         }
@@ -288,7 +285,7 @@ impl Engine {
     }
 
     /// The requests of this turn.
-    fn plan_requests(&mut self, peer: NodeId, volume: VolumeNr) -> Vec<Request> {
+    pub(super) fn plan_requests(&mut self, peer: NodeId, volume: VolumeNr) -> Vec<Request> {
         let now = self.now;
         let slot = self.slot_of(peer, volume);
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
@@ -323,458 +320,13 @@ impl Engine {
     }
 
     /// The run of a peer device, to change it.
-    fn run_mut(&mut self, peer: NodeId, volume: VolumeNr) -> Option<&mut Run> {
+    pub(super) fn run_mut(&mut self, peer: NodeId, volume: VolumeNr) -> Option<&mut Run> {
         self.resync_mut(peer, volume)?.run.as_mut()
-    }
-
-    /// Starts one request.
-    fn make_request(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        sector: Sector,
-        len: u32,
-        thin: bool,
-    ) {
-        let Some(id) = self.new_resync_id(peer, volume) else {
-            return;
-        };
-        let interval = self.resync_interval(peer, volume, id, Kind::ResyncWrite, sector, len);
-        let Some(state) = self.resync_mut(peer, volume) else {
-            return;
-        };
-        let checksum = state.run.as_ref().is_some_and(|r| r.checksums.is_some());
-        if let Some(run) = &mut state.run {
-            run.rate.asked(u64::from(len / 512));
-        }
-        let stage = if checksum {
-            Stage::Checksum
-        } else {
-            Stage::WaitSend(None)
-        };
-        state.requests.insert(
-            id,
-            TargetRequest {
-                sector,
-                len,
-                stage,
-                thin,
-                wait_bitmap: None,
-                interval,
-            },
-        );
-        if checksum {
-            let op = self.resync_op(peer, volume, id, Step::ChecksumRead);
-            self.push(Effect::DiskRead {
-                op,
-                volume,
-                sector,
-                len,
-            });
-        } else {
-            self.try_send(peer, volume, id);
-        }
-    }
-
-    /// Sends a request unless a write to the same place goes first.
-    fn try_send(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId) {
-        let Some(request) = self.resync(peer, volume).and_then(|s| s.requests.get(&id)) else {
-            return;
-        };
-        let Stage::WaitSend(digest) = request.stage else {
-            return;
-        };
-        let (sector, len, thin, interval) =
-            (request.sector, request.len, request.thin, request.interval);
-        let (Some(interval), Some(v)) = (interval, self.volumes.get_mut(&volume)) else {
-            return;
-        };
-        if v.data.intervals.conflict(interval, Check::Send).is_some() {
-            return;
-        }
-        v.data.intervals.set(interval, Flags::READY_TO_SEND);
-        if let Some(request) = self
-            .resync_mut(peer, volume)
-            .and_then(|s| s.requests.get_mut(&id))
-        {
-            request.stage = Stage::Sent;
-        }
-        let (block_id, size) = (id.block_id(), Bytes(len));
-        let packet = if self.has_feature(peer, Features::RESYNC_DAGTAG) {
-            let (dagtag_node_id, dagtag) = self.own_position();
-            let request = DagtagRequest {
-                sector,
-                block_id,
-                size,
-                dagtag_node_id,
-                dagtag,
-            };
-            match digest {
-                Some(digest) => Packet::RsCsumDagtagReq(CsumDagtagRequest { request, digest }),
-                None if thin => Packet::RsThinDagtagReq(request),
-                None => Packet::RsDagtagReq(request),
-            }
-        } else {
-            let request = BlockRequest {
-                sector,
-                block_id,
-                size,
-            };
-            match digest {
-                Some(digest) => Packet::CsumRsRequest(CsumRequest { request, digest }),
-                None if thin => Packet::RsThinReq(request),
-                None => Packet::RsDataRequest(request),
-            }
-        };
-        self.send(peer, Stream::Data, volume, packet);
-    }
-
-    /// The own content was read, or digested (data path, section 15.9).
-    pub(super) fn checksum_step(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        id: ResyncId,
-        step: Step,
-        same: bool,
-        result: OpResult,
-    ) {
-        let buf = match &result {
-            Ok(OpOutput::Buf(buf)) => Some(*buf),
-            _ => None,
-        };
-        let known = self
-            .resync(peer, volume)
-            .is_some_and(|s| s.requests.contains_key(&id));
-        let algorithm = self
-            .resync(peer, volume)
-            .and_then(|s| s.run.as_ref())
-            .and_then(|r| r.checksums);
-        if let (true, true, Step::ChecksumRead, Some(buf), Some(algorithm)) =
-            (same, known, step, buf, algorithm)
-        {
-            let op = self.resync_op(peer, volume, id, Step::ChecksumDigest);
-            self.push(Effect::Digest { op, buf, algorithm });
-            self.release(buf);
-            return;
-        }
-        if let Some(buf) = buf {
-            self.release(buf);
-        }
-        if !same || !known {
-            return;
-        }
-        let digest = match result {
-            Ok(OpOutput::Digest(bytes)) if step == Step::ChecksumDigest => DigestValue::new(&bytes),
-            Ok(_) => None,
-            Err(_) => {
-                self.disk_failed(volume, crate::disk::DiskFault::Read);
-                None
-            }
-        };
-        match digest {
-            Some(digest) => {
-                if let Some(request) = self
-                    .resync_mut(peer, volume)
-                    .and_then(|s| s.requests.get_mut(&id))
-                {
-                    request.stage = Stage::WaitSend(Some(digest));
-                }
-                self.try_send(peer, volume, id);
-            }
-            // Counted as failed, so that the pass can end (data path, section 28, hazard 10).
-            None => self.end_request(peer, volume, id, Outcome::Failed),
-        }
-    }
-
-    /// The way of a request may be free.
-    pub(super) fn target_woken(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId) {
-        let Some(request) = self.resync(peer, volume).and_then(|s| s.requests.get(&id)) else {
-            return;
-        };
-        match request.stage {
-            Stage::WaitSend(_) => self.try_send(peer, volume, id),
-            Stage::WaitWrite(_) => self.try_write(peer, volume, id),
-            Stage::Checksum | Stage::Sent | Stage::Writing => {}
-        }
-    }
-
-    /// The request that an answer is for. Before protocol 122 ids say nothing.
-    fn find_request(
-        &self,
-        peer: NodeId,
-        volume: VolumeNr,
-        sector: Sector,
-        len: u32,
-        block_id: BlockId,
-    ) -> Result<ResyncId, PacketError> {
-        let by_id =
-            self.conns.get(&peer).is_some_and(|c| c.apv() >= 122) && block_id != BlockId::SYNCER;
-        let fits = |id: &ResyncId, r: &TargetRequest| {
-            r.sector == sector
-                && r.len == len
-                && (!by_id || id.block_id() == block_id)
-                && matches!(r.stage, Stage::Sent)
-        };
-        self.resync(peer, volume)
-            .and_then(|s| {
-                s.requests
-                    .iter()
-                    .find(|(id, r)| fits(id, r))
-                    .map(|(id, _)| *id)
-            })
-            .ok_or_else(|| {
-                PacketError::new(format!(
-                    "resync answer for sector {sector}, size {len}, that was not asked for"
-                ))
-            })
-    }
-
-    /// P_RS_DATA_REPLY (data path, section 15.8).
-    ///
-    /// # Errors
-    /// Nobody asked for it. The buffer is given back then.
-    pub(crate) fn got_rs_data_reply(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        reply: DataReply,
-        payload: Option<BufId>,
-    ) -> Result<(), PacketError> {
-        let found = self.find_request(peer, volume, reply.sector, reply.size.0, reply.block_id);
-        let (id, buf) = match (found, payload) {
-            (Ok(id), Some(buf)) => (id, buf),
-            (found, payload) => {
-                if let Some(buf) = payload {
-                    self.release(buf);
-                }
-                return Err(found
-                    .err()
-                    .unwrap_or_else(|| PacketError::new("data is missing")));
-            }
-        };
-        if let Some(pd) = self
-            .conns
-            .get_mut(&peer)
-            .and_then(|c| c.peers.get_mut(&volume))
-        {
-            pd.data.received += u64::from(reply.size.0 / 512);
-        }
-        self.answer_to_write(peer, volume, id, Some(buf));
-        Ok(())
-    }
-
-    /// An answer without data.
-    ///
-    /// # Errors
-    /// Nobody asked for it.
-    pub(super) fn got_rs_answer(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        ack: BlockAck,
-        answer: Answer,
-    ) -> Result<(), PacketError> {
-        self.note_seq(peer, volume, ack.seq_num);
-        let id = self.find_request(peer, volume, ack.sector, ack.size.0, ack.block_id)?;
-        match answer {
-            Answer::Deallocated => self.answer_to_write(peer, volume, id, None),
-            Answer::InSync => {
-                self.clear_towards(peer, volume, ack.sector, ack.size.0);
-                self.end_request(peer, volume, id, Outcome::Same);
-            }
-            Answer::Failed => self.end_request(peer, volume, id, Outcome::Failed),
-            Answer::Cancelled => self.end_request(peer, volume, id, Outcome::Later),
-            Answer::Ahead => {
-                if let Some(run) = self.resync_mut(peer, volume).and_then(|s| s.run.as_mut()) {
-                    run.ahead = true;
-                }
-                self.end_request(peer, volume, id, Outcome::Later);
-            }
-        }
-        Ok(())
-    }
-
-    /// What the source has is here: nobody is known to have the same until it is written.
-    fn answer_to_write(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        id: ResyncId,
-        buf: Option<BufId>,
-    ) {
-        let Some(request) = self
-            .resync_mut(peer, volume)
-            .and_then(|s| s.requests.get_mut(&id))
-        else {
-            return;
-        };
-        request.stage = Stage::WaitWrite(buf);
-        let (sector, len, interval) = (request.sector, request.len, request.interval);
-        let mut fresh = 0;
-        if let Some(v) = self.volumes.get_mut(&volume) {
-            if let Some(disk) = &mut v.disk {
-                fresh = disk.bitmap.set_in_all(sector, len);
-            }
-            if let Some(interval) = interval {
-                v.data.intervals.set(interval, Flags::RECEIVED);
-            }
-        }
-        self.resync_bits_changed(volume);
-        self.tell_resync_targets(volume, sector, len, NodeMask::EMPTY.with(peer));
-        self.note_answered(peer, volume, len);
-        if fresh > 0 {
-            // Bits that are not on the disk: the block waits for them.
-            let round = self.bitmap_barrier(volume);
-            if let Some(request) = self
-                .resync_mut(peer, volume)
-                .and_then(|s| s.requests.get_mut(&id))
-            {
-                request.wait_bitmap = Some(round);
-            }
-        }
-        self.try_write(peer, volume, id);
-    }
-
-    /// A write-out of the bitmap has ended: what waited for it goes on.
-    pub(crate) fn resync_bitmap_written(&mut self, volume: VolumeNr) {
-        let peers: Vec<NodeId> = self.conns.keys().copied().collect();
-        for peer in peers {
-            let Some(state) = self.resync(peer, volume) else {
-                continue;
-            };
-            let unprepared = state.run.as_ref().is_some_and(|run| !run.begun);
-            let waiting: Vec<ResyncId> = state
-                .requests
-                .iter()
-                .filter(|(_, r)| r.wait_bitmap.is_some())
-                .map(|(id, _)| *id)
-                .collect();
-            for id in waiting {
-                self.try_write(peer, volume, id);
-            }
-            if unprepared && self.state.repl(peer, volume) == ReplState::SyncTarget {
-                self.timers.set(Timer::ResyncTurn(peer, volume), self.now);
-            }
-        }
-    }
-
-    /// Writes what the source sent unless a write to the same place goes first.
-    fn try_write(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId) {
-        let Some(request) = self.resync(peer, volume).and_then(|s| s.requests.get(&id)) else {
-            return;
-        };
-        let Stage::WaitWrite(buf) = request.stage else {
-            return;
-        };
-        let written = self.volumes.get(&volume).map_or(0, |v| v.data.bitmap_done);
-        if request.wait_bitmap.is_some_and(|round| written < round) {
-            return;
-        }
-        let (sector, len, interval) = (request.sector, request.len, request.interval);
-        if !interval.is_some_and(|i| self.interval_submit(volume, i)) {
-            return;
-        }
-        if let Some(request) = self
-            .resync_mut(peer, volume)
-            .and_then(|s| s.requests.get_mut(&id))
-        {
-            request.stage = Stage::Writing;
-        }
-        if !self.local_disk_at_least(volume, DiskState::Inconsistent) {
-            if let Some(buf) = buf {
-                self.release(buf);
-            }
-            self.acknowledge(peer, volume, id, sector, len, false);
-            return;
-        }
-        if let Some(v) = self.volumes.get_mut(&volume) {
-            v.data.written += u64::from(len / 512);
-        }
-        let op = self.resync_op(peer, volume, id, Step::Write);
-        match buf {
-            Some(buf) => {
-                let (preflush, fua) = (false, false);
-                self.push(Effect::DiskWrite {
-                    op,
-                    volume,
-                    sector,
-                    len,
-                    buf,
-                    preflush,
-                    fua,
-                });
-                self.release(buf);
-            }
-            None => {
-                let kind = DiscardKind {
-                    trim: true,
-                    zero: true,
-                };
-                self.push(Effect::DiskDiscard {
-                    op,
-                    volume,
-                    sector,
-                    len,
-                    kind,
-                });
-            }
-        }
-    }
-
-    /// The disk has it. `same` is false if the connection it came over is gone.
-    pub(super) fn resync_written(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        id: ResyncId,
-        same: bool,
-        result: OpResult,
-    ) {
-        let request = self.resync(peer, volume).and_then(|s| s.requests.get(&id));
-        let Some((sector, len)) = request.map(|r| (r.sector, r.len)) else {
-            return;
-        };
-        if result.is_err() {
-            self.disk_failed(volume, crate::disk::DiskFault::Write);
-        }
-        if same {
-            self.acknowledge(peer, volume, id, sector, len, result.is_ok());
-        } else {
-            // The bits stay: the source does not know that it was written.
-            self.remove_request(peer, volume, id);
-        }
-    }
-
-    fn acknowledge(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        id: ResyncId,
-        sector: Sector,
-        len: u32,
-        good: bool,
-    ) {
-        let block_id = self.rs_ack_id(peer, id.block_id());
-        if good {
-            self.clear_towards(peer, volume, sector, len);
-            self.send_rs_ack(peer, volume, sector, len, block_id, Packet::RsWriteAck);
-            self.end_request(peer, volume, id, Outcome::Written);
-        } else {
-            let apv = self.conns.get(&peer).map_or(0, |c| c.apv());
-            let packet = if apv >= 122 {
-                Packet::RsNegAck
-            } else {
-                Packet::NegAck
-            };
-            self.send_rs_ack(peer, volume, sector, len, block_id, packet);
-            self.end_request(peer, volume, id, Outcome::Failed);
-        }
     }
 
     /// Sectors came back; if these were the last ones the next turn may be due early (data path, section
     /// 15.4).
-    fn note_answered(&mut self, peer: NodeId, volume: VolumeNr, len: u32) {
+    pub(super) fn note_answered(&mut self, peer: NodeId, volume: VolumeNr, len: u32) {
         let now = self.now;
         let max_bio = self
             .volumes
@@ -798,71 +350,6 @@ impl Engine {
         if let Some(at) = early.filter(|_| self.state.repl(peer, volume) == ReplState::SyncTarget) {
             self.timers
                 .set(Timer::ResyncTurn(peer, volume), at.max(now));
-        }
-    }
-
-    /// A request is over.
-    fn end_request(&mut self, peer: NodeId, volume: VolumeNr, id: ResyncId, outcome: Outcome) {
-        let Some((sector, len)) = self.remove_request(peer, volume, id) else {
-            return;
-        };
-        if outcome != Outcome::Written {
-            self.note_answered(peer, volume, len);
-        }
-        let spb = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
-        let spb = spb.map_or(8, |d| d.bitmap.sectors_per_bit());
-        let bits = u64::from(len / 512).div_ceil(spb);
-        if let Some(run) = self.resync_mut(peer, volume).and_then(|s| s.run.as_mut()) {
-            match outcome {
-                Outcome::Written => {}
-                Outcome::Same => run.same += bits,
-                Outcome::Failed => run.failed += bits,
-                Outcome::Later => run.rate.unsuccessful(),
-            }
-        }
-        self.in_sync_step(peer, volume, sector, len);
-        self.lazy_writeout(volume);
-        if outcome == Outcome::Later {
-            let at = self.now + TURN;
-            if self.state.repl(peer, volume) == ReplState::SyncTarget {
-                self.timers.set(Timer::ResyncTurn(peer, volume), at);
-            }
-        }
-    }
-
-    fn remove_request(
-        &mut self,
-        peer: NodeId,
-        volume: VolumeNr,
-        id: ResyncId,
-    ) -> Option<(Sector, u32)> {
-        let request = self.resync_mut(peer, volume)?.requests.remove(&id)?;
-        if let Stage::WaitWrite(Some(buf)) = request.stage {
-            self.release(buf);
-        }
-        self.leave_interval(volume, request.interval);
-        Some((request.sector, request.len))
-    }
-
-    /// Forgets the requests that were not sent.
-    fn drop_unsent(&mut self, peer: NodeId, volume: VolumeNr) {
-        self.drop_requests(peer, volume, |stage| {
-            matches!(stage, Stage::WaitSend(_) | Stage::Checksum)
-        });
-    }
-
-    fn drop_requests(&mut self, peer: NodeId, volume: VolumeNr, which: fn(&Stage) -> bool) {
-        let Some(state) = self.resync(peer, volume) else {
-            return;
-        };
-        let ids: Vec<ResyncId> = state
-            .requests
-            .iter()
-            .filter(|(_, r)| which(&r.stage))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.remove_request(peer, volume, id);
         }
     }
 
@@ -905,7 +392,7 @@ impl Engine {
     }
 
     /// Whether no bit is left behind the cursor and nothing is under way (data path, section 16.5).
-    fn pass_over(&self, peer: NodeId, volume: VolumeNr) -> bool {
+    pub(super) fn pass_over(&self, peer: NodeId, volume: VolumeNr) -> bool {
         let (Some(slot), Some(state)) = (self.slot_of(peer, volume), self.resync(peer, volume))
         else {
             return false;
@@ -931,7 +418,7 @@ impl Engine {
     }
 
     /// Another pass, or the end (data path, section 16.5).
-    fn end_of_pass(&mut self, peer: NodeId, volume: VolumeNr) {
+    pub(super) fn end_of_pass(&mut self, peer: NodeId, volume: VolumeNr) {
         let weight = self.bits_towards(peer, volume);
         let replicated = self.all_replicate(volume);
         let (now, timer) = (self.now, Timer::ResyncTurn(peer, volume));
@@ -995,7 +482,7 @@ impl Engine {
 
 /// How a request ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     Written,
     Same,
     Failed,
