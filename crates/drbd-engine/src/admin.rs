@@ -603,11 +603,14 @@ impl Engine {
 
     // ----- down ---------------------------------------------------------------------------------------
 
-    /// Goes on with `down`: demote, disconnect, detach, remove.
-    pub(crate) fn down_step(&mut self) {
-        let Some(cmd) = self.pending.down else { return };
+    /// Goes on with `down`: demote, disconnect, detach, remove. `true` if something was done that may make
+    /// the next stage possible at once.
+    pub(crate) fn down_step(&mut self) -> bool {
+        let Some(cmd) = self.pending.down else {
+            return false;
+        };
         if self.role_change.is_some() || !self.pending.disconnects.is_empty() {
-            return;
+            return false;
         }
         if self.state.role == Role::Primary {
             if self
@@ -615,10 +618,11 @@ impl Engine {
                 .values()
                 .any(|v| v.openers.values().any(|w| *w))
             {
-                return self.down_failed(RetCode::DEVICE_IN_USE);
+                self.down_failed(RetCode::DEVICE_IN_USE);
+                return false;
             }
             self.demote_for_down();
-            return;
+            return self.role_change.is_none();
         }
         let connected: Option<NodeId> = self
             .state
@@ -630,10 +634,10 @@ impl Engine {
             if self.state.cstate(peer) == ConnState::Connected {
                 self.pending.disconnects.push((peer, cmd, false));
                 self.twopc_request(ChangeKind::Disconnect { peer }, Requester::Command(cmd));
-            } else {
-                self.go_standalone(peer);
+                return self.pending.disconnects.is_empty();
             }
-            return;
+            self.go_standalone(peer);
+            return self.state.cstate(peer) == ConnState::StandAlone;
         }
         let attached: Vec<VolumeNr> = self
             .volumes
@@ -642,8 +646,10 @@ impl Engine {
             .map(|v| v.nr)
             .collect();
         if !attached.is_empty() {
+            let mut begun = false;
             for v in attached {
                 if self.state.disk(v) > DiskState::Detaching {
+                    begun = true;
                     let _ = self.change(ChangeFlags::HARD, |s| {
                         if let Some(d) = s.devices.get_mut(&v) {
                             d.disk = DiskState::Detaching;
@@ -651,7 +657,7 @@ impl Engine {
                     });
                 }
             }
-            return;
+            return begun;
         }
         let peers: Vec<NodeId> = self.conns.keys().copied().collect();
         for peer in peers {
@@ -664,6 +670,7 @@ impl Engine {
         self.publish_objects(alloc::vec![Object::Resource(None)], false);
         self.pending.down = None;
         self.reply_code(cmd, RetCode::SUCCESS);
+        false
     }
 
     /// `down` cannot go on: everything stays as it is now.

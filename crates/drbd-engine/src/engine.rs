@@ -233,6 +233,15 @@ impl Engine {
             self.run_deferred();
             self.write_dirty_superblocks();
         }
+        // Nothing else may happen that would make `down` go on to its next stage.
+        for _ in 0..MAX_SETTLE_ROUNDS {
+            if !self.down_step() {
+                break;
+            }
+            self.run_deferred();
+            self.write_dirty_superblocks();
+            self.disk_settle();
+        }
     }
 
     fn tick(&mut self) {
