@@ -278,7 +278,7 @@ impl Engine {
         if let Err(reply) = check_net_options(&options) {
             return reply;
         }
-        let mut conn = Connection::new(peer, name, options);
+        let mut conn = Connection::new(name, options);
         let mut state = ConnectionState::default();
         let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
         for &v in &volumes {

@@ -21,8 +21,6 @@ use crate::uuid::PeerUuids;
 /// A connection to a peer node.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// The peer.
-    pub peer: NodeId,
     /// Name of the connection.
     pub name: String,
     /// Net options.
@@ -216,9 +214,8 @@ pub(crate) struct PeerDeviceFlags {
 
 impl Connection {
     /// A connection that was never tried.
-    pub(crate) fn new(peer: NodeId, name: String, options: NetOptions) -> Self {
+    pub(crate) fn new(name: String, options: NetOptions) -> Self {
         Connection {
-            peer,
             name,
             options,
             paths: Vec::new(),

@@ -238,10 +238,10 @@ impl Engine {
         if !decision.fixups.is_empty() {
             self.md_touch();
         }
-        if decision.reconciliation {
-            if let Some(known) = self.peer_device_mut(peer, v) {
-                known.flags.reconciliation_resync = true;
-            }
+        if decision.reconciliation
+            && let Some(known) = self.peer_device_mut(peer, v)
+        {
+            known.flags.reconciliation_resync = true;
         }
         let Some(slot) = self.slot_of(peer, v) else {
             return;
@@ -454,10 +454,9 @@ impl Engine {
             if repl == ReplState::Established
                 && own == DiskState::Outdated
                 && pdisk >= DiskState::Consistent
+                && let Some(d) = s.devices.get_mut(&v)
             {
-                if let Some(d) = s.devices.get_mut(&v) {
-                    d.disk = pdisk;
-                }
+                d.disk = pdisk;
             }
         });
     }

@@ -554,10 +554,10 @@ impl Engine {
                 d.disk = disk;
             }
             for n in outdated {
-                if let Some(pd) = s.pd_mut(n, v) {
-                    if pd.pdisk == DiskState::Unknown {
-                        pd.pdisk = DiskState::Outdated;
-                    }
+                if let Some(pd) = s.pd_mut(n, v)
+                    && pd.pdisk == DiskState::Unknown
+                {
+                    pd.pdisk = DiskState::Outdated;
                 }
             }
         });
@@ -648,10 +648,10 @@ impl Engine {
         let Some(free) = nodes.free_slot() else {
             return false;
         };
-        if let Some(disk) = self.disk_mut(v) {
-            if let Some(entry) = disk.meta.sb.peers.get_mut(peer.index()) {
-                entry.bitmap_index = Some(free.0);
-            }
+        if let Some(disk) = self.disk_mut(v)
+            && let Some(entry) = disk.meta.sb.peers.get_mut(peer.index())
+        {
+            entry.bitmap_index = Some(free.0);
         }
         self.md_touch();
         true
@@ -692,10 +692,10 @@ impl Engine {
 
     /// The cluster has agreed to the detach, or not.
     pub(crate) fn detach_decided(&mut self, v: VolumeNr, result: Result<RetCode, RetCode>) {
-        if let Err(code) = result {
-            if let Some(cmd) = self.pending.detaches.remove(&v) {
-                self.reply(cmd, Reply::new(code));
-            }
+        if let Err(code) = result
+            && let Some(cmd) = self.pending.detaches.remove(&v)
+        {
+            self.reply(cmd, Reply::new(code));
         }
     }
 

@@ -221,26 +221,13 @@ impl Engine {
             self.attach_settle();
             self.role_change_step();
             self.twopc_settle();
-            self.down_step();
-            if self.deferred.is_empty() {
-                break;
-            }
-        }
-        self.full_sync_progress();
-        self.write_dirty_superblocks();
-        self.disk_settle();
-        if self.md_dirty {
-            self.run_deferred();
-            self.write_dirty_superblocks();
-        }
-        // Nothing else may happen that would make `down` go on to its next stage.
-        for _ in 0..MAX_SETTLE_ROUNDS {
-            if !self.down_step() {
-                break;
-            }
-            self.run_deferred();
+            let went_on = self.down_step();
+            self.full_sync_progress();
             self.write_dirty_superblocks();
             self.disk_settle();
+            if self.deferred.is_empty() && !self.md_dirty && !went_on {
+                break;
+            }
         }
     }
 
@@ -257,8 +244,8 @@ impl Engine {
                 Timer::RoleChange => self.role_change_step(),
                 Timer::RequestTimeout(_)
                 | Timer::PeerAck
-                | Timer::ResyncTurn(..)
                 | Timer::ResyncStart(..)
+                | Timer::ResyncTurn(..)
                 | Timer::LazyBitmap(_) => self.data_timer(timer),
             }
         }

@@ -214,10 +214,10 @@ impl Engine {
 
     /// Notes a verdict; a disconnect outranks a retry.
     pub(crate) fn set_verdict(&mut self, peer: NodeId, verdict: RetCode) {
-        if let Some(conn) = self.conns.get_mut(&peer) {
-            if conn.verdict != Some(RetCode::HANDSHAKE_DISCONNECT) {
-                conn.verdict = Some(verdict);
-            }
+        if let Some(conn) = self.conns.get_mut(&peer)
+            && conn.verdict != Some(RetCode::HANDSHAKE_DISCONNECT)
+        {
+            conn.verdict = Some(verdict);
         }
     }
 
@@ -268,10 +268,10 @@ impl Engine {
             },
             |s| {
                 for v in volumes {
-                    if let Some(d) = s.devices.get_mut(&v) {
-                        if d.disk > DiskState::Outdated {
-                            d.disk = DiskState::Outdated;
-                        }
+                    if let Some(d) = s.devices.get_mut(&v)
+                        && d.disk > DiskState::Outdated
+                    {
+                        d.disk = DiskState::Outdated;
                     }
                 }
                 if force {
@@ -302,10 +302,10 @@ impl Engine {
         self.timers.cancel(Timer::Handshake(peer));
         self.timers.cancel(Timer::ConnectRetry(peer));
         for (v, result) in &results {
-            if self.state.disk(*v) == DiskState::Negotiating {
-                if let Some(known) = self.peer_device_mut(peer, *v) {
-                    known.negotiation = Negotiation::Repl(result.repl);
-                }
+            if self.state.disk(*v) == DiskState::Negotiating
+                && let Some(known) = self.peer_device_mut(peer, *v)
+            {
+                known.negotiation = Negotiation::Repl(result.repl);
             }
         }
         let role = self.peer_role_in_exchange(peer);
@@ -321,12 +321,11 @@ impl Engine {
                 .map(|(v, _)| *v)
                 .collect();
             for (v, result) in &results {
-                if result.outdate || far_primary {
-                    if let Some(d) = s.devices.get_mut(v) {
-                        if d.disk > DiskState::Outdated {
-                            d.disk = DiskState::Outdated;
-                        }
-                    }
+                if (result.outdate || far_primary)
+                    && let Some(d) = s.devices.get_mut(v)
+                    && d.disk > DiskState::Outdated
+                {
+                    d.disk = DiskState::Outdated;
                 }
             }
             let Some(conn) = s.conns.get_mut(&peer) else {
@@ -481,10 +480,11 @@ impl Engine {
             return self.source_finished(peer, v, state, pdisk);
         }
         // The target is done before we even left the bitmap exchange.
-        if old.repl == ReplState::WFBitMapS && state.repl == ReplState::Established {
-            if let Some(known) = self.peer_device_mut(peer, v) {
-                known.finished_early = pdisk == DiskState::UpToDate;
-            }
+        if old.repl == ReplState::WFBitMapS
+            && state.repl == ReplState::Established
+            && let Some(known) = self.peer_device_mut(peer, v)
+        {
+            known.finished_early = pdisk == DiskState::UpToDate;
         }
         if state.repl == ReplState::Ahead && repl == ReplState::Established {
             repl = ReplState::Behind;

@@ -52,11 +52,6 @@ impl Outbox {
         self.ready.extend(self.held.drain(..));
     }
 
-    /// Whether effects are being held back.
-    pub(crate) fn is_holding(&self) -> bool {
-        self.holding
-    }
-
     /// The streams to a peer are gone: packets to it that wait here go nowhere.
     pub(crate) fn forget_peer(&mut self, peer: NodeId) {
         self.held

@@ -126,10 +126,10 @@ impl Engine {
                 known.flags.reconcile_pending = false;
             }
         }
-        if sign < 0 {
-            if let Some(conn) = self.conns.get_mut(&peer) {
-                conn.adopt_dagtag = Some((lost, theirs));
-            }
+        if sign < 0
+            && let Some(conn) = self.conns.get_mut(&peer)
+        {
+            conn.adopt_dagtag = Some((lost, theirs));
         }
         let _ = self.change(ChangeFlags::HARD, |s| {
             for v in volumes {
@@ -163,12 +163,11 @@ impl Engine {
             .conns
             .get_mut(&peer)
             .and_then(|c| c.adopt_dagtag.take());
-        if let Some((lost, dagtag)) = adopt {
-            if self.state.cstate(lost) < ConnState::Connected {
-                if let Some(conn) = self.conns.get_mut(&lost) {
-                    conn.last_dagtag = dagtag;
-                }
-            }
+        if let Some((lost, dagtag)) = adopt
+            && self.state.cstate(lost) < ConnState::Connected
+            && let Some(conn) = self.conns.get_mut(&lost)
+        {
+            conn.last_dagtag = dagtag;
         }
         self.reconciled(peer, None);
     }

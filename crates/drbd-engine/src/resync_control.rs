@@ -165,10 +165,10 @@ impl Engine {
             .map(|(n, _, _)| n)
             .collect();
         for source in sources {
-            if !self.source_is_good(source, v) {
-                if let Some(known) = self.peer_device_mut(source, v) {
-                    known.flags.unstable_resync = true;
-                }
+            if !self.source_is_good(source, v)
+                && let Some(known) = self.peer_device_mut(source, v)
+            {
+                known.flags.unstable_resync = true;
             }
         }
     }

@@ -107,12 +107,12 @@ impl Engine {
         let slot = self.slot_of(peer, v);
         let Some(disk) = self.disk_mut(v) else { return };
         disk.gen_ids.drop_bitmap(peer);
-        if let Some(slot) = slot {
-            if disk.bitmap.weight(slot) != 0 {
-                disk.bitmap.clear_all(slot);
-                self.log_at(LogLevel::Info, Some(peer), Some(v), "cleared bitmap");
-                self.data_bitmap_writeout(v);
-            }
+        if let Some(slot) = slot
+            && disk.bitmap.weight(slot) != 0
+        {
+            disk.bitmap.clear_all(slot);
+            self.log_at(LogLevel::Info, Some(peer), Some(v), "cleared bitmap");
+            self.data_bitmap_writeout(v);
         }
         self.md_touch();
     }
@@ -461,12 +461,12 @@ impl Engine {
         let mut changed = false;
         if let Some(disk) = self.disk_mut(v) {
             for n in existing.iter() {
-                if let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) {
-                    if entry.bitmap_index.is_none() && !entry.flags.contains(PeerFlags::NODE_EXISTS)
-                    {
-                        entry.flags.insert(PeerFlags::NODE_EXISTS);
-                        changed = true;
-                    }
+                if let Some(entry) = disk.meta.sb.peers.get_mut(n.index())
+                    && entry.bitmap_index.is_none()
+                    && !entry.flags.contains(PeerFlags::NODE_EXISTS)
+                {
+                    entry.flags.insert(PeerFlags::NODE_EXISTS);
+                    changed = true;
                 }
             }
         }
@@ -574,10 +574,13 @@ impl Engine {
         let up_to_date = self.state.pdisk(peer, v) == DiskState::UpToDate;
         let secondary = self.state.role == Role::Secondary;
         let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
-        if established && up_to_date && secondary && !new.current.same(exposed) {
-            if let Some(volume) = self.volumes.get_mut(&v) {
-                volume.exposed = new.current;
-            }
+        if established
+            && up_to_date
+            && secondary
+            && !new.current.same(exposed)
+            && let Some(volume) = self.volumes.get_mut(&v)
+        {
+            volume.exposed = new.current;
         }
         if established
             && self.state.pdisk(peer, v) == DiskState::Consistent
@@ -602,10 +605,10 @@ impl Engine {
             .collect();
         for n in targets {
             target = true;
-            if n == from {
-                if let Some(known) = self.peer_device_mut(n, v) {
-                    known.uuids.current = uuid;
-                }
+            if n == from
+                && let Some(known) = self.peer_device_mut(n, v)
+            {
+                known.uuids.current = uuid;
             }
         }
         let mut tell: NodeMask = self
@@ -648,10 +651,8 @@ impl Engine {
             let current = disk.gen_ids.current();
             self.rng = rng;
             tell |= rotated;
-            if up_to_date {
-                if let Some(volume) = self.volumes.get_mut(&v) {
-                    volume.exposed = current;
-                }
+            if up_to_date && let Some(volume) = self.volumes.get_mut(&v) {
+                volume.exposed = current;
             }
             self.md_touch();
         }
@@ -713,10 +714,11 @@ impl Engine {
                     });
                 }
             }
-        } else if !has_disk && self.state.role == Role::Primary {
-            if let Some(volume) = self.volumes.get_mut(&v) {
-                volume.exposed = packet.uuid;
-            }
+        } else if !has_disk
+            && self.state.role == Role::Primary
+            && let Some(volume) = self.volumes.get_mut(&v)
+        {
+            volume.exposed = packet.uuid;
         }
     }
 

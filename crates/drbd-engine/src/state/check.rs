@@ -208,10 +208,11 @@ impl Engine {
                 return Err(RetCode::CONNECTED_OUTDATES);
             }
             let changes = pd.repl != before.repl;
-            if changes && pd.repl == ReplState::VerifyS {
-                if net.is_none_or(|o| o.verify_alg.is_empty()) {
-                    return Err(RetCode::NO_VERIFY_ALG);
-                }
+            if changes
+                && pd.repl == ReplState::VerifyS
+                && net.is_none_or(|o| o.verify_alg.is_empty())
+            {
+                return Err(RetCode::NO_VERIFY_ALG);
             }
             if (before.is_sync_source() && pd.repl == ReplState::WFBitMapS)
                 || (before.is_sync_target() && pd.repl == ReplState::WFBitMapT)

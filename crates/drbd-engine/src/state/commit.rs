@@ -272,10 +272,10 @@ impl Engine {
         if is == DiskState::UpToDate
             || (old.disk(v) < DiskState::Consistent && is >= DiskState::Consistent)
         {
-            if let (Some(current), Some(volume)) = (own, self.volumes.get_mut(&v)) {
-                if !current.is_just_created() {
-                    volume.exposed = current;
-                }
+            if let (Some(current), Some(volume)) = (own, self.volumes.get_mut(&v))
+                && !current.is_just_created()
+            {
+                volume.exposed = current;
             }
             return;
         }
@@ -284,10 +284,11 @@ impl Engine {
             .peers_of(v)
             .filter(|(_, _, pd)| pd.pdisk == DiskState::UpToDate)
             .find_map(|(n, _, _)| self.peer_device(n, v).map(|k| k.uuids.current));
-        if let (Some(current), Some(volume)) = (from_peer, self.volumes.get_mut(&v)) {
-            if !current.is_none() && !current.is_just_created() {
-                volume.exposed = current;
-            }
+        if let (Some(current), Some(volume)) = (from_peer, self.volumes.get_mut(&v))
+            && !current.is_none()
+            && !current.is_just_created()
+        {
+            volume.exposed = current;
         }
     }
 

@@ -353,13 +353,12 @@ impl Engine {
                 if *n == peer {
                     continue;
                 }
-                if let Some(other) = conn.peers.get_mut(&v) {
-                    if other.repl == ReplState::Established
-                        && other.pdisk >= DiskState::Inconsistent
-                        && other.pdisk != DiskState::Unknown
-                    {
-                        other.repl = ReplState::PausedSyncT;
-                    }
+                if let Some(other) = conn.peers.get_mut(&v)
+                    && other.repl == ReplState::Established
+                    && other.pdisk >= DiskState::Inconsistent
+                    && other.pdisk != DiskState::Unknown
+                {
+                    other.repl = ReplState::PausedSyncT;
                 }
             }
         }
@@ -470,10 +469,9 @@ impl Engine {
         if (good_peer || !exposed.is_none())
             && old.pdisk != DiskState::UpToDate
             && !exposed.same(known.uuids.current)
+            && let Some(pd) = new.pd_mut(peer, v)
         {
-            if let Some(pd) = new.pd_mut(peer, v) {
-                pd.pdisk = DiskState::Consistent;
-            }
+            pd.pdisk = DiskState::Consistent;
         }
     }
 
@@ -530,10 +528,9 @@ impl Engine {
             && self.state.role == Role::Secondary
             && new.role == Role::Secondary
             && !self.sole_authority(new, v)
+            && let Some(device) = new.devices.get_mut(&v)
         {
-            if let Some(device) = new.devices.get_mut(&v) {
-                device.disk = DiskState::Consistent;
-            }
+            device.disk = DiskState::Consistent;
         }
         let quorum = self.compute_quorum(new, v);
         let configured = self.quorum_configured();

@@ -260,10 +260,10 @@ impl Engine {
             .values_mut()
             .filter_map(|v| core::mem::take(&mut v.flags.outdate_on_commit).then_some(v.nr))
             .collect();
-        if let (true, Some(peer)) = (disconnects, affected) {
-            if let Some(conn) = self.conns.get_mut(&peer) {
-                conn.flags.disconnect_expected = true;
-            }
+        if let (true, Some(peer)) = (disconnects, affected)
+            && let Some(conn) = self.conns.get_mut(&peer)
+        {
+            conn.flags.disconnect_expected = true;
         }
         // The check was in the first phase; now it is a fact.
         let flags = ChangeFlags {

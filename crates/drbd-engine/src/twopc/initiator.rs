@@ -271,13 +271,13 @@ impl Engine {
     fn send_second_phase(&mut self, i: &Initiated, commit: bool) {
         let mut flags = TwopcFlags::HAS_REACHABLE;
         if !i.primary_nodes.is_empty() && i.weak_nodes.is_empty() {
-            flags = flags | TwopcFlags::PRI_INCAPABLE;
+            flags |= TwopcFlags::PRI_INCAPABLE;
         }
         let mut to = self.connected_nodes();
-        if let Some(peer) = i.request.kind.target() {
-            if self.state.cstate(peer) >= ConnState::Connecting {
-                to.insert(peer);
-            }
+        if let Some(peer) = i.request.kind.target()
+            && self.state.cstate(peer) >= ConnState::Connecting
+        {
+            to.insert(peer);
         }
         // Those that never saw the PREPARE have nothing to end.
         let to = to & i.prepared;
