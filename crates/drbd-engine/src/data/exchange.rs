@@ -274,7 +274,7 @@ impl Engine {
 }
 
 /// A packet of runs from wire bit `at` on, and how many bits it covers.
-fn compress(
+pub(super) fn compress(
     bitmap: &crate::bitmap::Bitmap,
     slot: Slot,
     at: u64,

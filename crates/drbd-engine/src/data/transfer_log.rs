@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{Bytes, DiskState, NodeId, NodeMask, VolumeNr};
+use drbd_proto::{Bytes, DiskState, NodeId, NodeMask, ReplState, VolumeNr};
 
 use crate::activity_log::ExtentNr;
 use crate::bitmap::Slot;
@@ -166,6 +166,7 @@ impl Engine {
         };
         let (volume, sector, len) = (req.volume, req.sector, req.len);
         let (ok, sis, oos, local) = (req.ok, req.sis, req.pending_oos, req.local);
+        let sent = req.sent;
         let interval = req.interval.take();
         if let Some(interval) = interval {
             self.interval_leave(volume, interval);
@@ -193,15 +194,30 @@ impl Engine {
                 }
             }
         }
-        for peer in oos.iter() {
-            if changed.contains(peer) {
-                self.send_out_of_sync(peer, volume, sector, len);
-            }
+        // Who connected after this write was logged has been told of it in the bitmap exchange, and may
+        // have been resynced since. The bits that it leaves now must be known there, too: later writes to
+        // the same place rely on it.
+        let tell = oos | self.late_peers(volume).minus(sent);
+        for peer in tell.iter().filter(|peer| changed.contains(*peer)) {
+            self.send_out_of_sync(peer, volume, sector, len);
         }
         let last_in_extent = self.put_extents_of(id);
         self.accumulate_peer_ack(id, last_in_extent);
         self.data.requests.remove(&id);
         self.resync_bits_changed(volume);
+    }
+
+    /// Connected peers with a disk.
+    fn late_peers(&self, volume: VolumeNr) -> NodeMask {
+        self.state
+            .peers_of(volume)
+            .filter(|(_, _, pd)| {
+                pd.repl >= ReplState::Established
+                    && pd.pdisk >= DiskState::Inconsistent
+                    && pd.pdisk != DiskState::Unknown
+            })
+            .map(|(peer, _, _)| peer)
+            .collect()
     }
 
     /// Gives back the activity log extents of a request. True if one of them has no user left.
