@@ -1,7 +1,7 @@
 //! What fate and administrators do.
 
 use drbd_engine::command::Command;
-use drbd_proto::{DiskState, ReplState, Role, VolumeNr};
+use drbd_proto::{DiskState, ReplState, Role, Sector, VolumeNr};
 
 use super::{Deed, Run};
 use crate::clock::{MS, SEC};
@@ -317,16 +317,16 @@ impl Run {
                 }
             }
             _ => {
-                let p = node_id(peer);
-                self.give(
-                    n,
-                    Command::Verify {
-                        peer: p,
-                        volume: volume_nr(v),
-                        start: None,
-                        stop: None,
-                    },
-                );
+                // Some MiB are enough: it is one request per 4 KiB.
+                let size = self.cluster.size(n, v).max(8);
+                let start = self.rng.below(size) / 8 * 8;
+                let verify = Command::Verify {
+                    peer: node_id(peer),
+                    volume: volume_nr(v),
+                    start: Some(Sector(start)),
+                    stop: Some(Sector((start + 8192).min(size))),
+                };
+                self.give(n, verify);
             }
         }
     }
