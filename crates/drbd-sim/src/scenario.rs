@@ -88,6 +88,8 @@ struct Run {
     promoting: Option<(usize, u64)>,
     /// The weather has improved; applications do not start any more.
     settling: bool,
+    /// A node that lost its cache, until it has everything again.
+    fragile: Option<usize>,
     /// The one node whose data may be thrown away on purpose in this run.
     expendable: Option<usize>,
     /// A demotion that has not been answered.
@@ -119,6 +121,7 @@ impl Run {
             order: 0,
             promoting: None,
             settling: false,
+            fragile: None,
             expendable: None,
             demoting: None,
         }

@@ -213,7 +213,7 @@ impl Run {
     }
 
     fn take_down(&mut self, n: usize, mut power: bool) {
-        if !self.cluster.nodes[n].up() {
+        if !self.cluster.nodes[n].up() || self.still_fragile() {
             return;
         }
         if power && self.cluster.config.volatile_cache && !self.others_complete(n) {
@@ -225,9 +225,29 @@ impl Run {
                 power = false;
             }
         }
+        if power && self.cluster.config.volatile_cache && !self.plan.blackouts {
+            self.fragile = Some(n);
+        }
         self.cluster.crash(n, power);
         let delay = self.rng.latency(100 * MS, 15 * SEC);
         self.later(delay, Deed::Start(n));
+    }
+
+    /// Whether a node that lost its cache has not got back yet what was in it: the next failure would be
+    /// the second at a time.
+    fn still_fragile(&mut self) -> bool {
+        let Some(n) = self.fragile else { return false };
+        let c = &self.cluster;
+        let volumes = 0..c.config.volumes.len();
+        let well = c.config.diskless[n]
+            || c.nodes[n].up()
+                && volumes
+                    .into_iter()
+                    .all(|v| c.disk_state(n, v) == DiskState::UpToDate && c.is_current(n, v));
+        if well {
+            self.fragile = None;
+        }
+        !well
     }
 
     /// Whether every other disk is there and has everything that was acknowledged.
