@@ -198,6 +198,8 @@ pub(crate) struct PeerDeviceFlags {
     pub reconciliation_resync: bool,
     /// RECONCILE_PENDING.
     pub reconcile_pending: bool,
+    /// The lost Primary which that is about.
+    pub reconcile_about: Option<NodeId>,
     /// DISCARD_MY_DATA, copied from the connection.
     pub discard_my_data: bool,
     /// SYNC_SRC_CRASHED_PRI.

@@ -212,6 +212,7 @@ impl Engine {
                 told = true;
                 if let Some(known) = self.peer_device_mut(peer, v) {
                     known.flags.reconcile_pending = true;
+                    known.flags.reconcile_about = Some(lost);
                 }
                 self.send_current_uuid(peer, v, self.current_uuid(v));
             }

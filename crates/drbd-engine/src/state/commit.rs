@@ -81,6 +81,13 @@ impl Engine {
             if pd.repl < ReplState::Established || pd.repl.is_sync() {
                 known.flags.reconcile_pending = false;
             }
+            // The lost Primary is back, and its own handshake has decided: a peer that never lost it will
+            // not answer the notification.
+            let back = |n: NodeId| self.state.cstate(n) == ConnState::Connected;
+            if known.flags.reconcile_about.is_some_and(back) {
+                known.flags.reconcile_pending = false;
+                known.flags.reconcile_about = None;
+            }
             if owed && !known.flags.reconciliation_resync && !known.flags.reconcile_pending {
                 self.debt_paid.insert(*peer);
             }
