@@ -25,13 +25,16 @@ impl Engine {
         self.write_marked(volume, None);
     }
 
-    /// Writes all marked pages; the number of the write-out that has every bit set so far, to be compared
+    /// Writes all marked pages, to stable storage; the number of the write-out that has every bit set so far, to be compared
     /// with `bitmap_done`.
     pub(crate) fn bitmap_barrier(&mut self, volume: VolumeNr) -> u64 {
         let round = self
             .volumes
             .get(&volume)
             .map_or(0, |v| v.data.bitmap_round + 1);
+        if let Some(v) = self.volumes.get_mut(&volume) {
+            v.data.bitmap_durable = true;
+        }
         self.data_bitmap_writeout(volume);
         round
     }
@@ -97,6 +100,8 @@ impl Engine {
         if mark.is_none() {
             v.data.bitmap_round += 1;
         }
+        // Nobody else writes with a flush what a resync relies on.
+        let barrier = mark.is_none() && core::mem::take(&mut v.data.bitmap_durable);
         let base = bitmap_offset(disk);
         let mut batches = Vec::new();
         for chunk in pages.chunks(BATCH) {
@@ -119,7 +124,7 @@ impl Engine {
                 op,
                 volume,
                 blocks,
-                barrier: false,
+                barrier,
             });
         }
     }

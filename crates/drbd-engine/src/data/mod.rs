@@ -143,6 +143,8 @@ pub(crate) struct VolumeData {
     /// Write-outs of all marked pages that were begun, and the last one of them that has ended.
     pub bitmap_round: u64,
     pub bitmap_done: u64,
+    /// The next one has to be on stable storage when it ends.
+    pub bitmap_durable: bool,
     /// A bitmap write-out is wanted when the running one has ended.
     pub bitmap_again: bool,
     /// The disk must not get further requests: it is being let go.
