@@ -540,3 +540,6 @@ fn json_peer_device(out: &mut String, device: &PeerDevice, size: u64) {
     }
     o.end();
 }
+
+#[cfg(test)]
+mod tests;
