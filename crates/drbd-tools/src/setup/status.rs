@@ -115,7 +115,7 @@ pub(super) fn speed(sync: &Sync) -> (f64, Option<u64>) {
     }
     let speed = sync.window_sectors as f64 / sync.window_ms as f64 * 1000.0 / 2048.0;
     let seconds = sync.window_ms as f64 / 1000.0 * sync.left as f64 / sync.window_sectors as f64;
-    (speed, Some(seconds as u64))
+    (speed, Some(seconds.round() as u64))
 }
 
 /// Resources by name, connections by name with nameless ones last.
@@ -308,7 +308,7 @@ pub(super) fn json(resources: &[Resource]) -> String {
     let mut out = String::from("[\n");
     for (n, resource) in resources.iter().enumerate() {
         if n > 0 {
-            out.push_str(",\n");
+            out.push_str("\n,\n");
         }
         json_resource(&mut out, resource);
     }
