@@ -98,6 +98,11 @@ pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
         (false, true, offset) if offset.is_some() || lost.named => (false, Rule::ReconcileBitmap),
         (true, true, Some(0)) => (f.mine.me() < f.peer, Rule::ReconcileDagtag),
         (true, true, Some(offset)) => (offset > 0, Rule::ReconcileDagtag),
+        // A peer that restarted has no position in the stream of the Primary I named: it finds a negative
+        // offset and becomes the target.
+        (true, true, None) if lost.named && f.theirs.flags.contains(UuidFlags::STABLE) => {
+            (true, Rule::ReconcileDagtag)
+        }
         _ => return,
     };
     d.strategy = if source {
