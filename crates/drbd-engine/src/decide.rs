@@ -260,7 +260,9 @@ impl Engine {
                     .slot_of(node, v)
                     .or_else(|| self.nodes(v).and_then(|n| n.free_slot()));
                 match (from, self.disk_mut(v)) {
-                    (Some(from), Some(disk)) => disk.bitmap.copy(from, slot),
+                    // Not instead of what is known about this peer: a resync of the other node may have
+                    // cleared bits since (invariant M6).
+                    (Some(from), Some(disk)) => disk.bitmap.merge_slot(from, slot),
                     (None, _) => return self.set_all_bits(v, peer.mask()),
                     _ => {}
                 }

@@ -304,6 +304,16 @@ impl Bitmap {
         self.weights[usize::from(to.0)] = self.weight(from);
     }
 
+    /// Sets in slot `to` all bits that are set in slot `from`.
+    pub fn merge_slot(&mut self, from: Slot, to: Slot) {
+        let mut at = self.next_set(from, BitNr(0));
+        while let Some(first) = at {
+            let end = self.next_clear(from, first).map_or(self.bits, |end| end.0);
+            self.set_bits(to, first..=BitNr(end - 1));
+            at = self.next_set(from, BitNr(end));
+        }
+    }
+
     /// Number of set bits of a slot; costs nothing.
     pub fn weight(&self, slot: Slot) -> u64 {
         assert!(slot.0 < self.slots, "slot {} of {}", slot.0, self.slots);

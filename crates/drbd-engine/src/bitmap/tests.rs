@@ -438,3 +438,17 @@ impl Bitmap {
             .collect()
     }
 }
+
+#[test]
+fn merging_a_slot_keeps_what_is_set() {
+    let mut bitmap = Bitmap::new(8 * 200, 4096, 3).unwrap();
+    bitmap.set_bits(Slot(0), BitNr(3)..=BitNr(70));
+    bitmap.set_bits(Slot(0), BitNr(199)..=BitNr(199));
+    bitmap.set_bits(Slot(2), BitNr(60)..=BitNr(80));
+    bitmap.merge_slot(Slot(0), Slot(2));
+    assert_eq!(bitmap.weight(Slot(2)), 79);
+    assert_eq!(bitmap.count_bits(Slot(2), BitNr(3)..=BitNr(80)), 78);
+    assert!(bitmap.is_set(Slot(2), BitNr(199)));
+    assert_eq!(bitmap.weight(Slot(0)), 69);
+    assert_eq!(bitmap.weight(Slot(1)), 0);
+}

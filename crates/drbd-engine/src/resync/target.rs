@@ -212,15 +212,8 @@ impl Engine {
             return;
         };
         let bitmap = &mut disk.bitmap;
-        let mut at = bitmap.next_set(source, BitNr(0));
-        while let Some(first) = at {
-            let end = bitmap
-                .next_clear(source, first)
-                .map_or(bitmap.bits(), |end| end.0);
-            for slot in bitmap.all_slots().filter(|slot| *slot != source) {
-                bitmap.set_bits(slot, first..=BitNr(end - 1));
-            }
-            at = bitmap.next_set(source, BitNr(end));
+        for slot in bitmap.all_slots().filter(|slot| *slot != source) {
+            bitmap.merge_slot(source, slot);
         }
         let round = self.bitmap_barrier(volume);
         if let Some(run) = self.run_mut(peer, volume) {
