@@ -109,6 +109,14 @@ impl Cluster {
         self.app.opens.is_empty()
     }
 
+    /// Whether some application waits for a device to open: it may still promote its node.
+    pub fn app_opening(&self) -> bool {
+        let opens = self.app.opens.iter();
+        opens
+            .into_iter()
+            .any(|(open, (n, _))| !self.nodes[*n].openers.contains_key(open))
+    }
+
     /// The nodes applications run on.
     pub fn app_nodes(&self) -> Vec<usize> {
         let mut nodes: Vec<usize> = self.app.opens.values().map(|o| o.0).collect();

@@ -94,7 +94,7 @@ impl Run {
 
     fn promote_someone(&mut self) {
         let retry = self.rng.range(500 * MS, 3 * SEC);
-        if self.promoting.is_some() || self.demoting.is_some() {
+        if self.promoting.is_some() || self.demoting.is_some() || self.cluster.app_opening() {
             return self.later(retry, Deed::Promote);
         }
         if let Some(p) = self.primary() {
