@@ -447,8 +447,21 @@ impl Engine {
         let Outcome::Repl(repl) = decision.outcome else {
             return;
         };
-        self.apply_decision(peer, v, &decision);
         let own = self.state.disk(v);
+        // Both crashed, and there is nothing to transfer between disks that are worth the same: a resync
+        // would change nothing, and its end would be offered to all others again, for ever.
+        let theirs = self.peer_device(peer, v).map_or(0, |k| k.uuids.dirty_bits);
+        let pointless = matches!(
+            decision.strategy,
+            crate::decision::Strategy::SourceIfBothFailed
+                | crate::decision::Strategy::TargetIfBothFailed
+        ) && own == pdisk
+            && theirs == 0
+            && self.bitmap_weight(peer, v) == 0;
+        if pointless {
+            return;
+        }
+        self.apply_decision(peer, v, &decision);
         let _ = self.change(ChangeFlags::HARD, |s| {
             if let Some(pd) = s.pd_mut(peer, v) {
                 pd.repl = repl;
