@@ -444,7 +444,7 @@ impl Engine {
                 decision.rule.name()
             ),
         );
-        let Outcome::Repl(repl) = decision.outcome else {
+        let Outcome::Repl(mut repl) = decision.outcome else {
             return;
         };
         let own = self.state.disk(v);
@@ -462,6 +462,14 @@ impl Engine {
             return;
         }
         self.apply_decision(peer, v, &decision);
+        // Equal generations, but one side knows that it missed writes of this one: the bitmaps tell which.
+        if disk_states && repl == ReplState::Established {
+            repl = match (own, pdisk) {
+                (DiskState::UpToDate, DiskState::Outdated) => ReplState::WFBitMapS,
+                (DiskState::Outdated, DiskState::UpToDate) => ReplState::WFBitMapT,
+                _ => repl,
+            };
+        }
         let _ = self.change(ChangeFlags::HARD, |s| {
             if let Some(pd) = s.pd_mut(peer, v) {
                 pd.repl = repl;

@@ -241,6 +241,7 @@ impl Engine {
                 Timer::ConnectRetry(peer) => self.connect_retry(peer),
                 Timer::TwoPcTimeout => self.twopc_timeout(),
                 Timer::TwoPcRetry => {}
+                Timer::Heal => self.heal(),
                 Timer::RoleChange => self.role_change_step(),
                 Timer::RequestTimeout(_)
                 | Timer::PeerAck

@@ -26,6 +26,7 @@ mod engine;
 mod exchange;
 mod glue;
 mod handshake;
+mod heal;
 mod lifecycle;
 mod metadata;
 mod outbox;

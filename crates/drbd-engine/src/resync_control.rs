@@ -174,7 +174,7 @@ impl Engine {
     }
 
     /// Whether nobody this node cannot see changes the data of a source behind its back (section 9.6).
-    fn source_is_good(&self, source: NodeId, v: VolumeNr) -> bool {
+    pub(crate) fn source_is_good(&self, source: NodeId, v: VolumeNr) -> bool {
         let Some(known) = self.peer_device(source, v) else {
             return false;
         };

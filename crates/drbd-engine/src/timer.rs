@@ -24,6 +24,8 @@ pub(crate) enum Timer {
     TwoPcTimeout,
     /// Start a waiting cluster-wide change.
     TwoPcRetry,
+    /// A disk that could be better waits for nothing.
+    Heal,
     /// Next step of a promotion or demotion.
     RoleChange,
     /// A request or barrier towards this peer has to be answered by now (ko-count times timeout).

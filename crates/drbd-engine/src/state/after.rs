@@ -43,6 +43,7 @@ impl Engine {
             self.after_device(done, v);
         }
         self.after_resource(done);
+        self.watch_stuck_disks();
         self.update_limits();
     }
 
