@@ -51,7 +51,7 @@ impl Engine {
             return false;
         }
         match disk {
-            DiskState::Consistent => !self.owes_reconciliation(v),
+            DiskState::Consistent => true,
             // With pass_on the administrator decides when a bad disk is written again.
             DiskState::Inconsistent => {
                 self.disk_ref(v)
@@ -84,6 +84,13 @@ impl Engine {
     pub(crate) fn heal(&mut self) {
         for v in self.stuck_volumes() {
             if self.state.disk(v) == DiskState::Consistent {
+                // A peer that still sees the Primary we lost never tells us its position.
+                for conn in self.conns.values_mut() {
+                    if let Some(known) = conn.peers.get_mut(&v) {
+                        known.flags.reconcile_pending = false;
+                        known.flags.reconciliation_resync = false;
+                    }
+                }
                 self.want_empty_twopc();
                 continue;
             }
