@@ -230,6 +230,10 @@ impl Attached for All {
         self.attached.iter().find_map(|a| a.path())
     }
 
+    fn release_unused(&self) {
+        self.attached.iter().for_each(|a| a.release_unused());
+    }
+
     fn detach(self: Box<Self>) {
         drop(self.linked);
         for attached in self.attached.into_iter().rev() {

@@ -67,6 +67,10 @@ pub trait Attached: Send {
         self.device()
     }
 
+    /// A demotion is wanted. Where the frontend opens the volume on behalf of users it can only watch, it closes it now if they
+    /// have gone, and returns when that is done. May block for a moment.
+    fn release_unused(&self) {}
+
     /// The volume is being deleted (`del-minor`, `down`; nobody has it open): give up threads, devices and sockets
     /// before returning.
     fn detach(self: Box<Self>);
@@ -341,7 +345,8 @@ impl GuestContext<'_> {
         self.host.open(opener, write, nonblock);
     }
 
-    /// An opener goes away, after the last of its requests. The name may be used again at once.
+    /// An opener goes away, after the last of its requests, of whose ends the guest does not hear any more. The name may be
+    /// used again at once.
     pub fn close(&mut self, opener: u64) {
         self.host.close(opener);
     }

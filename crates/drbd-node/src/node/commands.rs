@@ -222,7 +222,10 @@ impl Node {
         // Commands that may wait for peers do not hold up changes of the configuration.
         let command = match call.definition.name {
             "primary" => Command::Primary { force },
-            "secondary" => Command::Secondary { force },
+            "secondary" => {
+                resource.release_unused();
+                Command::Secondary { force }
+            }
             "connect" => Command::Connect {
                 peer: peer()?,
                 discard_my_data: call.flag("discard-my-data"),

@@ -211,6 +211,7 @@ impl Node {
     /// `down`: the engine lets go of everything first.
     fn down(&self, resource: &Resource) -> Reply {
         let _changes = lock(&resource.changes);
+        resource.release_unused();
         let reply = resource.give(drbd_engine::Command::Down);
         if reply.is_ok() {
             self.forget(resource);
@@ -270,6 +271,12 @@ impl Resource {
         for attached in gone {
             attached.detach();
         }
+    }
+
+    /// Frontends close what they hold open for users that have gone.
+    fn release_unused(&self) {
+        let attached = lock(&self.attached);
+        attached.values().flatten().for_each(|a| a.release_unused());
     }
 
     /// Block devices that frontends have made for a volume.

@@ -84,6 +84,7 @@ impl Node {
 
     pub(super) fn del_minor(&self, resource: &Resource, volume: VolumeNr) -> Reply {
         let _changes = lock(&resource.changes);
+        resource.release_unused();
         let reply = resource.give(Command::DelMinor { volume });
         if reply.is_ok() {
             resource.handle.sender.send(Message::RemoveVolume(volume));

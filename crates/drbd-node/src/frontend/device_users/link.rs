@@ -7,7 +7,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use std::time::{Duration, Instant};
+
 use rustix::event::{EventfdFlags, eventfd};
+
+/// How long to wait for a device that nobody uses to be closed.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// Shared by the server of a device and the thread that follows its users.
 pub(in super::super) struct Link {
@@ -15,6 +20,10 @@ pub(in super::super) struct Link {
     opener: AtomicU32,
     in_use: AtomicBool,
     ios: AtomicU64,
+    /// The volume is open on behalf of the device's users.
+    held: AtomicBool,
+    /// How often the follower has seen users.
+    seen: AtomicU64,
     to_server: Arc<OwnedFd>,
     to_follower: Arc<OwnedFd>,
 }
@@ -26,6 +35,8 @@ impl Link {
             opener: AtomicU32::new(0),
             in_use: AtomicBool::new(false),
             ios: AtomicU64::new(0),
+            held: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
             to_server: event()?,
             to_follower: event()?,
         })
@@ -64,8 +75,36 @@ impl Link {
     /// The follower found out whether the loop device has users; the server looks at every change to "no".
     pub(in super::super) fn set_in_use(&self, in_use: bool) {
         self.in_use.store(in_use, Ordering::SeqCst);
-        if !in_use {
+        if in_use {
+            self.seen.fetch_add(1, Ordering::SeqCst);
+        } else {
             ring(&self.to_server);
+        }
+    }
+
+    /// The server has opened the volume for the device's users, or closed it.
+    pub(in super::super) fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
+    }
+
+    /// Waits until the volume is closed, if the device has no users any more: the last of them may have left a moment ago.
+    pub(in super::super) fn release_unused(&self) {
+        let start = Instant::now();
+        let mut seen = self.seen.load(Ordering::SeqCst);
+        // The follower may be in the middle of a look that began before: only the second counts.
+        for _ in 0..2 {
+            self.wake_follower();
+            loop {
+                if !self.held.load(Ordering::SeqCst) || start.elapsed() > RELEASE {
+                    return;
+                }
+                let now = self.seen.load(Ordering::SeqCst);
+                if now != seen {
+                    seen = now;
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 

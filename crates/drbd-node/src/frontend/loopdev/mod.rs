@@ -16,11 +16,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::doorway::Limits;
 
-use super::device_users::{FollowSize, Follower, Users};
+use super::device_users::{FollowSize, Follower, Link, Users};
 use super::fuse::{FuseFrontend, Mounted};
 use super::{Attached, Frontend, VolumeHandle};
 
@@ -81,6 +82,7 @@ fn open_control() -> io::Result<File> {
 
 /// A volume that is offered as a loop device. The order of the fields is the order of taking it down.
 struct Attachment {
+    link: Arc<Link>,
     follower: Follower,
     device: Device,
     mounted: Mounted,
@@ -202,8 +204,9 @@ impl Frontend for LoopFrontend {
             file: mounted.path().to_owned(),
             size,
         };
-        let follower = Follower::start(link, volume, Some(users), loop_size)?;
+        let follower = Follower::start(link.clone(), volume, Some(users), loop_size)?;
         Ok(Box::new(Attachment {
+            link,
             follower,
             device,
             mounted,
@@ -224,11 +227,16 @@ impl Attached for Attachment {
         Some(self.device.path.clone())
     }
 
+    fn release_unused(&self) {
+        self.link.release_unused();
+    }
+
     fn detach(self: Box<Self>) {
         let Attachment {
             follower,
             device,
             mounted,
+            ..
         } = *self;
         drop(follower);
         drop(device);

@@ -194,8 +194,9 @@ impl Frontend for UblkFrontend {
             limits: Limits::default(),
             update_size: self.update_size,
         };
-        let follower = Follower::start(link, volume, None, follow_size)?;
+        let follower = Follower::start(link.clone(), volume, None, follow_size)?;
         Ok(Box::new(Attachment {
+            link,
             follower,
             device,
             server,
@@ -205,6 +206,7 @@ impl Frontend for UblkFrontend {
 
 /// A volume that is offered as a ublk device.
 struct Attachment {
+    link: Arc<Link>,
     follower: Follower,
     device: Arc<Device>,
     server: JoinHandle<()>,
@@ -219,11 +221,16 @@ impl Attached for Attachment {
         Some(self.device.path())
     }
 
+    fn release_unused(&self) {
+        self.link.release_unused();
+    }
+
     fn detach(self: Box<Self>) {
         let Attachment {
             follower,
             device,
             server,
+            ..
         } = *self;
         drop(follower);
         // Ends what the queue fetched, and with it the queue's thread. Only then, with the queue closed, can the

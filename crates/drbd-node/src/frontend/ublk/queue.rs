@@ -196,6 +196,7 @@ impl Server {
                         "the ublk device is not let in: {e}"
                     );
                 }
+                self.note_held();
                 self.link.touched();
                 for slot in std::mem::take(&mut self.parked) {
                     let write = writes(self.queue.request(slot).op);
@@ -225,12 +226,24 @@ impl Server {
     }
 
     fn close_if_unused(&mut self) {
-        if !self.link.in_use() && self.requests.len() == 0 && self.parked.is_empty() {
+        if self.link.in_use() {
+            return;
+        }
+        if self.requests.len() > 0 || !self.parked.is_empty() {
+            // An opener that is closed hears nothing any more: look again later.
+            self.link.touched();
+        } else {
             for side in self.sides.0.iter_mut().filter(|s| s.let_in) {
                 side.session = None;
                 side.let_in = false;
             }
         }
+        self.note_held();
+    }
+
+    fn note_held(&self) {
+        self.link
+            .set_held(self.sides.0.iter().any(|side| side.session.is_some()));
     }
 
     /// The opener for a request; `None` if it is being opened.
@@ -246,6 +259,7 @@ impl Server {
         }
         if side.session.is_none() {
             side.session = Some(volume.open(write, false, side.mailbox.sender()));
+            self.note_held();
         }
         None
     }

@@ -589,6 +589,7 @@ impl Guest for File {
                 let limits = self.limits;
                 if let Some(finished) = self.requests.done(cx, &limits, tag, result, data) {
                     self.answer(cx, finished);
+                    self.maybe_idle(cx);
                 }
             }
             Notice::Limits(limits) => {

@@ -40,6 +40,8 @@ pub(super) struct Openers {
     loop_write: LoopOpener,
     /// Requests of the loop device that wait for its opener.
     parked: VecDeque<Io>,
+    /// The loop device has no users, but requests are under way.
+    close_when_idle: bool,
 }
 
 impl Default for Openers {
@@ -50,6 +52,7 @@ impl Default for Openers {
             loop_read: LoopOpener::Closed,
             loop_write: LoopOpener::Closed,
             parked: VecDeque::new(),
+            close_when_idle: false,
         }
     }
 }
@@ -110,6 +113,7 @@ impl File {
         }
         if *state == LoopOpener::Closed {
             *state = LoopOpener::Opening;
+            self.link.set_held(true);
             cx.open(opener, write, false);
         }
         None
@@ -117,7 +121,13 @@ impl File {
 
     /// The loop device is in use, or not any more.
     pub(super) fn link_changed(&mut self, cx: &mut GuestContext<'_>) {
+        self.openers.close_when_idle = false;
         if self.link.in_use() {
+            return;
+        }
+        // An opener that is closed hears nothing any more.
+        if self.requests.len() > 0 || !self.openers.parked.is_empty() {
+            self.openers.close_when_idle = true;
             return;
         }
         for (state, opener) in [
@@ -129,6 +139,26 @@ impl File {
                 cx.close(opener);
             }
         }
+        self.note_held();
+    }
+
+    /// A request has ended.
+    pub(super) fn maybe_idle(&mut self, cx: &mut GuestContext<'_>) {
+        if self.openers.close_when_idle && self.requests.len() == 0 {
+            self.link_changed(cx);
+        }
+    }
+
+    fn note_held(&self) {
+        let Openers {
+            loop_read,
+            loop_write,
+            ..
+        } = &self.openers;
+        let held = [loop_read, loop_write]
+            .iter()
+            .any(|state| **state != LoopOpener::Closed);
+        self.link.set_held(held);
     }
 
     /// The volume has let an opener in, or not.
@@ -168,6 +198,7 @@ impl File {
         if let Err(e) = result {
             tracing::info!(volume = %self.label, write = opener == LOOP_WRITE, "the loop device is not let in: {e}");
         }
+        self.note_held();
         for request in std::mem::take(&mut self.openers.parked) {
             let write = !matches!(request.kind, Kind::Read | Kind::Flush);
             match result {
