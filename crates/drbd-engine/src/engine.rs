@@ -245,7 +245,6 @@ impl Engine {
                 Timer::RoleChange => self.role_change_step(),
                 Timer::RequestTimeout(_)
                 | Timer::PeerAck
-                | Timer::ResyncStart(..)
                 | Timer::ResyncTurn(..)
                 | Timer::LazyBitmap(_) => self.data_timer(timer),
             }

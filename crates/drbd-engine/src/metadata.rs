@@ -68,11 +68,6 @@ impl MetaWriter {
         self.sb.flags.contains(LocalFlags::WAS_UP_TO_DATE)
     }
 
-    /// Where things lie.
-    pub(crate) fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-
     /// Whether the disk has the superblock of this moment, as far as it was ever asked for.
     pub(crate) fn is_settled(&self) -> bool {
         self.writing.is_none()

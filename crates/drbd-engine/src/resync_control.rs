@@ -288,10 +288,9 @@ impl Engine {
                 let Some(pd) = c.peers.get_mut(&v) else {
                     continue;
                 };
-                if *n == peer {
-                    pd.repl = ReplState::Established;
-                    pd.resync_active = false;
-                } else if source_disk == DiskState::UpToDate && pd.repl == ReplState::PausedSyncT {
+                let superfluous =
+                    source_disk == DiskState::UpToDate && pd.repl == ReplState::PausedSyncT;
+                if *n == peer || superfluous {
                     pd.repl = ReplState::Established;
                     pd.resync_active = false;
                 }

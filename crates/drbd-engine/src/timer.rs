@@ -34,8 +34,6 @@ pub(crate) enum Timer {
     PeerAck,
     /// Next turn of the resync request generator.
     ResyncTurn(NodeId, VolumeNr),
-    /// Retry a postponed resync start.
-    ResyncStart(NodeId, VolumeNr),
     /// Write bitmap pages whose bits were cleared.
     LazyBitmap(VolumeNr),
 }

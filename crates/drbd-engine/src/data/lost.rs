@@ -338,7 +338,6 @@ impl Engine {
             Timer::RequestTimeout(peer) => self.request_timeout(peer),
             Timer::LazyBitmap(volume) => self.lazy_writeout_due(volume),
             Timer::ResyncTurn(peer, volume) => self.resync_turn(peer, volume),
-            Timer::ResyncStart(peer, volume) => self.exchange_progress(peer, volume),
             _ => {}
         }
     }

@@ -399,25 +399,23 @@ impl Engine {
                 || old_pd.pdisk == DiskState::Outdated)
         {
             set = Some(pd.pdisk);
-        } else if old_pd.repl == ReplState::WFBitMapT
-            && pd.repl == ReplState::Off
-            && disk == DiskState::Outdated
-            && self.stable_neighbour_on_my_data(new, v)
-            && self.may_be_up_to_date(new, v)
-        {
-            set = Some(DiskState::UpToDate);
-        } else if old_pd.repl < ReplState::Established
-            && pd.repl >= ReplState::Established
-            && disk == DiskState::Consistent
-            && self.may_be_up_to_date(new, v)
-        {
-            set = Some(DiskState::UpToDate);
-        } else if disk == DiskState::Consistent
-            && old_pd.pdisk == DiskState::Consistent
-            && pd.pdisk == DiskState::UpToDate
-            && stable
-        {
-            set = Some(DiskState::UpToDate);
+        } else {
+            let undone = old_pd.repl == ReplState::WFBitMapT
+                && pd.repl == ReplState::Off
+                && disk == DiskState::Outdated
+                && self.stable_neighbour_on_my_data(new, v)
+                && self.may_be_up_to_date(new, v);
+            let connected = old_pd.repl < ReplState::Established
+                && pd.repl >= ReplState::Established
+                && disk == DiskState::Consistent
+                && self.may_be_up_to_date(new, v);
+            let followed = disk == DiskState::Consistent
+                && old_pd.pdisk == DiskState::Consistent
+                && pd.pdisk == DiskState::UpToDate
+                && stable;
+            if undone || connected || followed {
+                set = Some(DiskState::UpToDate);
+            }
         }
         if peer_role == Role::Primary
             && old_role == Role::Unknown
