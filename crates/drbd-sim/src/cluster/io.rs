@@ -7,7 +7,7 @@ use drbd_engine::effect::{IoError, OpenError};
 use drbd_engine::event::{Event, IoRequest};
 use drbd_engine::id::{BufId, IoId, OpenId};
 use drbd_engine::options::{OnNoData, OnNoQuorum};
-use drbd_proto::{Role, Sector, VolumeNr};
+use drbd_proto::{DiskState, Role, Sector, VolumeNr};
 
 use super::{Cluster, Occurrence};
 use crate::buffer::{Origin, Payload, Version, ZEROES};
@@ -47,6 +47,8 @@ pub(crate) struct IoRecord {
     /// Epoch of the history, and the number of the write in it.
     write: Option<(u64, u32)>,
     worker: Option<usize>,
+    /// The node's own disk was UpToDate at submission.
+    local: bool,
 }
 
 /// All requests.
@@ -199,6 +201,7 @@ impl Cluster {
             IoKind::Read => self.stats.reads += 1,
             _ => self.stats.writes += 1,
         }
+        let local = kind == IoKind::Flush && self.disk_state(n, volume) == DiskState::UpToDate;
         self.ios.open.insert(
             io,
             IoRecord {
@@ -210,6 +213,7 @@ impl Cluster {
                 submitted: now,
                 write,
                 worker,
+                local,
             },
         );
         let life = self.nodes[n].life;
@@ -285,7 +289,7 @@ impl Cluster {
             (IoKind::Read, Ok(()), None) => {
                 self.fail(n, "C1", format!("read {io} succeeded without data"))
             }
-            (IoKind::Flush, Ok(()), _) => self.flush_completed(n, r.volume, r.submitted),
+            (IoKind::Flush, Ok(()), _) if r.local => self.flush_completed(n, r.volume, r.submitted),
             _ => {}
         }
         match r.worker {
