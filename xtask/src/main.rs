@@ -1,5 +1,6 @@
 //! What a developer runs: `cargo xtask COMMAND`.
 
+mod demo;
 mod no_std;
 
 use std::process::ExitCode;
@@ -16,12 +17,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// A mirrored volume that survives the loss of a node, in under two minutes.
+    Demo(demo::Arguments),
     /// Prove that drbd-proto, drbd-meta and drbd-engine use no std.
     NoStd,
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().task {
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::NoStd => no_std::run(),
     };
     match result {

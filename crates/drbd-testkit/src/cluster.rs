@@ -199,6 +199,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// How its nodes live.
+    pub fn story(&self) -> Story {
+        self.options.story
+    }
+
     /// A directory for files that stand for disks.
     pub fn disk_dir(&self) -> &Path {
         self.disks.path()

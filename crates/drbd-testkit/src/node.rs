@@ -360,7 +360,7 @@ impl Node {
 
     /// The block device of a volume, as its link names it.
     pub fn device(&self, volume: u16) -> PathBuf {
-        PathBuf::from(format!("/dev/drbd/by-res/{}/{volume}", self.resource))
+        self.dir.join(format!("run/by-res/{}/{volume}", self.resource))
     }
 
     /// Opens a volume for reading and writing, past all caches.

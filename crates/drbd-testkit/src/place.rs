@@ -34,9 +34,6 @@ pub struct Place {
     net: Option<File>,
 }
 
-/// Directories that a place with its own mounts has for itself: empty file systems in memory.
-const PRIVATE: [&str; 2] = ["/run", "/dev/drbd"];
-
 impl Place {
     /// Makes a place. `host` is the host name it has, if it has its own.
     ///
@@ -114,14 +111,11 @@ impl Drop for Place {
 
 /// Leaves the common name spaces; a descriptor of the new network.
 fn leave(host: &str) -> Result<File> {
-    std::fs::create_dir_all("/dev/drbd").context("cannot create /dev/drbd")?;
     spawn::leave_name_spaces().context("cannot make name spaces")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .context("cannot keep mounts to ourselves")?;
-    for dir in PRIVATE {
-        mount("tmpfs", dir, "tmpfs", MountFlags::NOSUID, Some(c"mode=0755"))
-            .context(format!("cannot mount on {dir}"))?;
-    }
+    mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, Some(c"mode=0755"))
+        .context("cannot mount on /run")?;
     // Debian's /var/lock leads here.
     let _ = std::fs::create_dir_all("/run/lock");
     rustix::system::sethostname(host.as_bytes()).context("cannot set the host name")?;
