@@ -18,13 +18,16 @@ pub fn workspace() -> &'static Path {
 
 /// The directory that holds our programs: beside the running one, as the same build left them. They
 /// are built if they are missing or older than their sources, which happens when only this crate's
-/// tests are run.
+/// tests are run. The variable `DRBD_TEST_PROGRAMS` names another directory.
 ///
 /// # Errors
 /// When they cannot be built.
 pub fn directory() -> Result<&'static Path> {
     static DIRECTORY: OnceLock<Result<PathBuf>> = OnceLock::new();
     let found = DIRECTORY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("DRBD_TEST_PROGRAMS") {
+            return Ok(given.into());
+        }
         let exe = std::env::current_exe().context("cannot find the running program")?;
         let dir = exe.parent().context("the running program is nowhere")?;
         let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };

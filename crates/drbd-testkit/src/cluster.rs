@@ -525,6 +525,27 @@ impl Cluster {
         Ok(())
     }
 
+    /// Connects to the port of node `to` as if it were node `from`: for tests that speak the protocol
+    /// themselves. The daemon of `from` should not run.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn dial(&self, from: u8, to: u8) -> Result<std::net::TcpStream> {
+        let own = SocketAddr::new(self.address(from, to).ip(), 0);
+        let peer = match self.options.story {
+            Story::Nbd => self.address(to, to),
+            Story::BlockDevice => self.address(to, from),
+        };
+        self.node(from).place().run(move || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.bind(&own.into())?;
+            socket.connect_timeout(&peer.into(), Duration::from_secs(5))?;
+            let stream = std::net::TcpStream::from(socket);
+            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            Ok(stream)
+        })?
+    }
+
     /// The ends of all logs.
     pub fn logs(&self, lines: usize) -> String {
         self.nodes.iter().map(|n| n.log_tail(lines)).collect()

@@ -360,7 +360,11 @@ impl Node {
 
     /// The block device of a volume, as its link names it.
     pub fn device(&self, volume: u16) -> PathBuf {
-        self.dir.join(format!("run/by-res/{}/{volume}", self.resource))
+        self.device_of(&self.resource, volume)
+    }
+
+    fn device_of(&self, resource: &str, volume: u16) -> PathBuf {
+        self.dir.join(format!("run/by-res/{resource}/{volume}"))
     }
 
     /// Opens a volume for reading and writing, past all caches.
@@ -368,14 +372,22 @@ impl Node {
     /// # Errors
     /// When the node does not let us.
     pub fn open(&self, volume: u16) -> Result<Volume> {
-        let what = format!("{}: cannot open volume {volume}", self.name);
+        self.open_volume(&self.resource, volume)
+    }
+
+    /// Opens a volume of any resource on this node.
+    ///
+    /// # Errors
+    /// When the node does not let us.
+    pub fn open_volume(&self, resource: &str, volume: u16) -> Result<Volume> {
+        let what = format!("{}: cannot open {resource}/{volume}", self.name);
         match self.story {
             Story::BlockDevice => {
-                let path = self.device(volume);
+                let path = self.device_of(resource, volume);
                 self.place.run(move || Volume::device(&path))?.context(what)
             }
             Story::Nbd => {
-                let export = format!("{}/{volume}", self.resource);
+                let export = format!("{resource}/{volume}");
                 Volume::nbd(&self.nbd(), &export).context(what)
             }
         }
