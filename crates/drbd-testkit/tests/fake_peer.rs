@@ -15,7 +15,7 @@ use drbd_testkit::{Cluster, Result};
 
 /// Connects both streams as node 1 would, if it were node 1.
 fn streams(c: &Cluster) -> Result<[TcpStream; 2]> {
-    let connect = |stream| {
+    let connect = |stream| -> Result<TcpStream> {
         let mut socket = until("node 1 listens", PATIENCE, || Ok(c.dial(1, 0).ok()))?;
         socket.write_all(&first_packet::encode(stream))?;
         Ok(socket)
