@@ -154,6 +154,8 @@ pub fn now() {
         let mut made = made();
         (std::mem::take(&mut made.processes), std::mem::take(&mut made.directories))
     };
+    // Known by the names of their files, which are gone with the name spaces.
+    let loops: Vec<_> = directories.iter().flat_map(|dir| loopdev::below(dir)).collect();
     for pid in &processes {
         let _ = kill_process(*pid, Signal::KILL);
     }
@@ -166,6 +168,9 @@ pub fn now() {
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+    for (device, _) in loops {
+        loopdev::detach(&device);
     }
     for path in directories.iter().rev() {
         remove(path);

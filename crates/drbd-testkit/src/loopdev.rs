@@ -58,9 +58,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        if let Ok(device) = File::open(&self.path) {
-            let _ = call(&device, CLR_FD, 0);
-        }
+        detach(&self.path);
     }
 }
 
@@ -83,8 +81,13 @@ pub fn below(dir: &Path) -> Vec<(PathBuf, PathBuf)> {
 /// Takes the loop devices off files below a directory: at once, or when their last users have gone.
 pub fn detach_below(dir: &Path) {
     for (device, _) in below(dir) {
-        if let Ok(device) = File::open(device) {
-            let _ = call(&device, CLR_FD, 0);
-        }
+        detach(&device);
+    }
+}
+
+/// Takes a loop device off its file: at once, or when its last user has gone.
+pub(crate) fn detach(device: &Path) {
+    if let Ok(device) = File::open(device) {
+        let _ = call(&device, CLR_FD, 0);
     }
 }

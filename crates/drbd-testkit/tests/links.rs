@@ -16,9 +16,7 @@ fn cut_in_the_middle_of_a_resync() -> Result<()> {
     let mut options = small();
     options.size = 64 << 20;
     // Slow enough to be caught at it.
-    options.disk.push("c-max-rate 8M".to_owned());
-    options.disk.push("c-plan-ahead 0".to_owned());
-    options.disk.push("resync-rate 8M".to_owned());
+    options.disk = vec!["c-plan-ahead 0".to_owned(), "resync-rate 8M".to_owned()];
     told(Cluster::new("cutsync", options)?, |c| {
         c.bring_up()?;
         c.node(0).adm_with("primary", &["--force"])?;

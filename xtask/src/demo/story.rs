@@ -312,7 +312,7 @@ impl Demo {
             }
             let done = peers.len() == 2
                 && status.disk(VOLUME) == "UpToDate"
-                && peers.iter().all(|p| p.replication == "Established" && p.out_of_sync == 0);
+                && peers.iter().all(|p| p.replication == "Established" && p.disk == "UpToDate");
             if done {
                 break moved;
             }
@@ -337,7 +337,7 @@ impl Demo {
         if moved >= size / 10 * 9 {
             return Err(Error::new("the resync moved everything instead of what changed"));
         }
-        self.cluster.wait_in_sync(PATIENCE)
+        Ok(())
     }
 
     fn finish(&mut self, store: &Store) -> Result<()> {
@@ -346,9 +346,10 @@ impl Demo {
         store::unmount_fs(store, false)?;
         node.adm("secondary")?;
         self.timeline.phase(1, Phase::Secondary);
-        self.cluster.wait_in_sync(PATIENCE)?;
         self.cluster.compare(&[0, 1, 2], VOLUME)?;
         println!("          identical on all three nodes");
+        // And the nodes know it.
+        self.cluster.wait_in_sync(PATIENCE)?;
         self.timeline.event(None, "three identical disks");
         for node in &self.cluster.nodes {
             node.adm("down")?;
