@@ -30,7 +30,11 @@ pub fn directory() -> Result<&'static Path> {
         }
         let exe = std::env::current_exe().context("cannot find the running program")?;
         let dir = exe.parent().context("the running program is nowhere")?;
-        let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
+        let dir = if dir.ends_with("deps") {
+            dir.parent().unwrap_or(dir)
+        } else {
+            dir
+        };
         if !fresh(dir) {
             build(dir)?;
         }
@@ -48,7 +52,11 @@ pub fn program(name: &str) -> Result<PathBuf> {
 }
 
 fn fresh(dir: &Path) -> bool {
-    let times = PROGRAMS.map(|p| std::fs::metadata(dir.join(p)).and_then(|m| m.modified()).ok());
+    let times = PROGRAMS.map(|p| {
+        std::fs::metadata(dir.join(p))
+            .and_then(|m| m.modified())
+            .ok()
+    });
     let Some(oldest) = times.into_iter().collect::<Option<Vec<SystemTime>>>() else {
         return false;
     };
@@ -67,7 +75,11 @@ fn newest(dir: &Path) -> Option<SystemTime> {
         .flatten()
         .filter_map(|entry| {
             let path = entry.path();
-            if path.is_dir() { newest(&path) } else { entry.metadata().ok()?.modified().ok() }
+            if path.is_dir() {
+                newest(&path)
+            } else {
+                entry.metadata().ok()?.modified().ok()
+            }
         })
         .max()
 }
@@ -76,11 +88,24 @@ fn newest(dir: &Path) -> Option<SystemTime> {
 fn build(dir: &Path) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile = dir.file_name().and_then(|n| n.to_str()).unwrap_or("debug");
-    let target = dir.parent().context("the running program is in no target directory")?;
+    let target = dir
+        .parent()
+        .context("the running program is in no target directory")?;
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--quiet", "-p", "drbd-node", "-p", "drbd-tools", "--bins"])
-        .args(["--profile", if profile == "debug" { "dev" } else { profile }])
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "drbd-node",
+            "-p",
+            "drbd-tools",
+            "--bins",
+        ])
+        .args([
+            "--profile",
+            if profile == "debug" { "dev" } else { profile },
+        ])
         .arg("--target-dir")
         .arg(target)
         .current_dir(workspace());
@@ -89,6 +114,8 @@ fn build(dir: &Path) -> Result<()> {
     if status.success() {
         Ok(())
     } else {
-        Err(Error::new(format!("cargo could not build drbdd and the tools: {status}")))
+        Err(Error::new(format!(
+            "cargo could not build drbdd and the tools: {status}"
+        )))
     }
 }

@@ -28,7 +28,9 @@ struct Made {
 
 fn made() -> MutexGuard<'static, Made> {
     static MADE: OnceLock<Mutex<Made>> = OnceLock::new();
-    MADE.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    MADE.get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Records a child process.
@@ -41,7 +43,9 @@ pub(crate) fn add_process(pid: u32) {
 /// Forgets a child process, which has ended. Call it before the number can be used again: before
 /// waiting for the child.
 pub(crate) fn remove_process(pid: u32) {
-    made().processes.retain(|p| p.as_raw_nonzero().get().cast_unsigned() != pid);
+    made()
+        .processes
+        .retain(|p| p.as_raw_nonzero().get().cast_unsigned() != pid);
 }
 
 /// A directory that is removed with everything in it.
@@ -100,7 +104,11 @@ fn disks() -> PathBuf {
     // The build's directory: programs lie in PROFILE, tests in PROFILE/deps.
     let target = std::env::current_exe().ok().and_then(|exe| {
         let dir = exe.parent()?;
-        let profile = if dir.ends_with("deps") { dir.parent()? } else { dir };
+        let profile = if dir.ends_with("deps") {
+            dir.parent()?
+        } else {
+            dir
+        };
         Some(profile.parent()?.join("kit"))
     });
     target.unwrap_or_else(std::env::temp_dir)
@@ -138,9 +146,13 @@ pub fn stale() {
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let owner = name
-                .to_str()
-                .and_then(|n| n.strip_prefix(PREFIX)?.split_once('-')?.0.parse::<u32>().ok());
+            let owner = name.to_str().and_then(|n| {
+                n.strip_prefix(PREFIX)?
+                    .split_once('-')?
+                    .0
+                    .parse::<u32>()
+                    .ok()
+            });
             if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
                 remove(&entry.path());
             }
@@ -152,10 +164,16 @@ pub fn stale() {
 pub fn now() {
     let (processes, directories) = {
         let mut made = made();
-        (std::mem::take(&mut made.processes), std::mem::take(&mut made.directories))
+        (
+            std::mem::take(&mut made.processes),
+            std::mem::take(&mut made.directories),
+        )
     };
     // Known by the names of their files, which are gone with the name spaces.
-    let loops: Vec<_> = directories.iter().flat_map(|dir| loopdev::below(dir)).collect();
+    let loops: Vec<_> = directories
+        .iter()
+        .flat_map(|dir| loopdev::below(dir))
+        .collect();
     for pid in &processes {
         let _ = kill_process(*pid, Signal::KILL);
     }

@@ -34,7 +34,11 @@ pub fn story() -> Result<(Story, Option<String>)> {
     match std::env::var("DRBD_TEST_STORY").as_deref() {
         Ok("block") => return Ok((Story::BlockDevice, None)),
         Ok("nbd") => return Ok((Story::Nbd, Some("DRBD_TEST_STORY=nbd".to_owned()))),
-        Ok(other) => return Err(Error::new(format!("DRBD_TEST_STORY={other}: use block or nbd"))),
+        Ok(other) => {
+            return Err(Error::new(format!(
+                "DRBD_TEST_STORY={other}: use block or nbd"
+            )));
+        }
         Err(_) => {}
     }
     let possible = PERMITTED.get_or_init(|| {
@@ -93,7 +97,10 @@ impl Options {
             volumes: 1,
             story: story()?.0,
             net: net.map(str::to_owned).to_vec(),
-            disk: vec!["c-max-rate 4000M".to_owned(), "c-fill-target 10M".to_owned()],
+            disk: vec![
+                "c-max-rate 4000M".to_owned(),
+                "c-fill-target 10M".to_owned(),
+            ],
             options: vec!["auto-promote no".to_owned()],
         })
     }
@@ -144,7 +151,10 @@ impl Net {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let start = u16::try_from(std::process::id() & 0x7fff).unwrap_or(0);
         for _ in 0..u16::MAX {
-            let n = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(7).wrapping_add(start);
+            let n = NEXT
+                .fetch_add(1, Ordering::Relaxed)
+                .wrapping_mul(7)
+                .wrapping_add(start);
             let [high, low] = n.to_be_bytes();
             let prefix = [127, 1 + high % 250, low];
             let at = address(prefix, 254);
@@ -179,7 +189,14 @@ impl Cluster {
             let name = format!("node{}", id + 1);
             let place = Place::new(&name, spaces)?;
             let own = dir.path().join(&name);
-            nodes.push(Node::new(name, id, place, own, resource.to_owned(), options.story)?);
+            nodes.push(Node::new(
+                name,
+                id,
+                place,
+                own,
+                resource.to_owned(),
+                options.story,
+            )?);
         }
         let mut cluster = Cluster {
             resource: resource.to_owned(),
@@ -234,7 +251,9 @@ impl Cluster {
 
     fn pairs(&self) -> Vec<(u8, u8)> {
         let n = self.options.nodes;
-        (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b))).collect()
+        (0..n)
+            .flat_map(|a| (a + 1..n).map(move |b| (a, b)))
+            .collect()
     }
 
     /// Address at which node `of` is reached by node `by`; its own if they are the same. There is one
@@ -257,7 +276,12 @@ impl Cluster {
             match self.options.story {
                 Story::BlockDevice => {
                     let names = [device(b), device(a)];
-                    place::link(self.node(a).place(), &names[0], self.node(b).place(), &names[1])?;
+                    place::link(
+                        self.node(a).place(),
+                        &names[0],
+                        self.node(b).place(),
+                        &names[1],
+                    )?;
                     for (id, peer) in [(a, b), (b, a)] {
                         let IpAddr::V4(own) = self.address(id, peer).ip() else {
                             continue;
@@ -289,10 +313,14 @@ impl Cluster {
         let base = u32::from(u16::from_be_bytes([self.net.prefix[1], self.net.prefix[2]])) * 16;
         for id in 0..self.options.nodes {
             for volume in 0..self.options.volumes {
-                let path = self.disks.path().join(format!("node{}-{volume}.img", id + 1));
+                let path = self
+                    .disks
+                    .path()
+                    .join(format!("node{}-{volume}.img", id + 1));
                 let file = File::create(&path).context(path.display())?;
                 file.set_len(self.options.size).context(path.display())?;
-                let minor = base + u32::from(id) * u32::from(self.options.volumes) + u32::from(volume);
+                let minor =
+                    base + u32::from(id) * u32::from(self.options.volumes) + u32::from(volume);
                 let node = self.node_mut(id);
                 node.disks.push(path);
                 node.minors.push(minor);
@@ -320,9 +348,11 @@ impl Cluster {
             out.push_str("    disable-ip-verification;\n");
         }
         let _ = writeln!(out, "}}\n\nresource {} {{", self.resource);
-        for (name, lines) in
-            [("net", &self.options.net), ("disk", &self.options.disk), ("options", &self.options.options)]
-        {
+        for (name, lines) in [
+            ("net", &self.options.net),
+            ("disk", &self.options.disk),
+            ("options", &self.options.options),
+        ] {
             let _ = writeln!(out, "    {name} {{");
             for line in lines {
                 let _ = writeln!(out, "        {line};");
@@ -374,7 +404,9 @@ impl Cluster {
     /// When one cannot.
     pub fn create_md(&self) -> Result<()> {
         let options = ["--force", "--max-peers=7"];
-        self.nodes.iter().try_for_each(|n| n.adm_with("create-md", &options).map(drop))
+        self.nodes
+            .iter()
+            .try_for_each(|n| n.adm_with("create-md", &options).map(drop))
     }
 
     /// Brings the resource up on all nodes.
@@ -404,7 +436,11 @@ impl Cluster {
     pub fn wait_connected(&self, limit: Duration) -> Result<()> {
         let running: Vec<u8> = self.running();
         for &id in &running {
-            let peers = running.iter().copied().filter(|p| *p != id).collect::<Vec<_>>();
+            let peers = running
+                .iter()
+                .copied()
+                .filter(|p| *p != id)
+                .collect::<Vec<_>>();
             self.node(id).wait("connected", limit, |s| {
                 peers.iter().all(|p| s.connection(*p) == "Connected")
             })?;
@@ -413,7 +449,11 @@ impl Cluster {
     }
 
     fn running(&self) -> Vec<u8> {
-        self.nodes.iter().filter(|n| n.pid().is_some()).map(|n| n.id).collect()
+        self.nodes
+            .iter()
+            .filter(|n| n.pid().is_some())
+            .map(|n| n.id)
+            .collect()
     }
 
     /// Brings everything up, makes `primary` the source of the initial sync, and waits for its end.
@@ -433,7 +473,11 @@ impl Cluster {
     pub fn wait_in_sync(&self, limit: Duration) -> Result<()> {
         let running = self.running();
         for &id in &running {
-            let peers = running.iter().copied().filter(|p| *p != id).collect::<Vec<_>>();
+            let peers = running
+                .iter()
+                .copied()
+                .filter(|p| *p != id)
+                .collect::<Vec<_>>();
             self.node(id).wait("in sync", limit, |s| {
                 (0..self.options.volumes).all(|volume| {
                     s.disk(volume) == "UpToDate"
@@ -476,7 +520,11 @@ impl Cluster {
             let name = device(peer);
             self.node(id).place().run(move || {
                 let netlink = netlink::Netlink::open()?;
-                if up { netlink.up(&name) } else { netlink.down(&name) }
+                if up {
+                    netlink.up(&name)
+                } else {
+                    netlink.down(&name)
+                }
             })??;
         }
         Ok(())
@@ -519,7 +567,9 @@ impl Cluster {
     /// In name spaces.
     pub fn break_after(&self, a: u8, b: u8, bytes: u64) -> Result<()> {
         if self.options.story != Story::Nbd {
-            return Err(Error::new("only links of the loopback network can be broken at a byte"));
+            return Err(Error::new(
+                "only links of the loopback network can be broken at a byte",
+            ));
         }
         self.both_ways(a, b).for_each(|p| p.break_after(bytes));
         Ok(())

@@ -18,8 +18,10 @@ pub fn identical(files: &[&Path], len: u64) -> Result<()> {
     };
     let open = |path: &Path| File::open(path).context(path.display());
     let reference = open(first)?;
-    let others: Vec<(&Path, File)> =
-        others.iter().map(|p| open(p).map(|f| (*p, f))).collect::<Result<_>>()?;
+    let others: Vec<(&Path, File)> = others
+        .iter()
+        .map(|p| open(p).map(|f| (*p, f)))
+        .collect::<Result<_>>()?;
     let (mut a, mut b) = (vec![0; PORTION], vec![0; PORTION]);
     let mut different = Vec::new();
     let mut blocks = 0_u64;
@@ -69,6 +71,9 @@ mod tests {
         std::fs::write(&b, &bytes).unwrap();
         assert!(identical(&[&a, &b], (2 << 20) + 4096).is_ok());
         let error = identical(&[&a, &b], 3 << 20).unwrap_err().to_string();
-        assert!(error.contains("1 blocks") && error.contains(&format!("{}", (2 << 20) + 4096)), "{error}");
+        assert!(
+            error.contains("1 blocks") && error.contains(&format!("{}", (2 << 20) + 4096)),
+            "{error}"
+        );
     }
 }

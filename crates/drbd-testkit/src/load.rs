@@ -46,7 +46,13 @@ impl Expected {
     ///
     /// # Errors
     /// When a request fails. What was tried may or may not be there then.
-    pub fn write(&mut self, volume: &mut Volume, rng: &mut Rng, span: u64, batch: u64) -> Result<()> {
+    pub fn write(
+        &mut self,
+        volume: &mut Volume,
+        rng: &mut Rng,
+        span: u64,
+        batch: u64,
+    ) -> Result<()> {
         let mut written = Vec::new();
         for _ in 0..batch {
             let block = rng.below(span.min(volume.size()) / BLOCK as u64);
@@ -96,7 +102,11 @@ impl Expected {
             } else {
                 lost.push(format!(
                     "block {block}: {} instead of write {} to {}",
-                    if ours { format!("write {generation}") } else { "something else".to_owned() },
+                    if ours {
+                        format!("write {generation}")
+                    } else {
+                        "something else".to_owned()
+                    },
                     expected.durable,
                     expected.tried
                 ));
@@ -106,7 +116,11 @@ impl Expected {
             return Ok(());
         }
         let some = lost.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
-        Err(Error::new(format!("{} of {} blocks are wrong: {some}", lost.len(), self.blocks.len())))
+        Err(Error::new(format!(
+            "{} of {} blocks are wrong: {some}",
+            lost.len(),
+            self.blocks.len()
+        )))
     }
 }
 
@@ -134,7 +148,11 @@ impl Load {
             }
             (expected, None)
         });
-        Load { stop, batches, thread }
+        Load {
+            stop,
+            batches,
+            thread,
+        }
     }
 
     /// How many batches of eight writes and a flush are done.

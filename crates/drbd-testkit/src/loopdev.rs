@@ -36,7 +36,9 @@ impl Loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let file = options.open(file).context(file.display())?;
-        let control = options.open("/dev/loop-control").context("/dev/loop-control")?;
+        let control = options
+            .open("/dev/loop-control")
+            .context("/dev/loop-control")?;
         loop {
             let number = call(&control, GET_FREE, 0).context("no free loop device")?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
@@ -67,13 +69,17 @@ pub fn below(dir: &Path) -> Vec<(PathBuf, PathBuf)> {
     let Ok(entries) = std::fs::read_dir("/sys/block") else {
         return Vec::new();
     };
-    let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+    let names = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok());
     names
         .filter(|name| name.starts_with("loop"))
         .filter_map(|name| {
-            let file = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+            let file =
+                std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
             let file = PathBuf::from(file.trim_end());
-            file.starts_with(dir).then(|| (PathBuf::from(format!("/dev/{name}")), file))
+            file.starts_with(dir)
+                .then(|| (PathBuf::from(format!("/dev/{name}")), file))
         })
         .collect()
 }

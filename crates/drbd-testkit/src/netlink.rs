@@ -98,14 +98,22 @@ impl Netlink {
         let mut answer = [0; 4096];
         let len = (&self.socket).read(&mut answer).context(what)?;
         let answer = answer.get(..len).unwrap_or(&[]);
-        let kind = answer.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
-        let code = answer.get(16..20).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
+        let kind = answer
+            .get(4..6)
+            .and_then(|b| b.try_into().ok())
+            .map(u16::from_ne_bytes);
+        let code = answer
+            .get(16..20)
+            .and_then(|b| b.try_into().ok())
+            .map(i32::from_ne_bytes);
         match (kind, code) {
             (Some(ERROR), Some(0)) => Ok(()),
             (Some(ERROR), Some(code)) => {
                 Err(std::io::Error::from_raw_os_error(code.saturating_neg())).context(what)
             }
-            _ => Err(Error::new(format!("{what}: the kernel's answer is not understood"))),
+            _ => Err(Error::new(format!(
+                "{what}: the kernel's answer is not understood"
+            ))),
         }
     }
 
@@ -140,13 +148,19 @@ impl Netlink {
     /// Puts a device into operation.
     pub(crate) fn up(&self, device: &str) -> Result<()> {
         let m = Message::new(NEW_LINK, 0, &link_header(index(device)?, UP, UP));
-        self.call(m, &format!("cannot put the network device {device} into operation"))
+        self.call(
+            m,
+            &format!("cannot put the network device {device} into operation"),
+        )
     }
 
     /// Takes a device out of operation: nothing gets through any more, and nobody is told.
     pub(crate) fn down(&self, device: &str) -> Result<()> {
         let m = Message::new(NEW_LINK, 0, &link_header(index(device)?, 0, UP));
-        self.call(m, &format!("cannot take the network device {device} out of operation"))
+        self.call(
+            m,
+            &format!("cannot take the network device {device} out of operation"),
+        )
     }
 }
 
@@ -157,5 +171,6 @@ fn index(device: &str) -> Result<u32> {
         None,
     )
     .context("cannot open a socket")?;
-    rustix::net::netdevice::name_to_index(socket, device).context(format!("network device {device}"))
+    rustix::net::netdevice::name_to_index(socket, device)
+        .context(format!("network device {device}"))
 }

@@ -39,9 +39,15 @@ impl Output {
         if self.code == Some(0) {
             return Ok(self.stdout);
         }
-        let code = self.code.map_or_else(|| "a signal".to_owned(), |c| format!("exit code {c}"));
+        let code = self
+            .code
+            .map_or_else(|| "a signal".to_owned(), |c| format!("exit code {c}"));
         let said = format!("{}{}", self.stdout, self.stderr);
-        Err(Error::new(format!("`{}` ended with {code}: {}", self.line, said.trim())))
+        Err(Error::new(format!(
+            "`{}` ended with {code}: {}",
+            self.line,
+            said.trim()
+        )))
     }
 
     /// What a command said that must fail.
@@ -50,7 +56,10 @@ impl Output {
     /// When it succeeded.
     pub fn refused(self) -> Result<String> {
         if self.code == Some(0) {
-            return Err(Error::new(format!("`{}` should have been refused", self.line)));
+            return Err(Error::new(format!(
+                "`{}` should have been refused",
+                self.line
+            )));
         }
         Ok(format!("{}{}", self.stdout, self.stderr))
     }
@@ -113,12 +122,17 @@ impl Node {
 
     /// File or device that holds the data of a volume.
     pub fn disk(&self, volume: u16) -> &Path {
-        self.disks.get(usize::from(volume)).map_or(Path::new(""), PathBuf::as_path)
+        self.disks
+            .get(usize::from(volume))
+            .map_or(Path::new(""), PathBuf::as_path)
     }
 
     /// Minor number of a volume.
     pub fn minor(&self, volume: u16) -> u32 {
-        self.minors.get(usize::from(volume)).copied().unwrap_or(u32::MAX)
+        self.minors
+            .get(usize::from(volume))
+            .copied()
+            .unwrap_or(u32::MAX)
     }
 
     fn socket(&self) -> PathBuf {
@@ -163,17 +177,30 @@ impl Node {
             .stderr(log);
         match self.story {
             Story::BlockDevice => command.args(["--frontend", "auto"]),
-            Story::Nbd => command.args(["--frontend", "nbd"]).arg("--nbd").arg(self.nbd().to_string()),
+            Story::Nbd => command
+                .args(["--frontend", "nbd"])
+                .arg("--nbd")
+                .arg(self.nbd().to_string()),
         };
         self.environment(&mut command);
         spawn::die_with_thread(&mut command);
-        let child = self.place.run(move || command.spawn())?.context("cannot start drbdd")?;
+        let child = self
+            .place
+            .run(move || command.spawn())?
+            .context("cannot start drbdd")?;
         cleanup::add_process(child.id());
         self.daemon = Some(child);
         until(&format!("{}: drbdd answers", self.name), SOON, || {
-            if let Some(status) = self.daemon.as_mut().and_then(|d| d.try_wait().ok().flatten()) {
+            if let Some(status) = self
+                .daemon
+                .as_mut()
+                .and_then(|d| d.try_wait().ok().flatten())
+            {
                 self.forget();
-                return Err(Error::new(format!("{}: drbdd ended at once: {status}", self.name)));
+                return Err(Error::new(format!(
+                    "{}: drbdd ended at once: {status}",
+                    self.name
+                )));
             }
             if !self.socket().exists() {
                 return Ok(None);
@@ -192,7 +219,9 @@ impl Node {
 
     /// Whether the daemon runs.
     pub fn is_running(&mut self) -> bool {
-        self.daemon.as_mut().is_some_and(|d| matches!(d.try_wait(), Ok(None)))
+        self.daemon
+            .as_mut()
+            .is_some_and(|d| matches!(d.try_wait(), Ok(None)))
     }
 
     /// Process id of the daemon.
@@ -225,7 +254,9 @@ impl Node {
         let Some(daemon) = &mut self.daemon else {
             return Ok(());
         };
-        let pid = i32::try_from(daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(daemon.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
@@ -242,9 +273,15 @@ impl Node {
     /// When it cannot be started, or does not end in time.
     pub fn run(&self, mut command: Command, limit: Duration) -> Result<Output> {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
-        let line = words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let line = words
+            .map(|w| w.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ");
         self.environment(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         spawn::die_with_thread(&mut command);
         let started = self.place.run(move || command.spawn())?;
         let mut child = started.context(format!("cannot run `{line}`"))?;
@@ -258,8 +295,10 @@ impl Node {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let (stdout, stderr) =
-            (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+        let (stdout, stderr) = (
+            out.join().unwrap_or_default(),
+            err.join().unwrap_or_default(),
+        );
         match ended {
             Ok(status) => Ok(Output {
                 line,
@@ -304,8 +343,11 @@ impl Node {
     /// # Errors
     /// When it did not.
     pub fn adm_with(&self, action: &str, options: &[&str]) -> Result<String> {
-        let args: Vec<&str> =
-            [action].into_iter().chain(options.iter().copied()).chain([&*self.resource]).collect();
+        let args: Vec<&str> = [action]
+            .into_iter()
+            .chain(options.iter().copied())
+            .chain([&*self.resource])
+            .collect();
         self.drbdadm(&args)?.ok().context(&self.name)
     }
 
@@ -421,7 +463,9 @@ impl Drop for Node {
 fn read(pipe: Option<impl std::io::Read>) -> String {
     let mut bytes = Vec::new();
     if let Some(mut pipe) = pipe {
-        let _ = std::io::Read::by_ref(&mut pipe).take(16 << 20).read_to_end(&mut bytes);
+        let _ = std::io::Read::by_ref(&mut pipe)
+            .take(16 << 20)
+            .read_to_end(&mut bytes);
         let _ = std::io::copy(&mut pipe, &mut std::io::sink());
     }
     String::from_utf8_lossy(&bytes).into_owned()

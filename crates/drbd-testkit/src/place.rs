@@ -74,7 +74,11 @@ impl Place {
             let _ = answer.send(done);
         });
         let gone = || Error::new("the thread of a node has ended");
-        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+        self.jobs
+            .as_ref()
+            .ok_or_else(gone)?
+            .send(job)
+            .map_err(|_| gone())?;
         match result.recv() {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(_)) => Err(Error::new("panicked inside the place of a node")),
@@ -112,10 +116,19 @@ impl Drop for Place {
 /// Leaves the common name spaces; a descriptor of the new network.
 fn leave(host: &str) -> Result<File> {
     spawn::leave_name_spaces().context("cannot make name spaces")?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .context("cannot keep mounts to ourselves")?;
-    mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, Some(c"mode=0755"))
-        .context("cannot mount on /run")?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .context("cannot keep mounts to ourselves")?;
+    mount(
+        "tmpfs",
+        "/run",
+        "tmpfs",
+        MountFlags::NOSUID,
+        Some(c"mode=0755"),
+    )
+    .context("cannot mount on /run")?;
     // Debian's /var/lock leads here.
     let _ = std::fs::create_dir_all("/run/lock");
     rustix::system::sethostname(host.as_bytes()).context("cannot set the host name")?;

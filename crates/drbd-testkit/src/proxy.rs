@@ -47,7 +47,10 @@ impl Shared {
     fn may_pass(&self) -> bool {
         let mut state = self.state();
         while state.mode == Mode::Stalled {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         state.mode == Mode::Open
     }
@@ -180,7 +183,12 @@ fn pump(near: &TcpStream, far: &TcpStream, shared: &Arc<Shared>) {
         for stream in [near, far] {
             stream.set_nodelay(true)?;
         }
-        Ok([near.try_clone()?, far.try_clone()?, near.try_clone()?, far.try_clone()?])
+        Ok([
+            near.try_clone()?,
+            far.try_clone()?,
+            near.try_clone()?,
+            far.try_clone()?,
+        ])
     };
     let Ok([a, b, keep_a, keep_b]) = set_up() else {
         return;
@@ -199,7 +207,10 @@ fn pump(near: &TcpStream, far: &TcpStream, shared: &Arc<Shared>) {
     // Do not collect descriptors of connections that are over.
     let addresses = |s: &TcpStream| s.peer_addr().ok();
     let ended = [addresses(near), addresses(far)];
-    shared.state().streams.retain(|s| s.peer_addr().is_ok_and(|p| !ended.contains(&Some(p))));
+    shared
+        .state()
+        .streams
+        .retain(|s| s.peer_addr().is_ok_and(|p| !ended.contains(&Some(p))));
 }
 
 fn one_way(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) {
@@ -260,10 +271,15 @@ mod tests {
     #[test]
     fn passes_stalls_and_cuts() {
         let to = echo("127.0.0.1:0".parse().unwrap());
-        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let at = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let proxy = Proxy::new(at, at.ip(), to).unwrap();
         let mut stream = TcpStream::connect(at).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
         let mut b = [0; 4];
         stream.write_all(b"ping").unwrap();
         stream.read_exact(&mut b).unwrap();
@@ -272,7 +288,9 @@ mod tests {
         stream.write_all(b"late").unwrap();
         assert!(stream.read(&mut b).is_err(), "stalled");
         proxy.restore();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         stream.read_exact(&mut b).unwrap();
         assert_eq!(&b, b"late");
         proxy.break_after(2);

@@ -38,7 +38,10 @@ impl Status {
     }
 
     fn text<'a>(value: Option<&'a Value>, key: &str) -> &'a str {
-        value.and_then(|v| v.get(key)).and_then(Value::as_str).unwrap_or("")
+        value
+            .and_then(|v| v.get(key))
+            .and_then(Value::as_str)
+            .unwrap_or("")
     }
 
     fn kib(value: Option<&Value>, key: &str) -> u64 {
@@ -47,7 +50,10 @@ impl Status {
     }
 
     fn list<'a>(value: Option<&'a Value>, key: &str) -> &'a [Value] {
-        value.and_then(|v| v.get(key)).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+        value
+            .and_then(|v| v.get(key))
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice)
     }
 
     fn device(&self, volume: u16) -> Option<&Value> {
@@ -88,7 +94,9 @@ impl Status {
     /// A volume on a peer.
     pub fn peer(&self, peer: u8, volume: u16) -> Option<PeerVolume> {
         let number = |d: &&Value| d.get("volume").and_then(Value::as_u64) == Some(volume.into());
-        let d = Status::list(self.connection_value(peer), "peer_devices").iter().find(number);
+        let d = Status::list(self.connection_value(peer), "peer_devices")
+            .iter()
+            .find(number);
         d?;
         Some(PeerVolume {
             replication: Status::text(d, "replication-state").to_owned(),
@@ -110,10 +118,19 @@ mod tests {
             "connections":[{"peer-node-id":1,"connection-state":"Connected","peer-role":"Secondary","peer_devices":[
             {"volume":0,"replication-state":"SyncSource","peer-disk-state":"Inconsistent","out-of-sync":4,"sent":8}]}]}]"#;
         let status = Status::parse(text, "r0").unwrap();
-        assert_eq!((status.role(), status.disk(0), status.size(0)), ("Primary", "UpToDate", 1 << 20));
-        assert_eq!((status.connection(1), status.connection(2)), ("Connected", ""));
+        assert_eq!(
+            (status.role(), status.disk(0), status.size(0)),
+            ("Primary", "UpToDate", 1 << 20)
+        );
+        assert_eq!(
+            (status.connection(1), status.connection(2)),
+            ("Connected", "")
+        );
         let peer = status.peer(1, 0).unwrap();
-        assert_eq!((&*peer.replication, peer.out_of_sync, peer.sent), ("SyncSource", 4096, 8192));
+        assert_eq!(
+            (&*peer.replication, peer.out_of_sync, peer.sent),
+            ("SyncSource", 4096, 8192)
+        );
         assert!(status.peer(1, 1).is_none() && Status::parse(text, "r1").is_err());
     }
 }

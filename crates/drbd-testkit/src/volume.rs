@@ -46,7 +46,11 @@ impl Volume {
     pub(crate) fn device(path: &Path) -> Result<Volume> {
         let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(flags).open(path);
+        let file = options
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(path);
         let file = file.context(path.display())?;
         let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).context(path.display())?;
         Ok(Volume {
@@ -82,12 +86,15 @@ impl Volume {
                 let written = rustix::io::pwrite(&*file, buffer, offset);
                 match written.context(format!("write of {} at {offset}", data.len()))? {
                     n if n == data.len() => Ok(()),
-                    n => Err(Error::new(format!("write of {} at {offset}: only {n}", data.len()))),
+                    n => Err(Error::new(format!(
+                        "write of {} at {offset}: only {n}",
+                        data.len()
+                    ))),
                 }
             }
-            Kind::Nbd(client) => {
-                client.write(offset, data, false).context(format!("write at {offset}"))
-            }
+            Kind::Nbd(client) => client
+                .write(offset, data, false)
+                .context(format!("write at {offset}")),
         }
     }
 
@@ -107,7 +114,9 @@ impl Volume {
             }
             Kind::Nbd(client) => {
                 let bytes = u32::try_from(len).context("length of a read")?;
-                client.read(offset, bytes).context(format!("read at {offset}"))
+                client
+                    .read(offset, bytes)
+                    .context(format!("read at {offset}"))
             }
         }
     }

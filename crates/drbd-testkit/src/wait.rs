@@ -24,7 +24,9 @@ pub fn until<T>(
         }
         if Instant::now() >= end {
             let seconds = limit.as_secs_f32();
-            return Err(Error::new(format!("{what}: did not happen within {seconds} s")));
+            return Err(Error::new(format!(
+                "{what}: did not happen within {seconds} s"
+            )));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));

@@ -16,7 +16,9 @@ fn full_backing_disk() -> Result<()> {
     // Internal metadata is written at once by create-md; the data is what finds no space.
     options.disk.push("on-io-error detach".to_owned());
     if options.story != Story::BlockDevice {
-        eprintln!("NOT tested: a full backing disk; it needs a small file system of its own, that is root");
+        eprintln!(
+            "NOT tested: a full backing disk; it needs a small file system of its own, that is root"
+        );
         return Ok(());
     }
     told(Cluster::new("full", options)?, |c| {

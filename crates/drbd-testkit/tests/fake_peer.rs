@@ -32,7 +32,9 @@ fn features(min: u32, max: u32) -> Vec<u8> {
         receiver_node_id: 0,
     });
     let mut wire = Vec::new();
-    packet.encode(&Ctx::INITIAL, VolumeNr::CONNECTION, &mut wire).unwrap();
+    packet
+        .encode(&Ctx::INITIAL, VolumeNr::CONNECTION, &mut wire)
+        .unwrap();
     wire
 }
 
@@ -40,12 +42,18 @@ fn features(min: u32, max: u32) -> Vec<u8> {
 fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
     let (mut all, mut b) = (Vec::new(), [0; 4096]);
     let end = Instant::now() + PATIENCE;
-    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
     while Instant::now() < end {
         match stream.read(&mut b) {
             Ok(0) => return all,
             Ok(n) => all.extend_from_slice(&b[..n]),
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) => {}
             Err(_) => return all,
         }
     }
@@ -83,7 +91,8 @@ fn unknown_protocol_version() -> Result<()> {
         data.write_all(&features(300, 301))?;
         let answer = until_closed(&mut data);
         assert!(!answer.is_empty(), "the node says what it can");
-        c.node(0).wait("gives up", PATIENCE, |s| s.connection(1) != "Connected")?;
+        c.node(0)
+            .wait("gives up", PATIENCE, |s| s.connection(1) != "Connected")?;
         until("the log names the versions", PATIENCE, || {
             Ok((c.node(0).logged("300") && c.node(0).logged("301")).then_some(()))
         })
@@ -125,8 +134,14 @@ fn truncated_and_oversized_packets() -> Result<()> {
             ("half a packet", whole[..40].to_vec()),
             ("features that are too long", oversized),
             ("another magic number", vec![0xee; 80]),
-            ("a packet of four gigabytes", after_features(huge(u32::MAX, 0x0b))),
-            ("data of two gigabytes before the handshake", after_features(huge(1 << 31, 0))),
+            (
+                "a packet of four gigabytes",
+                after_features(huge(u32::MAX, 0x0b)),
+            ),
+            (
+                "data of two gigabytes before the handshake",
+                after_features(huge(1 << 31, 0)),
+            ),
             ("an unknown packet", after_features(huge(8, 0x7ffe))),
         ];
         for (what, bytes) in cases {
@@ -141,7 +156,9 @@ fn truncated_and_oversized_packets() -> Result<()> {
                 let _ = data.shutdown(Shutdown::Write);
             }
             until_closed(&mut data);
-            c.node(0).wait("not connected", PATIENCE, |s| s.connection(1) != "Connected")?;
+            c.node(0).wait("not connected", PATIENCE, |s| {
+                s.connection(1) != "Connected"
+            })?;
         }
         Ok(())
     })

@@ -21,23 +21,32 @@ fn cut_in_the_middle_of_a_resync() -> Result<()> {
         c.bring_up()?;
         c.node(0).adm_with("primary", &["--force"])?;
         for round in 0..2 {
-            let before = c.node(0).wait("in the middle of the resync", PATIENCE, |s| {
-                s.peer(1, 0).is_some_and(|p| {
-                    p.replication == "SyncSource"
-                        && p.sent > (1 << 20)
-                        && p.out_of_sync > (8 << 20)
-                })
-            })?;
+            let before = c
+                .node(0)
+                .wait("in the middle of the resync", PATIENCE, |s| {
+                    s.peer(1, 0).is_some_and(|p| {
+                        p.replication == "SyncSource"
+                            && p.sent > (1 << 20)
+                            && p.out_of_sync > (8 << 20)
+                    })
+                })?;
             c.cut(0, 1)?;
-            c.node(0).wait("notices the cut", PATIENCE, |s| s.connection(1) != "Connected")?;
-            c.node(1).wait("notices the cut", PATIENCE, |s| s.connection(0) != "Connected")?;
+            c.node(0).wait("notices the cut", PATIENCE, |s| {
+                s.connection(1) != "Connected"
+            })?;
+            c.node(1).wait("notices the cut", PATIENCE, |s| {
+                s.connection(0) != "Connected"
+            })?;
             c.restore(0, 1)?;
             let after = c.node(0).wait("goes on", PATIENCE, |s| {
                 s.connection(1) == "Connected"
                     && s.peer(1, 0).is_some_and(|p| p.replication == "SyncSource")
             })?;
             let left = |s: &drbd_testkit::Status| s.peer(1, 0).unwrap().out_of_sync;
-            assert!(left(&after) <= left(&before), "round {round}: it starts over");
+            assert!(
+                left(&after) <= left(&before),
+                "round {round}: it starts over"
+            );
         }
         for id in [0, 1] {
             c.node(id).edit_config(|t| t.replace("8M;", "400M;"))?;
@@ -65,7 +74,9 @@ fn cut_in_a_burst_of_writes() -> Result<()> {
             c.cut(0, 1)?;
             // Held up until the peer is given up, then it goes on.
             batches(20)?;
-            c.node(0).wait("notices the cut", PATIENCE, |s| s.connection(1) != "Connected")?;
+            c.node(0).wait("notices the cut", PATIENCE, |s| {
+                s.connection(1) != "Connected"
+            })?;
             c.restore(0, 1)?;
             batches(40)?;
             let (after, error) = load.stop();
@@ -95,7 +106,9 @@ fn broken_at_any_byte() -> Result<()> {
             c.node(1).wait("the connection breaks", PATIENCE, |s| {
                 s.connection(0) != "Connected" || s.peer(0, 0).is_none()
             })?;
-            c.node(0).wait("connected again", PATIENCE, |s| s.connection(1) == "Connected")?;
+            c.node(0).wait("connected again", PATIENCE, |s| {
+                s.connection(1) == "Connected"
+            })?;
             let (after, error) = load.stop();
             assert_eq!(error, None);
             expected = after;
@@ -113,7 +126,8 @@ fn split_brain_is_noticed() -> Result<()> {
         c.node(0).adm("secondary")?;
         c.cut(0, 1)?;
         for (id, peer) in [(0, 1), (1, 0)] {
-            c.node(id).wait("alone", PATIENCE, |s| s.connection(peer) != "Connected")?;
+            c.node(id)
+                .wait("alone", PATIENCE, |s| s.connection(peer) != "Connected")?;
             c.node(id).adm_with("primary", &["--force"])?;
             Expected::default().write(
                 &mut c.node(id).open(0)?,
@@ -126,11 +140,17 @@ fn split_brain_is_noticed() -> Result<()> {
         c.restore(0, 1)?;
         // At least one side gives up the connection, and says why.
         until("the split brain is noticed", PATIENCE, || {
-            let alone = |id: u8, peer: u8| c.node(id).status().map(|s| s.connection(peer) == "StandAlone");
+            let alone = |id: u8, peer: u8| {
+                c.node(id)
+                    .status()
+                    .map(|s| s.connection(peer) == "StandAlone")
+            };
             Ok((alone(0, 1)? || alone(1, 0)?).then_some(()))
         })?;
         assert!(
-            c.nodes.iter().any(|n| n.logged("plit-brain") || n.logged("plit brain") || n.logged("SPLIT")),
+            c.nodes
+                .iter()
+                .any(|n| n.logged("plit-brain") || n.logged("plit brain") || n.logged("SPLIT")),
             "the log names it"
         );
         // The administrator decides whose data stays.

@@ -87,8 +87,12 @@ fn kill_the_primary_under_load() -> Result<()> {
             c.node_mut(old).kill();
             let (after, error) = load.stop();
             expected = after;
-            assert!(error.is_some(), "the application must notice that its node is gone");
-            c.node(new).wait("alone", PATIENCE, |s| s.connection(old) != "Connected")?;
+            assert!(
+                error.is_some(),
+                "the application must notice that its node is gone"
+            );
+            c.node(new)
+                .wait("alone", PATIENCE, |s| s.connection(old) != "Connected")?;
             c.node(new).adm("primary")?;
             let mut volume = c.node(new).open(0)?;
             assert!(!expected.is_empty());

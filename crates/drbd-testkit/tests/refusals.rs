@@ -15,16 +15,22 @@ use drbd_testkit::{Cluster, Result, Story};
 /// Asserts that an error names one of these.
 fn names(said: &str, any: &[&str]) {
     let lower = said.to_lowercase();
-    assert!(any.iter().any(|w| lower.contains(&w.to_lowercase())), "none of {any:?} in: {said}");
+    assert!(
+        any.iter().any(|w| lower.contains(&w.to_lowercase())),
+        "none of {any:?} in: {said}"
+    );
 }
 
 #[test]
 fn wrong_shared_secret() -> Result<()> {
     let mut options = small();
     options.net.push("cram-hmac-alg sha256".to_owned());
-    options.net.push("shared-secret \"the right one\"".to_owned());
+    options
+        .net
+        .push("shared-secret \"the right one\"".to_owned());
     told(Cluster::new("secret", options)?, |c| {
-        c.node(1).edit_config(|t| t.replace("the right one", "a wrong one"))?;
+        c.node(1)
+            .edit_config(|t| t.replace("the right one", "a wrong one"))?;
         c.start()?;
         c.create_md()?;
         let bystander = Bystander::new(c, 0)?;
@@ -32,12 +38,17 @@ fn wrong_shared_secret() -> Result<()> {
         // Both have data, so that a resync would be possible if they got together.
         c.node(0).adm_with("primary", &["--force"])?;
         let before = file_hash(c.node(1).disk(0));
-        c.node(0).wait("gives up", PATIENCE, |s| s.connection(1) == "StandAlone")?;
-        assert!(c.nodes.iter().any(|n| n.logged("uthentication")), "the log names it");
+        c.node(0)
+            .wait("gives up", PATIENCE, |s| s.connection(1) == "StandAlone")?;
+        assert!(
+            c.nodes.iter().any(|n| n.logged("uthentication")),
+            "the log names it"
+        );
         assert_eq!(file_hash(c.node(1).disk(0)), before, "nothing was written");
         bystander.check(c.node(0))?;
         // With the right one it works.
-        c.node(1).edit_config(|t| t.replace("a wrong one", "the right one"))?;
+        c.node(1)
+            .edit_config(|t| t.replace("a wrong one", "the right one"))?;
         let _ = c.node(1).drbdadm(&["down", "secret"])?;
         c.node(1).adm("up")?;
         c.node(0).adm("connect")?;
@@ -67,9 +78,17 @@ fn metadata_of_another_resource() -> Result<()> {
         for id in [0, 1] {
             c.node(id).adm("connect")?;
         }
-        c.node(0).wait("gives up", PATIENCE, |s| s.connection(1) == "StandAlone")?;
-        assert!(c.nodes.iter().any(|n| n.logged("nrelated data")), "the log names it");
-        assert_eq!([0, 1].map(|id| data_hash(c, id)), before, "no data was written");
+        c.node(0)
+            .wait("gives up", PATIENCE, |s| s.connection(1) == "StandAlone")?;
+        assert!(
+            c.nodes.iter().any(|n| n.logged("nrelated data")),
+            "the log names it"
+        );
+        assert_eq!(
+            [0, 1].map(|id| data_hash(c, id)),
+            before,
+            "no data was written"
+        );
         bystander.check(c.node(0))
     })
 }
@@ -90,12 +109,23 @@ fn attach_refused(c: &mut Cluster, any: &[&str]) -> Result<()> {
     let before = disk.is_file().then(|| file_hash(&disk));
     let said = c.node(0).drbdadm(&["up", &c.resource])?.refused()?;
     names(&said, any);
-    assert_eq!(disk.is_file().then(|| file_hash(&disk)), before, "nothing was written");
+    assert_eq!(
+        disk.is_file().then(|| file_hash(&disk)),
+        before,
+        "nothing was written"
+    );
     // The daemon itself says the same, without the tools in front.
     let (minor, text) = (c.node(0).minor(0).to_string(), disk.display().to_string());
-    let said = c.node(0).drbdsetup(&["attach", &minor, &text, &text, "internal"])?.refused()?;
+    let said = c
+        .node(0)
+        .drbdsetup(&["attach", &minor, &text, &text, "internal"])?
+        .refused()?;
     names(&said, any);
-    assert_eq!(disk.is_file().then(|| file_hash(&disk)), before, "nothing was written");
+    assert_eq!(
+        disk.is_file().then(|| file_hash(&disk)),
+        before,
+        "nothing was written"
+    );
     assert!(c.node_mut(0).is_running());
     bystander.check(c.node(0))
 }
@@ -112,8 +142,11 @@ fn disk_without_metadata() -> Result<()> {
 #[test]
 fn damaged_superblock() -> Result<()> {
     told(Cluster::new("damaged", small())?, |c| {
-        c.node(0).adm_with("create-md", &["--force", "--max-peers=1"])?;
-        let disk = std::fs::File::options().write(true).open(c.node(0).disk(0))?;
+        c.node(0)
+            .adm_with("create-md", &["--force", "--max-peers=1"])?;
+        let disk = std::fs::File::options()
+            .write(true)
+            .open(c.node(0).disk(0))?;
         // The size of the bitmap's place is nonsense now; the magic number is as it was.
         disk.write_all_at(&[0xff; 48], (32 << 20) - 4096 + 64 + 8)?;
         attach_refused(c, &["meta-data", "meta data", "metadata", "superblock"])
@@ -124,7 +157,15 @@ fn damaged_superblock() -> Result<()> {
 fn disk_that_does_not_exist() -> Result<()> {
     told(Cluster::new("nodisk", small())?, |c| {
         std::fs::remove_file(c.node(0).disk(0))?;
-        attach_refused(c, &["no such file", "can not open", "cannot open", "open backing"])
+        attach_refused(
+            c,
+            &[
+                "no such file",
+                "can not open",
+                "cannot open",
+                "open backing",
+            ],
+        )
     })
 }
 
@@ -147,7 +188,8 @@ fn disk_that_is_too_small() -> Result<()> {
         let small = c.disk_dir().join("small.img");
         std::fs::File::create(&small)?.set_len(16 << 20)?;
         c.use_disk(0, 0, small)?;
-        c.node(0).adm_with("create-md", &["--force", "--max-peers=7"])?;
+        c.node(0)
+            .adm_with("create-md", &["--force", "--max-peers=7"])?;
         c.node(1).adm("up")?;
         c.node(1).adm_with("primary", &["--force"])?;
         let mut expected = Expected::default();
@@ -159,7 +201,12 @@ fn disk_that_is_too_small() -> Result<()> {
         c.node(1).wait("refuses", PATIENCE, |s| {
             matches!(s.connection(0), "StandAlone" | "Disconnecting")
         })?;
-        assert!(c.nodes.iter().any(|n| n.logged("too small") || n.logged("smaller")), "the log names it");
+        assert!(
+            c.nodes
+                .iter()
+                .any(|n| n.logged("too small") || n.logged("smaller")),
+            "the log names it"
+        );
         assert_eq!(c.node(1).status()?.size(0), size, "the peer keeps its size");
         expected.check(&mut volume)?;
         bystander.check(c.node(1))
@@ -169,23 +216,41 @@ fn disk_that_is_too_small() -> Result<()> {
 #[test]
 fn disk_in_use() -> Result<()> {
     told(Cluster::new("inuse", small())?, |c| {
-        c.node(0).adm_with("create-md", &["--force", "--max-peers=1"])?;
+        c.node(0)
+            .adm_with("create-md", &["--force", "--max-peers=1"])?;
         c.node_mut(0).start()?;
         c.node(0).adm("up")?;
         let bystander = Bystander::new(c, 0)?;
         // By another volume of the same daemon.
-        let (minor, disk) = ((c.node(0).minor(0) + 9).to_string(), c.node(0).disk(0).to_owned());
+        let (minor, disk) = (
+            (c.node(0).minor(0) + 9).to_string(),
+            c.node(0).disk(0).to_owned(),
+        );
         let text = disk.display().to_string();
         c.node(0).drbdsetup(&["new-resource", "thief", "0"])?.ok()?;
-        c.node(0).drbdsetup(&["new-minor", "thief", &minor, "0"])?.ok()?;
+        c.node(0)
+            .drbdsetup(&["new-minor", "thief", &minor, "0"])?
+            .ok()?;
         let attach = ["attach", &minor, &text, &text, "internal"];
-        names(&c.node(0).drbdsetup(&attach)?.refused()?, &["claim", "in use", "busy"]);
+        names(
+            &c.node(0).drbdsetup(&attach)?.refused()?,
+            &["claim", "in use", "busy"],
+        );
         // By the daemon of somebody else.
         c.node_mut(1).start()?;
         c.node(1).drbdsetup(&["new-resource", "thief", "1"])?.ok()?;
-        c.node(1).drbdsetup(&["new-minor", "thief", &minor, "0"])?.ok()?;
-        names(&c.node(1).drbdsetup(&attach)?.refused()?, &["claim", "in use", "busy"]);
-        assert_eq!(c.node(0).status()?.disk(0), "Inconsistent", "the owner keeps it");
+        c.node(1)
+            .drbdsetup(&["new-minor", "thief", &minor, "0"])?
+            .ok()?;
+        names(
+            &c.node(1).drbdsetup(&attach)?.refused()?,
+            &["claim", "in use", "busy"],
+        );
+        assert_eq!(
+            c.node(0).status()?.disk(0),
+            "Inconsistent",
+            "the owner keeps it"
+        );
         bystander.check(c.node(0))?;
         if c.story() != Story::BlockDevice {
             eprintln!("NOT tested: a block device that is mounted or claimed; it needs root");
@@ -199,7 +264,10 @@ fn disk_in_use() -> Result<()> {
         let claimed = exclusive(claim, device.path())?;
         let text = device.path().display().to_string();
         let attach = ["attach", &minor, &text, &text, "internal"];
-        names(&c.node(1).drbdsetup(&attach)?.refused()?, &["claim", "in use", "busy"]);
+        names(
+            &c.node(1).drbdsetup(&attach)?.refused()?,
+            &["claim", "in use", "busy"],
+        );
         drop(claimed);
         Ok(())
     })
@@ -209,7 +277,11 @@ fn disk_in_use() -> Result<()> {
 fn exclusive(mut options: std::fs::OpenOptions, path: &std::path::Path) -> Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = rustix::fs::OFlags::EXCL.bits().cast_signed();
-    Ok(options.read(true).write(true).custom_flags(flags).open(path)?)
+    Ok(options
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)?)
 }
 
 #[test]
@@ -219,7 +291,10 @@ fn address_in_use() -> Result<()> {
             Story::BlockDevice => c.address(0, 1),
             Story::Nbd => c.address(0, 0),
         };
-        let thief = c.node(0).place().run(move || TcpListener::bind(address))??;
+        let thief = c
+            .node(0)
+            .place()
+            .run(move || TcpListener::bind(address))??;
         c.start()?;
         c.create_md()?;
         let bystander = Bystander::new(c, 0)?;

@@ -5,8 +5,8 @@
 //! the loopback network and the application writes blocks over NBD.
 
 mod progress;
-mod story;
 mod store;
+mod story;
 mod timeline;
 
 use std::path::PathBuf;
@@ -52,9 +52,9 @@ fn tell(arguments: &Arguments) -> Result<()> {
         (story, _) => story,
     };
     match story {
-        Story::BlockDevice => println!(
-            "Three nodes in network name spaces, ext4 on a real block device, protocol C."
-        ),
+        Story::BlockDevice => {
+            println!("Three nodes in network name spaces, ext4 on a real block device, protocol C.")
+        }
         Story::Nbd => println!(
             "Three nodes on the loopback network, blocks over NBD, protocol C ({}).\n\
              As root, with ext4's programs, it is a file system on a real block device.",

@@ -10,7 +10,11 @@ pub(crate) fn bytes(total: u64, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(
         "  {prefix:<22} [{bar:30}] {binary_bytes:>10}/{binary_total_bytes:<10} {msg}",
     );
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar.set_style(
+        style
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> "),
+    );
     bar.set_prefix(what.to_owned());
     bar
 }
@@ -19,7 +23,11 @@ pub(crate) fn bytes(total: u64, what: &str) -> ProgressBar {
 pub(crate) fn mib(bytes: u64) -> String {
     #[allow(clippy::cast_precision_loss)] // For reading.
     let mib = bytes as f64 / f64::from(1 << 20);
-    if mib < 10.0 { format!("{mib:.1} MiB") } else { format!("{mib:.0} MiB") }
+    if mib < 10.0 {
+        format!("{mib:.1} MiB")
+    } else {
+        format!("{mib:.0} MiB")
+    }
 }
 
 /// Bytes per second, in MiB/s.

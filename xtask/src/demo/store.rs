@@ -60,7 +60,9 @@ pub(crate) fn make_fs(node: &Node) -> Result<()> {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(MAKE_FS);
     command.env("PATH", format!("{path}:/sbin:/usr/sbin"));
-    command.args(["-q", "-F", "-E", "nodiscard"]).arg(node.device(0));
+    command
+        .args(["-q", "-F", "-E", "nodiscard"])
+        .arg(node.device(0));
     node.run(command, Duration::from_secs(60))?.ok().map(drop)
 }
 
@@ -85,7 +87,11 @@ pub(crate) fn unmount_fs(store: &Store, lazily: bool) -> Result<()> {
     let Store::Files { place, at } = store else {
         return Ok(());
     };
-    let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    let flags = if lazily {
+        UnmountFlags::DETACH
+    } else {
+        UnmountFlags::empty()
+    };
     let what = format!("cannot unmount {}", at.display());
     let at = at.clone();
     place.run(move || unmount(&at, flags))?.context(what)
@@ -187,7 +193,9 @@ impl Writer {
         drbd_testkit::wait::until("the application notices", limit, || {
             Ok(self.thread.is_finished().then_some(()))
         })?;
-        self.thread.join().map_err(|_| Error::new("the application panicked"))
+        self.thread
+            .join()
+            .map_err(|_| Error::new("the application panicked"))
     }
 }
 
@@ -208,7 +216,9 @@ pub(crate) fn check(store: &Store, node: &Node, items: &[Item]) -> Result<()> {
                     read.map(|_| hash(&bytes)).context(path.display())
                 })?
             }
-            (Store::Blocks, Some(volume)) => volume.read(offset(item.number), ITEM).map(|b| hash(&b)),
+            (Store::Blocks, Some(volume)) => {
+                volume.read(offset(item.number), ITEM).map(|b| hash(&b))
+            }
             (Store::Blocks, None) => Err(Error::new("not open")),
         };
         match found {
@@ -221,5 +231,9 @@ pub(crate) fn check(store: &Store, node: &Node, items: &[Item]) -> Result<()> {
         return Ok(());
     }
     let some = lost.iter().take(4).cloned().collect::<Vec<_>>().join("; ");
-    Err(Error::new(format!("{} of {} items are lost: {some}", lost.len(), items.len())))
+    Err(Error::new(format!(
+        "{} of {} items are lost: {some}",
+        lost.len(),
+        items.len()
+    )))
 }

@@ -61,7 +61,9 @@ impl Demo {
 
     fn all(&mut self, size: u64) -> Result<()> {
         // Node 2 writes a quarter as many again; there is room for a journal beside them.
-        let items = u32::try_from(size / 2 / ITEM as u64).unwrap_or(400).clamp(32, 400);
+        let items = u32::try_from(size / 2 / ITEM as u64)
+            .unwrap_or(400)
+            .clamp(32, 400);
         self.step("three daemons, metadata, connections");
         for id in 0..3 {
             self.timeline.phase(id, Phase::Down);
@@ -103,13 +105,20 @@ impl Demo {
     fn watch_initial_sync(&mut self) -> Result<()> {
         let lacking = |cluster: &Cluster| -> Result<(u64, bool)> {
             let status = cluster.node(0).status()?;
-            let peers: Vec<_> = [1, 2].iter().filter_map(|p| status.peer(*p, VOLUME)).collect();
+            let peers: Vec<_> = [1, 2]
+                .iter()
+                .filter_map(|p| status.peer(*p, VOLUME))
+                .collect();
             let done = peers.len() == 2
-                && peers.iter().all(|p| p.disk == "UpToDate" && p.out_of_sync == 0);
+                && peers
+                    .iter()
+                    .all(|p| p.disk == "UpToDate" && p.out_of_sync == 0);
             Ok((peers.iter().map(|p| p.out_of_sync).sum(), done))
         };
         let start = Instant::now();
-        let total = lacking(&self.cluster)?.0.max(2 * self.cluster.node(0).status()?.size(VOLUME));
+        let total = lacking(&self.cluster)?
+            .0
+            .max(2 * self.cluster.node(0).status()?.size(VOLUME));
         for id in [1, 2] {
             self.timeline.phase(id, Phase::Sync);
         }
@@ -131,7 +140,10 @@ impl Demo {
                 best = (left, Instant::now());
             } else if best.1.elapsed() > Duration::from_secs(20) {
                 bar.abandon();
-                return Err(Error::new(format!("the initial sync stands still at {}", mib(moved))));
+                return Err(Error::new(format!(
+                    "the initial sync stands still at {}",
+                    mib(moved)
+                )));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -220,7 +232,10 @@ impl Demo {
         if items.len() < enough {
             let error = writer.stop(PATIENCE)?;
             let why = error.map_or_else(|| "no progress".to_owned(), |e| e.to_string());
-            return Err(Error::new(format!("writing ended after {} items: {why}", items.len())));
+            return Err(Error::new(format!(
+                "writing ended after {} items: {why}",
+                items.len()
+            )));
         }
         self.cluster.node_mut(0).kill();
         self.timeline.phase(0, Phase::Dead);
@@ -253,7 +268,10 @@ impl Demo {
             Store::Files { .. } => "primary, mounted (journal replayed)",
             Store::Blocks => "primary",
         };
-        println!("          {what} {:.2} s after the kill", start.elapsed().as_secs_f64());
+        println!(
+            "          {what} {:.2} s after the kill",
+            start.elapsed().as_secs_f64()
+        );
         self.timeline.phase(1, Phase::Primary);
         self.timeline.event(Some(1), what);
         Ok(store)
@@ -277,7 +295,10 @@ impl Demo {
         }
         items.extend(done.try_iter());
         if items.len() < total {
-            return Err(Error::new(format!("only {} of {total} items were written", items.len())));
+            return Err(Error::new(format!(
+                "only {} of {total} items were written",
+                items.len()
+            )));
         }
         self.report(&items);
         self.second = items;
@@ -286,7 +307,12 @@ impl Demo {
 
     fn come_back(&mut self, size: u64) -> Result<()> {
         self.timeline.sample(0.0);
-        let missed = self.cluster.node(1).status()?.peer(0, VOLUME).map_or(0, |p| p.out_of_sync);
+        let missed = self
+            .cluster
+            .node(1)
+            .status()?
+            .peer(0, VOLUME)
+            .map_or(0, |p| p.out_of_sync);
         self.cluster.node_mut(0).start()?;
         self.cluster.node(0).adm("up")?;
         self.timeline.phase(0, Phase::Sync);
@@ -297,7 +323,10 @@ impl Demo {
         let mut most = missed;
         let moved = loop {
             let status = self.cluster.node(0).status()?;
-            let peers: Vec<_> = [1, 2].iter().filter_map(|p| status.peer(*p, VOLUME)).collect();
+            let peers: Vec<_> = [1, 2]
+                .iter()
+                .filter_map(|p| status.peer(*p, VOLUME))
+                .collect();
             let moved: u64 = peers.iter().map(|p| p.received).sum();
             let left = peers.iter().map(|p| p.out_of_sync).max().unwrap_or(0);
             if left > most {
@@ -312,13 +341,18 @@ impl Demo {
             }
             let done = peers.len() == 2
                 && status.disk(VOLUME) == "UpToDate"
-                && peers.iter().all(|p| p.replication == "Established" && p.disk == "UpToDate");
+                && peers
+                    .iter()
+                    .all(|p| p.replication == "Established" && p.disk == "UpToDate");
             if done {
                 break moved;
             }
             if start.elapsed() > PATIENCE {
                 bar.abandon();
-                return Err(Error::new(format!("node 1 is not in sync: {} left", mib(left))));
+                return Err(Error::new(format!(
+                    "node 1 is not in sync: {} left",
+                    mib(left)
+                )));
             }
             std::thread::sleep(Duration::from_millis(20));
         };
@@ -335,7 +369,9 @@ impl Demo {
         );
         self.timeline.event(Some(0), &text);
         if moved >= size / 10 * 9 {
-            return Err(Error::new("the resync moved everything instead of what changed"));
+            return Err(Error::new(
+                "the resync moved everything instead of what changed",
+            ));
         }
         Ok(())
     }
@@ -354,6 +390,9 @@ impl Demo {
         for node in &self.cluster.nodes {
             node.adm("down")?;
         }
-        self.cluster.nodes.iter_mut().try_for_each(drbd_testkit::Node::stop)
+        self.cluster
+            .nodes
+            .iter_mut()
+            .try_for_each(drbd_testkit::Node::stop)
     }
 }

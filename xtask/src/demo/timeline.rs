@@ -121,7 +121,9 @@ impl Timeline {
     pub(crate) fn text(&self) -> String {
         let mut out = String::from("Timeline\n");
         for event in &self.events {
-            let who = event.node.map_or_else(|| "all".to_owned(), |n| format!("node {}", n + 1));
+            let who = event
+                .node
+                .map_or_else(|| "all".to_owned(), |n| format!("node {}", n + 1));
             let _ = writeln!(out, "{:7.2} s  {who:<7} {}", event.at, event.text);
         }
         out
@@ -181,7 +183,10 @@ impl Timeline {
     }
 
     fn axis(&self, s: &mut String, end: f64, base: f64, x: &impl Fn(f64) -> f64) {
-        let step = [1.0, 2.0, 5.0, 10.0, 20.0].into_iter().find(|s| end / s <= 14.0).unwrap_or(60.0);
+        let step = [1.0, 2.0, 5.0, 10.0, 20.0]
+            .into_iter()
+            .find(|s| end / s <= 14.0)
+            .unwrap_or(60.0);
         let mut t = 0.0;
         while t <= end {
             let at = x(t);
@@ -278,7 +283,9 @@ impl Timeline {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -297,7 +304,9 @@ mod tests {
         t.sample(10.0);
         let svg = t.svg(4.0);
         assert_eq!(svg.matches("<svg").count(), 1);
-        for text in ["node 1", "node 2", "node 3", "a &lt; b", ">done<", "killed", "polygon"] {
+        for text in [
+            "node 1", "node 2", "node 3", "a &lt; b", ">done<", "killed", "polygon",
+        ] {
             assert!(svg.contains(text), "{text}");
         }
         assert!(!svg.contains("a < b"));

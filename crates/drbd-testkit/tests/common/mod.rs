@@ -58,34 +58,57 @@ impl Bystander {
     pub fn new(cluster: &Cluster, id: u8) -> Result<Bystander> {
         let node = cluster.node(id);
         let disk = cluster.disk_dir().join(format!("bystander-{id}.img"));
-        std::fs::File::create(&disk).and_then(|f| f.set_len(8 << 20)).context(disk.display())?;
+        std::fs::File::create(&disk)
+            .and_then(|f| f.set_len(8 << 20))
+            .context(disk.display())?;
         let minor = node.minor(0) + 8;
         let (text, number) = (disk.display().to_string(), minor.to_string());
         let mut create = Command::new(binaries::program("drbdmeta")?);
-        create.args([&number, "v09", &text, "internal", "create-md", "1", "--force"]);
+        create.args([
+            &number,
+            "v09",
+            &text,
+            "internal",
+            "create-md",
+            "1",
+            "--force",
+        ]);
         node.run(create, PATIENCE)?.ok()?;
         node.drbdsetup(&["new-resource", BYSTANDER, "0"])?.ok()?;
-        node.drbdsetup(&["new-minor", BYSTANDER, &number, "0"])?.ok()?;
-        node.drbdsetup(&["attach", &number, &text, &text, "internal"])?.ok()?;
+        node.drbdsetup(&["new-minor", BYSTANDER, &number, "0"])?
+            .ok()?;
+        node.drbdsetup(&["attach", &number, &text, &text, "internal"])?
+            .ok()?;
         node.drbdsetup(&["primary", BYSTANDER, "--force"])?.ok()?;
         let mut content = vec![0; 256 << 10];
         Rng::new(u64::from(minor)).fill(&mut content);
         let mut volume = node.open_volume(BYSTANDER, 0)?;
         volume.write(1 << 20, &content)?;
         volume.flush()?;
-        Ok(Bystander { disk, minor, content })
+        Ok(Bystander {
+            disk,
+            minor,
+            content,
+        })
     }
 
     /// It is still what and where it was, and can be written.
     pub fn check(&self, node: &Node) -> Result<()> {
         let mut volume = node.open_volume(BYSTANDER, 0)?;
-        assert_eq!(volume.read(1 << 20, self.content.len())?, self.content, "bystander's data");
+        assert_eq!(
+            volume.read(1 << 20, self.content.len())?,
+            self.content,
+            "bystander's data"
+        );
         volume.write(4 << 20, &self.content)?;
         volume.flush()?;
         let role = node.drbdsetup(&["role", BYSTANDER])?.ok()?;
         assert_eq!(role.trim(), "Primary", "bystander's role");
         let state = node.drbdsetup(&["dstate", &self.minor.to_string()])?.ok()?;
-        assert!(state.trim().starts_with("UpToDate"), "bystander's disk: {state}");
+        assert!(
+            state.trim().starts_with("UpToDate"),
+            "bystander's disk: {state}"
+        );
         Ok(())
     }
 }
