@@ -380,7 +380,11 @@ impl Demo {
         let node = self.cluster.node(1);
         store::check(store, node, &self.second)?;
         store::unmount_fs(store, false)?;
-        node.adm("secondary")?;
+        let asked = Instant::now();
+        drbd_testkit::wait::until("node 2 is secondary", Duration::from_secs(10), || {
+            Ok(node.drbdadm(&["secondary", "demo"])?.ok().ok())
+        })?;
+        if asked.elapsed() > Duration::from_millis(600) { eprintln!("DEBUG secondary took {:?}", asked.elapsed()); }
         self.timeline.phase(1, Phase::Secondary);
         self.cluster.compare(&[0, 1, 2], VOLUME)?;
         println!("          identical on all three nodes");
