@@ -13,7 +13,8 @@ use crate::bitmap::Slot;
 use crate::command::RetCode;
 use crate::control::ControlOp;
 use crate::decision::{
-    BitmapAction, Decision, Facts, LostPrimary, Occasion, Outcome, Policies, Sent, Side, decide,
+    BitmapAction, Decision, Facts, LostPrimary, Occasion, Outcome, Policies, Sent, Side, Strategy,
+    decide,
 };
 use crate::effect::{Effect, LogLevel};
 use crate::engine::{Engine, Op};
@@ -102,13 +103,20 @@ impl Engine {
             }
             Outcome::Retry => Err(RetCode::HANDSHAKE_RETRY),
             Outcome::Disconnect => {
+                let what = match decision.strategy {
+                    Strategy::UnrelatedData => "unrelated data: no common history",
+                    s if s.is_split_brain() => {
+                        "split brain: both sides were written without the other"
+                    }
+                    _ => "no way to bring both to the same data",
+                };
                 self.log_at(
                     LogLevel::Error,
                     Some(peer),
                     Some(v),
                     format!(
-                        "{:?} (rule {}): not connecting; see the data on both nodes, then use \
-                         connect --discard-my-data on the one to be overwritten",
+                        "{what} ({:?}, rule {}): not connecting; see the data on both nodes, then \
+                         use connect --discard-my-data on the one to be overwritten",
                         decision.strategy,
                         decision.rule.name()
                     ),

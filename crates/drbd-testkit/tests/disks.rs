@@ -43,12 +43,9 @@ fn full_backing_disk() -> Result<()> {
         c.up()?;
         c.wait_connected(PATIENCE)?;
         // The other node has all the data; nothing is resynced to the small disk.
-        for id in [0, 1] {
-            let args = ["new-current-uuid", "--clear-bitmap"];
-            if id == 0 {
-                c.node(id).adm_with(args[0], &args[1..])?;
-            }
-        }
+        let node = c.node(0);
+        let minor = node.minor(0).to_string();
+        node.drbdsetup(&["new-current-uuid", &minor, "--clear-bitmap"])?.ok()?;
         c.wait_in_sync(PATIENCE)?;
         c.node(0).adm("primary")?;
         let mut expected = Expected::default();

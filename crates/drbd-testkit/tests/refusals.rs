@@ -81,7 +81,7 @@ fn metadata_of_another_resource() -> Result<()> {
         c.node(0)
             .wait("gives up", PATIENCE, |s| s.connection(1) == "StandAlone")?;
         assert!(
-            c.nodes.iter().any(|n| n.logged("nrelated data")),
+            c.nodes.iter().any(|n| n.logged("unrelated data")),
             "the log names it"
         );
         assert_eq!(
@@ -182,7 +182,7 @@ fn disk_that_is_too_small() -> Result<()> {
         c.use_disk(0, 0, tiny.clone())?;
         let args = ["create-md", "--force", "tiny"];
         let said = c.node(0).drbdadm(&args)?.refused()?;
-        names(&said, &["too small", "small"]);
+        names(&said, &["too small", "not enough"]);
         assert_eq!(file_hash(&tiny), before, "nothing was written");
         // Too small for the peer's data.
         let small = c.disk_dir().join("small.img");

@@ -32,11 +32,15 @@ pub fn small() -> Options {
 
 /// Runs a test and adds the logs of the nodes to its error.
 pub fn told(mut cluster: Cluster, test: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
-    let result = test(&mut cluster);
-    if result.is_err() {
+    let test = std::panic::AssertUnwindSafe(|| test(&mut cluster));
+    let result = std::panic::catch_unwind(test);
+    if !matches!(result, Ok(Ok(()))) {
         eprintln!("{}", cluster.logs(40));
     }
-    result
+    match result {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 /// Hash of a whole file: to see that nothing was written to it.
