@@ -1,5 +1,6 @@
 //! What a developer runs: `cargo xtask COMMAND`.
 
+mod bench;
 mod demo;
 mod no_std;
 
@@ -21,12 +22,15 @@ enum Task {
     Demo(demo::Arguments),
     /// Prove that drbd-proto, drbd-meta and drbd-engine use no std.
     NoStd,
+    /// Measure the mirror beside QEMU's.
+    BenchMirror(bench::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::NoStd => no_std::run(),
+        Task::BenchMirror(args) => bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,150 @@
+//! `cargo bench-mirror`: what a write costs on a two-node mirror, beside QEMU's.
+//!
+//! Three contenders take the same load from the same client through an NBD server on a Unix socket: two
+//! `drbdd` with protocol C, `qemu-storage-daemon` with a quorum of a local file and the export of another
+//! `qemu-storage-daemon`, and `qemu-storage-daemon` with one file and no mirror. All files are written before, lie
+//! in one directory, and are opened with O_DIRECT; between the two halves of a mirror is TCP on loopback. All
+//! contenders stay up for the whole run and take turns, so that whatever else the machine does hits all of
+//! them; what is reported is the median of the turns.
+
+mod drbd;
+mod files;
+mod load;
+mod process;
+mod qemu;
+mod report;
+mod svg;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use drbd_node::frontend::nbd::address::Address;
+
+use load::{Load, Run};
+use process::Process;
+
+/// Options of `cargo bench-mirror`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How long one contender is under one load, in seconds.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// How many turns each contender gets.
+    #[arg(long, default_value_t = 5)]
+    repeats: u32,
+    /// Size of each backing file in MiB.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    size: u32,
+    /// Run only contenders whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Directory for the backing files; its file system must know O_DIRECT. By default in target/bench.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Leave backing files and logs where they are.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Something that takes writes.
+struct Contender {
+    name: &'static str,
+    address: Address,
+    export: String,
+    /// The node that the client talks to first.
+    processes: Vec<Process>,
+    /// VmRSS of the first process before the first write, in bytes.
+    idle_memory: u64,
+    /// Length of the volume in bytes.
+    size: u64,
+    /// Both halves of a mirror.
+    stores: Vec<PathBuf>,
+    runs: Vec<(&'static Load, Run)>,
+}
+
+/// Runs the benchmark.
+pub(crate) fn run(args: &Args) -> Result<(), String> {
+    if !(0.1..=3600.0).contains(&args.seconds) {
+        return Err("--seconds: between 0.1 and 3600".into());
+    }
+    if args.repeats == 0 {
+        return Err("--repeats: at least 1".into());
+    }
+    let programs = process::build()?;
+    let results = results_dir()?;
+    let mut dir = files::WorkDir::new(args.dir.as_deref().unwrap_or(&results), args.keep)?;
+    let size = u64::from(args.size) << 20;
+    let mut contenders = Vec::new();
+    let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only));
+
+    if wanted(drbd::NAME) {
+        contenders.push(drbd::start(&programs, &dir, size)?);
+    }
+    match qemu::version() {
+        Some(version) => {
+            eprintln!("beside {version}");
+            if wanted(qemu::MIRROR) {
+                contenders.push(qemu::start_mirror(&dir, size)?);
+            }
+            if wanted(qemu::PLAIN) {
+                contenders.push(qemu::start_plain(&dir, size)?);
+            }
+        }
+        None => eprintln!(
+            "There is no qemu-storage-daemon here (Debian: package qemu-system-common or qemu-utils), so drbd-rs is \
+             measured alone and the table says nothing about its rank."
+        ),
+    }
+    if contenders.is_empty() {
+        return Err("no contender has such a name".into());
+    }
+    for contender in &mut contenders {
+        contender.idle_memory = contender.processes.first().map_or(0, Process::memory);
+    }
+    let span = Duration::from_secs_f64(args.seconds);
+    for turn in 1..=args.repeats {
+        for load in load::LOADS {
+            for contender in &mut contenders {
+                let run = load::run(contender, load, span)
+                    .map_err(|e| format!("{}: {}: {e}", contender.name, load.name))?;
+                eprintln!(
+                    "turn {turn}/{}: {:<28} {:<22} {}",
+                    args.repeats,
+                    contender.name,
+                    load.name,
+                    report::amount(load, &run)
+                );
+                contender.runs.push((load, run));
+            }
+        }
+    }
+    let report = report::Report::new(args, &contenders);
+    for contender in &mut contenders {
+        for process in &mut contender.processes {
+            process.stop();
+        }
+        if let [a, b] = contender.stores.as_slice() {
+            files::compare(a, b, contender.size)
+                .map_err(|e| format!("{}: the copies differ: {e}", contender.name))?;
+        }
+    }
+    print!("{report}");
+    println!("After the last flush both copies of each mirror were identical.");
+    let (json, picture) = (results.join("mirror.json"), results.join("mirror.svg"));
+    let write = |path: &Path, text: String| {
+        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+    };
+    write(&json, report.json())?;
+    write(&picture, svg::draw(&report))?;
+    println!("Written: {}, {}", json.display(), picture.display());
+    dir.done();
+    Ok(())
+}
+
+/// `target/bench`.
+fn results_dir() -> Result<PathBuf, String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    dir.canonicalize()
+        .map_err(|e| format!("{}: {e}", dir.display()))
+}
