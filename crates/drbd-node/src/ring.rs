@@ -200,6 +200,14 @@ struct Slot<T> {
     busy: Option<(T, Op)>,
 }
 
+/// How long the first of several completions may wait for the others, in microseconds: less than a disk or a peer
+/// takes, and about what it costs to fall asleep and wake up a few times.
+const PATIENCE: u32 = 50;
+/// From this number of completions that are due soon on, some are waited for together.
+const SEVERAL: usize = 4;
+/// Never more than this number.
+const MANY: usize = 32;
+
 /// A ring whose operations carry tokens of type `T`.
 pub struct Ring<T> {
     ring: IoUring,
@@ -208,6 +216,8 @@ pub struct Ring<T> {
     in_flight: usize,
     /// Entries that found no room in the submission queue.
     overflow: Vec<squeue::Entry>,
+    /// The kernel can wait a moment for several completions.
+    batches: bool,
 }
 
 impl<T> Ring<T> {
@@ -235,8 +245,10 @@ impl<T> Ring<T> {
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             return Err(NoRing(io::Error::from(io::ErrorKind::Unsupported)));
         }
+        let batches = ring.params().is_feature_min_timeout();
         Ok(Ring {
             ring,
+            batches,
             slots: Vec::new(),
             free: Vec::new(),
             in_flight: 0,
@@ -309,22 +321,38 @@ impl<T> Ring<T> {
     /// # Errors
     /// Those of `io_uring_enter`; timeouts and interruptions are none.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.wait_for(1, timeout)
+    }
+
+    /// As [`wait`](Self::wait), when `soon` operations are expected to end within a short time: the first of them
+    /// waits a moment for the others, so that one turn of the reactor serves them all. Where the kernel cannot do
+    /// that (before Linux 6.12), and when there are few, it is the same as `wait`.
+    ///
+    /// # Errors
+    /// Those of `io_uring_enter`; timeouts and interruptions are none.
+    pub fn wait_for(&mut self, soon: usize, timeout: Option<Duration>) -> io::Result<()> {
         while !self.overflow.is_empty() {
-            self.enter(Some(Duration::ZERO))?;
+            self.enter(1, Some(Duration::ZERO))?;
             for entry in std::mem::take(&mut self.overflow) {
                 self.enqueue(entry);
             }
         }
-        self.enter(timeout)
+        let patient = self.batches
+            && soon >= SEVERAL
+            && timeout.is_none_or(|t| t > Duration::from_micros(u64::from(PATIENCE)));
+        self.enter(if patient { soon.min(MANY) } else { 1 }, timeout)
     }
 
-    fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn enter(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
         let spec = timeout.map(|t| Timespec::new().sec(t.as_secs()).nsec(t.subsec_nanos()));
         let mut args = SubmitArgs::new();
         if let Some(spec) = &spec {
             args = args.timespec(spec);
         }
-        match self.ring.submitter().submit_with_args(1, &args) {
+        if want > 1 {
+            args = args.min_wait_usec(PATIENCE);
+        }
+        match self.ring.submitter().submit_with_args(want, &args) {
             Ok(_) => Ok(()),
             // EBUSY: completions have to be taken first.
             Err(e)
@@ -662,6 +690,34 @@ mod tests {
         let mut tokens: Vec<_> = out.iter().map(|c| c.token).collect();
         tokens.sort_unstable();
         assert_eq!(tokens, (0..500).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn patience_ends() {
+        let mut ring = Ring::new(8).unwrap();
+        let (a, mut b) = UnixStream::pair().unwrap();
+        let (c, _d) = UnixStream::pair().unwrap();
+        for (token, fd) in [(1, a), (2, c)] {
+            let events = libc::POLLIN as u32;
+            let fd = Arc::new(fd.into());
+            ring.push(token, Op::Poll { fd, events });
+        }
+        b.write_all(&[0]).unwrap();
+        let start = std::time::Instant::now();
+        // Ten are announced and one comes.
+        ring.wait_for(10, Some(Duration::from_secs(20))).unwrap();
+        let mut out = Vec::new();
+        ring.completions(&mut out);
+        assert_eq!(out.iter().map(|c| c.token).collect::<Vec<_>>(), [1]);
+        assert!(start.elapsed() < Duration::from_secs(10));
+        let start = std::time::Instant::now();
+        ring.wait_for(10, Some(Duration::from_millis(30))).unwrap();
+        assert!(
+            start.elapsed() >= Duration::from_millis(25),
+            "the timeout counts"
+        );
+        ring.completions(&mut out);
+        assert_eq!(out.len(), 1);
     }
 
     #[test]

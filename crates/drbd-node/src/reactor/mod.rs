@@ -433,7 +433,8 @@ impl Reactor {
         } else {
             Some(Duration::ZERO)
         };
-        let result = self.ring.wait(timeout);
+        // Disks answer in short sequence what was submitted together.
+        let result = self.ring.wait_for(self.disks.busy(), timeout);
         self.mailbox.awake();
         result
     }

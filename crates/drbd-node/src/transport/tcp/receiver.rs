@@ -11,9 +11,12 @@ use drbd_proto::{Ctx, DecodeError, DigestAlg, DigestValue, Packet, Stream, Volum
 use crate::pool::{Buf, BufMut, Pool, Purpose};
 use crate::ring::{Memory, Part};
 
-/// Size of the staging area in bytes. Many small packets come with one operation; of a large payload
-/// at most this much is copied.
-const STAGING: usize = 32 << 10;
+/// Size of the staging area in bytes: many small packets come with one operation.
+const STAGING: usize = 128 << 10;
+/// How much of it is used behind a payload longer than [`LARGE`]: the next one is long, too, and must not be copied.
+const STAGING_BEHIND_LARGE: usize = 4 << 10;
+/// Length from which a payload counts as large, in bytes.
+const LARGE: usize = 64 << 10;
 
 /// What can be had from the bytes so far.
 #[derive(Debug)]
@@ -99,9 +102,13 @@ impl Receiver {
             return None;
         }
         parts.clear();
+        let mut ahead = STAGING;
         if let Some(partial) = &mut self.partial {
             let (at, len) = (partial.filled, partial.len.saturating_sub(partial.filled));
             let buf = partial.buf.take()?;
+            if partial.len > LARGE {
+                ahead = STAGING_BEHIND_LARGE;
+            }
             parts.push(Part {
                 memory: Memory::Fill(buf),
                 at,
@@ -114,7 +121,8 @@ impl Receiver {
         self.start = 0;
         let at = self.end;
         let staging = std::mem::take(&mut self.staging);
-        let len = staging.len().saturating_sub(at);
+        // Nothing is left in front of an incomplete payload.
+        let len = staging.len().min(ahead).saturating_sub(at);
         parts.push(Part {
             memory: Memory::Bytes(staging),
             at,
