@@ -203,6 +203,9 @@ struct Slot<T> {
 /// How long the first of several completions may wait for the others, in microseconds: less than a disk or a peer
 /// takes, and about what it costs to fall asleep and wake up a few times.
 const PATIENCE: u32 = 50;
+/// `IORING_RECVSEND_POLL_FIRST`: a receive operation comes after everything that was there has been taken, so it first
+/// waits for the socket to be ready, which a low-water mark can delay, and then tries.
+const POLL_FIRST: u16 = 1;
 /// From this number of completions that are due soon on, some are waited for together.
 const SEVERAL: usize = 4;
 /// Never more than this number.
@@ -218,6 +221,8 @@ pub struct Ring<T> {
     overflow: Vec<squeue::Entry>,
     /// The kernel can wait a moment for several completions.
     batches: bool,
+    /// Flags of receive operations.
+    receive: u16,
 }
 
 impl<T> Ring<T> {
@@ -227,20 +232,23 @@ impl<T> Ring<T> {
     /// When the system has no io_uring or forbids it.
     pub fn new(entries: u32) -> Result<Ring<T>, NoRing> {
         // Completions are only looked at when the thread asks for them; older systems do not know these flags.
-        let modern = IoUring::builder()
+        let newest = IoUring::builder()
             .setup_clamp()
             .setup_cqsize(entries.saturating_mul(4))
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_submit_all()
             .build(entries);
-        let ring = match modern {
-            Ok(ring) => ring,
-            Err(_) => IoUring::builder()
-                .setup_clamp()
-                .setup_cqsize(entries.saturating_mul(4))
-                .build(entries)
-                .map_err(NoRing)?,
+        let (ring, modern) = match newest {
+            Ok(ring) => (ring, true),
+            Err(_) => {
+                let ring = IoUring::builder()
+                    .setup_clamp()
+                    .setup_cqsize(entries.saturating_mul(4))
+                    .build(entries)
+                    .map_err(NoRing)?;
+                (ring, false)
+            }
         };
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             return Err(NoRing(io::Error::from(io::ErrorKind::Unsupported)));
@@ -249,6 +257,7 @@ impl<T> Ring<T> {
         Ok(Ring {
             ring,
             batches,
+            receive: if modern { POLL_FIRST } else { 0 },
             slots: Vec::new(),
             free: Vec::new(),
             in_flight: 0,
@@ -289,7 +298,7 @@ impl<T> Ring<T> {
             generation: slot.generation,
         };
         let (_, op) = slot.busy.insert((token, op));
-        let entry = entry(op, &mut slot.scratch).user_data(key.user_data());
+        let entry = entry(op, &mut slot.scratch, self.receive).user_data(key.user_data());
         self.in_flight += 1;
         self.enqueue(entry);
         key
@@ -440,13 +449,15 @@ fn message(scratch: &mut Scratch) -> *mut libc::msghdr {
     &raw mut scratch.message
 }
 
-fn entry(op: &mut Op, scratch: &mut Scratch) -> squeue::Entry {
+fn entry(op: &mut Op, scratch: &mut Scratch, receive: u16) -> squeue::Entry {
     match op {
         Op::Receive { fd, parts } => {
             let fd = types::Fd(fd.as_raw_fd());
             if let [part] = parts.as_mut_slice() {
                 let bytes = part.bytes_mut();
-                return opcode::Recv::new(fd, bytes.as_mut_ptr(), bytes.len() as u32).build();
+                return opcode::Recv::new(fd, bytes.as_mut_ptr(), bytes.len() as u32)
+                    .ioprio(receive)
+                    .build();
             }
             scratch.iovecs.clear();
             scratch
@@ -458,7 +469,9 @@ fn entry(op: &mut Op, scratch: &mut Scratch) -> squeue::Entry {
                         iov_len: bytes.len(),
                     }
                 }));
-            opcode::RecvMsg::new(fd, message(scratch)).build()
+            opcode::RecvMsg::new(fd, message(scratch))
+                .ioprio(receive)
+                .build()
         }
         Op::Send { fd, parts, more } => {
             let fd = types::Fd(fd.as_raw_fd());

@@ -38,6 +38,12 @@ pub(crate) struct Args {
     /// Run only contenders whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Run only loads whose name contains this.
+    #[arg(long)]
+    load: Option<String>,
+    /// Take drbdd and drbdmeta as they lie beside this program, without building them.
+    #[arg(long)]
+    no_build: bool,
     /// Directory for the backing files; its file system must know O_DIRECT. By default in target/bench.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -70,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     if args.repeats == 0 {
         return Err("--repeats: at least 1".into());
     }
-    let programs = process::build()?;
+    let programs = process::programs(!args.no_build)?;
     let results = results_dir()?;
     let mut dir = files::WorkDir::new(args.dir.as_deref().unwrap_or(&results), args.keep)?;
     let size = u64::from(args.size) << 20;
@@ -95,15 +101,21 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
              measured alone and the table says nothing about its rank."
         ),
     }
-    if contenders.is_empty() {
-        return Err("no contender has such a name".into());
+    let named = |load: &&Load| {
+        args.load
+            .as_ref()
+            .is_none_or(|part| load.name.contains(part))
+    };
+    let loads: Vec<&'static Load> = load::LOADS.iter().filter(named).collect();
+    if contenders.is_empty() || loads.is_empty() {
+        return Err("no contender or no load has such a name".into());
     }
     for contender in &mut contenders {
         contender.idle_memory = contender.processes.first().map_or(0, Process::memory);
     }
     let span = Duration::from_secs_f64(args.seconds);
     for turn in 1..=args.repeats {
-        for load in load::LOADS {
+        for load in loads.iter().copied() {
             for contender in &mut contenders {
                 let run = load::run(contender, load, span)
                     .map_err(|e| format!("{}: {}: {e}", contender.name, load.name))?;
@@ -118,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
             }
         }
     }
-    let report = report::Report::new(args, &contenders);
+    let report = report::Report::new(args, &loads, &contenders);
     for contender in &mut contenders {
         for process in &mut contender.processes {
             process.stop();

@@ -18,25 +18,23 @@ pub(super) struct Programs {
     pub(super) drbdmeta: PathBuf,
 }
 
-/// Builds our programs in release mode, beside the running one.
-pub(super) fn build() -> Result<Programs, String> {
+/// Our programs, beside the running one; built in release mode if that is wanted.
+pub(super) fn programs(build: bool) -> Result<Programs, String> {
     let exe = std::env::current_exe().map_err(|e| format!("where am I: {e}"))?;
-    let target = exe
+    let dir = exe.parent().ok_or("the running program is nowhere")?;
+    if !build {
+        return Ok(Programs {
+            drbdd: dir.join("drbdd"),
+            drbdmeta: dir.join("drbdmeta"),
+        });
+    }
+    let target = dir
         .parent()
-        .and_then(Path::parent)
         .ok_or("the running program is in no target directory")?;
+    eprintln!("building drbdd and drbdmeta (release) ...");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "drbd-node",
-            "-p",
-            "drbd-tools",
-            "--bins",
-            "--target-dir",
-        ])
+        .args(["build", "--quiet", "--release", "--bins"])
+        .args(["-p", "drbd-node", "-p", "drbd-tools", "--target-dir"])
         .arg(target)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .status()
@@ -46,9 +44,10 @@ pub(super) fn build() -> Result<Programs, String> {
             "cargo could not build drbdd and drbdmeta: {status}"
         ));
     }
+    let release = target.join("release");
     Ok(Programs {
-        drbdd: target.join("release/drbdd"),
-        drbdmeta: target.join("release/drbdmeta"),
+        drbdd: release.join("drbdd"),
+        drbdmeta: release.join("drbdmeta"),
     })
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::load::{LOADS, Load, Run};
+use super::load::{Load, Run};
 use super::{Args, Contender, drbd, qemu};
 
 /// Bound of an idle node's memory, in bytes.
@@ -115,8 +115,8 @@ fn row(contender: &Contender, load: &Load) -> Row {
 }
 
 impl Report {
-    pub(super) fn new(args: &Args, contenders: &[Contender]) -> Report {
-        let loads = LOADS.iter().map(|load| {
+    pub(super) fn new(args: &Args, loads: &[&'static Load], contenders: &[Contender]) -> Report {
+        let loads = loads.iter().map(|load| {
             let rows: Vec<Row> = contenders.iter().map(|c| row(c, load)).collect();
             let iops = |name| rows.iter().find(|r| r.name == name).map(|r| r.iops);
             let ratio = match (iops(drbd::NAME), iops(qemu::MIRROR)) {

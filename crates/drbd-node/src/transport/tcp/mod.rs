@@ -19,6 +19,7 @@ use crate::mailbox::Wake;
 use crate::pool::{Buf, Pool};
 use crate::ring::{Fd, Memory, Op, OpKey, Part};
 
+mod low_water;
 mod receiver;
 mod sender;
 mod socket;

@@ -17,6 +17,8 @@ const STAGING: usize = 128 << 10;
 const STAGING_BEHIND_LARGE: usize = 4 << 10;
 /// Length from which a payload counts as large, in bytes.
 const LARGE: usize = 64 << 10;
+/// Bytes of a large payload that are waited for together at most.
+const LOW_WATER: usize = 256 << 10;
 
 /// What can be had from the bytes so far.
 #[derive(Debug)]
@@ -130,6 +132,17 @@ impl Receiver {
         });
         self.receiving = true;
         Some(parts)
+    }
+
+    /// How many bytes shall be there before it is worth waking up, at least 1: a part of the large payload that comes
+    /// in. Never more than what is missing of it.
+    pub(super) fn low_water(&self) -> usize {
+        let missing = self.partial.as_ref().map_or(0, |p| p.len - p.filled);
+        if missing > LARGE {
+            missing.min(LOW_WATER)
+        } else {
+            1
+        }
     }
 
     /// The operation has ended after `received` bytes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::receiver::{Receiver, Step};
 use super::sender::{SendError, Sender};
-use super::{Context, Kind, Token, socket};
+use super::{Context, Kind, Token, low_water, socket};
 use crate::pool::Buf;
 use crate::ring::{Fd, Op, OpKey, Part};
 
@@ -27,6 +27,8 @@ struct One {
     /// When the operation under way has to have made progress.
     send_deadline: Option<Instant>,
     send_limit: Option<Duration>,
+    /// What makes the socket ready for receiving, in bytes.
+    low_water: usize,
     ended: bool,
     shut: bool,
 }
@@ -66,6 +68,7 @@ impl One {
             send: None,
             send_deadline: None,
             send_limit,
+            low_water: 1,
             ended: false,
             shut: false,
         }
@@ -165,9 +168,13 @@ impl Streams {
                 one.shut = true;
                 socket::finish(&one.fd);
             }
+            let low_water = one.receiver.low_water();
             if !one.ended
                 && let Some(parts) = one.receiver.parts(spare.pop().unwrap_or_default())
             {
+                if low_water != one.low_water && low_water::set(&one.fd, low_water) {
+                    one.low_water = low_water;
+                }
                 let op = Op::Receive {
                     fd: one.fd.clone(),
                     parts,
