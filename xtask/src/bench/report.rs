@@ -70,7 +70,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
-    if values.len() % 2 == 0 && middle > 0 {
+    if values.len().is_multiple_of(2) && middle > 0 {
         (at(middle - 1) + at(middle)) / 2.0
     } else {
         at(middle)
