@@ -42,6 +42,10 @@ pub struct Args {
     /// Goes on after a failing seed, and counts.
     #[arg(long)]
     keep_going: bool,
+    /// File with seeds of open bugs, one a line, then their rule: reported, but no failure of this run. A
+    /// seed that passes again is reported, too, so that the list shrinks.
+    #[arg(long)]
+    known: Option<std::path::PathBuf>,
 }
 
 impl Args {
@@ -60,6 +64,23 @@ impl Args {
         let calm = if self.calm { " --calm" } else { "" };
         format!("cargo sim --seed {seed}{nodes}{calm} --trace")
     }
+}
+
+/// The seeds of a file for `--known`; text behind `#` is for people.
+fn read_known(path: &std::path::Path) -> Result<std::collections::BTreeSet<u64>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut seeds = std::collections::BTreeSet::new();
+    for (nr, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default();
+        let Some(word) = line.split_whitespace().next() else {
+            continue;
+        };
+        let seed = word
+            .parse()
+            .map_err(|_| format!("{}:{}: {word:?} is no seed", path.display(), nr + 1))?;
+        seeds.insert(seed);
+    }
+    Ok(seeds)
 }
 
 /// Runs what the arguments ask for; the result is the exit code.
@@ -114,12 +135,22 @@ struct Shared {
     done: AtomicU64,
     events: AtomicU64,
     failed: Mutex<std::collections::BTreeMap<String, Vec<u64>>>,
+    /// Seeds of open bugs, and those of them that failed here.
+    known: std::collections::BTreeSet<u64>,
+    known_failed: Mutex<std::collections::BTreeSet<u64>>,
     stop: AtomicBool,
     slowest: Mutex<(Duration, u64)>,
 }
 
 fn many(args: &Args) -> i32 {
     let begin = Instant::now();
+    let known = match args.known.as_deref().map(read_known).transpose() {
+        Ok(known) => known.unwrap_or_default(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return 2;
+        }
+    };
     let deadline = args
         .hours
         .map(|h| Duration::from_secs_f64(h.max(0.0) * 3600.0));
@@ -132,6 +163,8 @@ fn many(args: &Args) -> i32 {
         done: AtomicU64::new(0),
         events: AtomicU64::new(0),
         failed: Mutex::default(),
+        known,
+        known_failed: Mutex::default(),
         stop: AtomicBool::new(false),
         slowest: Mutex::new((Duration::ZERO, 0)),
     };
@@ -150,6 +183,27 @@ fn many(args: &Args) -> i32 {
             seeds.len(),
             &seeds[..seeds.len().min(12)]
         );
+    }
+    let known_failed = shared
+        .known_failed
+        .lock()
+        .unwrap_or_else(|e| e.into_inner());
+    let ran = args.start..args.start.saturating_add(args.seeds);
+    let mended: Vec<u64> = shared
+        .known
+        .iter()
+        .copied()
+        .filter(|s| args.hours.is_none() && count == 0 && ran.contains(s))
+        .filter(|s| !known_failed.contains(s))
+        .collect();
+    if !known_failed.is_empty() {
+        println!(
+            "{:>5} x known, open bugs: seeds {known_failed:?}",
+            known_failed.len()
+        );
+    }
+    if !mended.is_empty() {
+        println!("these known failures pass now; take them off the list: {mended:?}");
     }
     let (slowest, seed) = *shared.slowest.lock().unwrap_or_else(|e| e.into_inner());
     println!(
@@ -182,6 +236,14 @@ fn worker(args: &Args, shared: &Shared, begin: Instant, deadline: Option<Duratio
         *slowest = (*slowest).max((took, seed));
         drop(slowest);
         let Some(f) = &outcome.failure else { continue };
+        if shared.known.contains(&seed) {
+            let mut known = shared
+                .known_failed
+                .lock()
+                .unwrap_or_else(|e| e.into_inner());
+            known.insert(seed);
+            continue;
+        }
         report(&mut std::io::stdout().lock(), args, seed, &outcome);
         let mut failed = shared.failed.lock().unwrap_or_else(|e| e.into_inner());
         let what = if f.violation.rule == "panic" {
