@@ -376,6 +376,25 @@ impl Demo {
         Ok(())
     }
 
+    /// Blocks that are equal may still be marked as different: they would be compared once more at
+    /// the next resync. Not nice, but no harm.
+    fn tell_of_marks(&self) -> Result<()> {
+        for node in &self.cluster.nodes {
+            let status = node.status()?;
+            for peer in 0..3 {
+                let marked = status.peer(peer, VOLUME).map_or(0, |p| p.out_of_sync);
+                if marked > 0 {
+                    let (name, marked) = (&node.name, mib(marked));
+                    println!(
+                        "          ({name} still has {marked} marked for node{})",
+                        peer + 1
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, store: &Store) -> Result<()> {
         let node = self.cluster.node(1);
         store::check(store, node, &self.second)?;
@@ -387,8 +406,7 @@ impl Demo {
         self.timeline.phase(1, Phase::Secondary);
         self.cluster.compare(&[0, 1, 2], VOLUME)?;
         println!("          identical on all three nodes");
-        // And the nodes know it.
-        self.cluster.wait_in_sync(PATIENCE)?;
+        self.tell_of_marks()?;
         self.timeline.event(None, "three identical disks");
         for node in &self.cluster.nodes {
             node.adm("down")?;
