@@ -83,7 +83,10 @@ impl Demo {
         self.timeline.event(Some(0), "primary --force");
         self.watch_initial_sync()?;
 
-        self.step("node 1: file system");
+        self.step(match self.cluster.story() {
+            Story::BlockDevice => "node 1 makes a file system",
+            Story::Nbd => "node 1 offers its volume",
+        });
         let store = self.begin_store()?;
 
         self.step("node 1 writes, and is killed in the middle of it");
@@ -246,7 +249,7 @@ impl Demo {
         items.extend(done.try_iter());
         println!(
             "          SIGKILL; the application: {}",
-            error.map_or_else(|| "had just finished".to_owned(), |e| e.to_string())
+            error.map_or_else(|| "was between two writes".to_owned(), |e| e.to_string())
         );
         self.report(&items);
         self.first = items;
