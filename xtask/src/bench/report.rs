@@ -39,7 +39,7 @@ pub(super) struct Results {
     /// drbd-rs relative to QEMU's mirror, if both were there.
     pub(super) ratio: Option<f64>,
     /// drbd-rs relative to half of what QEMU does without a mirror: a mirror whose halves lie on one disk writes
-    /// everything twice, so with a slow disk more than 1 is not to be had, by nobody.
+    /// everything twice, so about 1 is the limit where the disk is the bottleneck.
     limit: Option<f64>,
     /// What that shall be at least.
     pub(super) target: f64,
@@ -208,8 +208,8 @@ impl fmt::Display for Report {
                 let percent = 100.0 * limit;
                 writeln!(
                     f,
-                    "  {percent:.0} % of half the rate without a mirror: both halves share one disk, and where that is \
-                     what counts, no mirror gets beyond 100 %. For the cost of the programs alone: --dir /dev/shm"
+                    "  {percent:.0} % of half the rate without a mirror. Both halves share one disk: where the disk is the \
+                     bottleneck, that is the limit; --dir /dev/shm compares the programs alone."
                 )?;
             }
         }
