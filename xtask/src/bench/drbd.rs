@@ -48,7 +48,7 @@ impl Node {
             .arg(&socket)
             .arg("--nbd")
             .arg(format!("unix:{}", nbd.display()));
-        command.env("NO_COLOR", "1");
+        command.args(["--frontend", "nbd"]).env("NO_COLOR", "1");
         let mut process = Process::start(command, dir.run(&format!("n{id}.log")))?;
         process.wait("drbdd opens its socket", || {
             Client::connect(&socket).is_ok()
