@@ -18,9 +18,11 @@ pub(crate) fn run() -> Result<(), String> {
         .status()
         .map_err(|e| format!("cargo cannot be started: {e}"))?;
     if !status.success() {
-        return Err("drbd-proto, drbd-meta, drbd-engine or something below them needs std; see the \
+        return Err(
+            "drbd-proto, drbd-meta, drbd-engine or something below them needs std; see the \
                     compiler's message above"
-            .into());
+                .into(),
+        );
     }
     println!("drbd-proto, drbd-meta and drbd-engine need no std.");
     Ok(())

@@ -13,8 +13,8 @@ use crate::bitmap::Slot;
 use crate::command::RetCode;
 use crate::control::ControlOp;
 use crate::decision::{
-    BitmapAction, Decision, Facts, LostPrimary, Occasion, Outcome, Policies, Sent, Side, Strategy,
-    decide,
+    BitmapAction, Decision, Facts, LostPrimary, Occasion, Outcome, Policies, Rule, Sent, Side,
+    Strategy, decide,
 };
 use crate::effect::{Effect, LogLevel};
 use crate::engine::{Engine, Op};
@@ -85,7 +85,9 @@ impl Engine {
                 about,
             });
         }
-        let would_be_target = decision.strategy.is_target() || decision.found.is_target();
+        // The generation of a node that met a crashed Primary is the same: it is not old.
+        let would_be_target = decision.rule != Rule::CrashedPrimary
+            && (decision.strategy.is_target() || decision.found.is_target());
         if let Some(known) = self.peer_device_mut(peer, v) {
             known.would_be_target = would_be_target;
         }

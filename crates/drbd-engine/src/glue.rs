@@ -15,9 +15,13 @@ impl Engine {
     }
 
     /// The stream of writes goes on where the metadata last saw it (data path, section 12.1).
+    /// Who follows it already learns of the gap; a third node may ask for a read at the new position.
     pub(crate) fn data_raise_dagtag(&mut self, dagtag: Dagtag) {
         if dagtag.0.wrapping_sub(self.data.dagtag.0) as i64 > 0 {
             self.data.dagtag = dagtag;
+            for peer in self.connected_nodes().iter() {
+                self.announce_dagtag(peer);
+            }
         }
     }
 

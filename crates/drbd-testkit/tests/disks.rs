@@ -45,7 +45,8 @@ fn full_backing_disk() -> Result<()> {
         // The other node has all the data; nothing is resynced to the small disk.
         let node = c.node(0);
         let minor = node.minor(0).to_string();
-        node.drbdsetup(&["new-current-uuid", &minor, "--clear-bitmap"])?.ok()?;
+        node.drbdsetup(&["new-current-uuid", &minor, "--clear-bitmap"])?
+            .ok()?;
         c.wait_in_sync(PATIENCE)?;
         c.node(0).adm("primary")?;
         let mut expected = Expected::default();

@@ -148,9 +148,7 @@ fn split_brain_is_noticed() -> Result<()> {
             Ok((alone(0, 1)? || alone(1, 0)?).then_some(()))
         })?;
         assert!(
-            c.nodes
-                .iter()
-                .any(|n| n.logged("split brain")),
+            c.nodes.iter().any(|n| n.logged("split brain")),
             "the log names it"
         );
         // The administrator decides whose data stays.

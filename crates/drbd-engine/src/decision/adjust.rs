@@ -15,7 +15,8 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
         own != peer
             && usable
             && ((weak_rule && d.strategy.is_if_both_failed())
-                || (d.strategy == NoSync && one_inconsistent))
+                || (d.strategy == NoSync && one_inconsistent)
+                || outdated_source(own, peer, d))
     } else {
         (d.rule == Rule::BothOff || d.strategy == NoSync) && one_inconsistent
     };
@@ -33,6 +34,18 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
     } else {
         target_form(f)
     };
+}
+
+/// A crashed Primary whose disk knows that it missed writes would overwrite an UpToDate disk, and nobody would
+/// be UpToDate any more. A deviation from the comparison of the reference: its blocks are compared, but the
+/// UpToDate disk is the source.
+fn outdated_source(own: DiskState, peer: DiskState, d: &Decision) -> bool {
+    let (source, target) = match d.strategy {
+        SourceUseBitmap => (own, peer),
+        TargetUseBitmap => (peer, own),
+        _ => return false,
+    };
+    d.rule == Rule::CrashedPrimary && source <= DiskState::Outdated && target == DiskState::UpToDate
 }
 
 /// The blocks to send to a peer that is itself the target of another node: it has that node's current
@@ -96,10 +109,15 @@ pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
         (false, false, _) => return,
         (true, false, offset) if offset.is_some() || lost.named => (true, Rule::ReconcileBitmap),
         (false, true, offset) if offset.is_some() || lost.named => (false, Rule::ReconcileBitmap),
+        // Only the peer named one: it cannot know the offset, and takes itself for the source.
+        (true, true, Some(_))
+            if !lost.named && f.sent.is_some_and(|s| s.flags.contains(UuidFlags::STABLE)) =>
+        {
+            (false, Rule::ReconcileDagtag)
+        }
         (true, true, Some(0)) => (f.mine.me() < f.peer, Rule::ReconcileDagtag),
         (true, true, Some(offset)) => (offset > 0, Rule::ReconcileDagtag),
-        // A peer that restarted has no position in the stream of the Primary I named: it finds a negative
-        // offset and becomes the target.
+        // A peer that restarted, or lost several, names none: it becomes the target.
         (true, true, None) if lost.named && f.theirs.flags.contains(UuidFlags::STABLE) => {
             (true, Rule::ReconcileDagtag)
         }

@@ -3,11 +3,16 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use drbd_proto::packet::{self, FlushForward, FlushRequestsAck};
 use drbd_proto::{ConnState, Dagtag, DiskState, NodeId, NodeMask, Packet, Role, Stream, VolumeNr};
 
 use crate::engine::Engine;
+use crate::time::Instant;
+
+/// How long an acknowledgement may be missing before it is asked for again.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Flush requests of a resource.
 #[derive(Debug, Default)]
@@ -16,6 +21,8 @@ pub(crate) struct FlushRequests {
     sequence: u64,
     /// Per Primary the nodes whose acknowledgement is missing.
     awaited: BTreeMap<NodeId, NodeMask>,
+    /// When it was asked.
+    asked: Instant,
     /// Requests to this node as Primary.
     forwards: Vec<Forward>,
 }
@@ -48,6 +55,7 @@ impl Engine {
         let flush = &mut self.data.flush;
         flush.sequence = flush.sequence.wrapping_add(1).max(1);
         flush.awaited.clear();
+        flush.asked = self.now;
         let sequence = flush.sequence;
         let peers: Vec<NodeId> = self
             .conns
@@ -67,6 +75,14 @@ impl Engine {
                 let packet = Packet::FlushRequests(packet::FlushRequests { sequence });
                 self.send(peer, Stream::Data, VolumeNr::CONNECTION, packet);
             }
+        }
+    }
+
+    /// A Primary passes a request on to the peers it has at that moment. Who was UpToDate, but not connected to
+    /// it, answers only when asked again.
+    pub(super) fn repeat_flush(&mut self) {
+        if self.flush_outstanding() && self.now.since(self.data.flush.asked) >= PATIENCE {
+            self.request_flush();
         }
     }
 

@@ -184,6 +184,8 @@ impl Engine {
             }
         } else {
             run.paused_since.get_or_insert(now);
+            // An end that was being agreed on is not confirmed while paused: it is sought again.
+            run.finishing = false;
         }
         if newly_replicated {
             // Writes from before replication must be accounted for (data path, section 12.6).
@@ -259,6 +261,7 @@ impl Engine {
             // The next turn comes when the bitmap is written.
             return;
         }
+        self.repeat_flush();
         if self.pass_over(peer, volume) {
             self.end_of_pass(peer, volume);
             return;

@@ -111,7 +111,8 @@ impl Engine {
         let incapable = !primary_nodes.is_empty() && weak_nodes.is_empty();
         match kind {
             ChangeKind::Connect { peer } => {
-                let far = self.far_primary(primary_nodes, Some(peer));
+                // A Primary without any data changes none behind our back; also with a connect.
+                let far = !incapable && self.far_primary(primary_nodes, Some(peer));
                 self.members.insert(peer);
                 self.apply_connect(peer, far)
             }
@@ -231,7 +232,7 @@ impl Engine {
         let incapable = phase2.head.flags.contains(TwopcFlags::PRI_INCAPABLE);
         self.learn_members(p, reachable);
         if p.is_connect {
-            let far = self.far_primary(phase2.primary_nodes, Some(initiator));
+            let far = !incapable && self.far_primary(phase2.primary_nodes, Some(initiator));
             if let Err(code) = self.apply_connect(initiator, far) {
                 self.log_at(
                     LogLevel::Error,
