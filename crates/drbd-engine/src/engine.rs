@@ -225,7 +225,8 @@ impl Engine {
             self.full_sync_progress();
             self.write_dirty_superblocks();
             self.disk_settle();
-            if self.deferred.is_empty() && !self.md_dirty && !went_on {
+            let more = !self.deferred.is_empty() || self.md_dirty || went_on;
+            if !more && !self.twopc_startable() {
                 break;
             }
         }

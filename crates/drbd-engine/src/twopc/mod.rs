@@ -216,6 +216,16 @@ impl Engine {
         }
     }
 
+    /// Whether an own change waits that could start now.
+    pub(crate) fn twopc_startable(&self) -> bool {
+        self.twopc.active.is_none()
+            && self
+                .twopc
+                .queue
+                .iter()
+                .any(|r| r.not_before.is_none_or(|at| at <= self.now))
+    }
+
     /// The transaction under way took too long (twopc-timeout).
     pub(crate) fn twopc_timeout(&mut self) {
         match self.twopc.active {
