@@ -175,6 +175,7 @@ impl Engine {
             current: known.sent.current,
             bitmap: known.sent.bitmap,
             flags: known.sent.flags,
+            bits: known.sent.bits,
         };
         let facts = Facts {
             occasion,

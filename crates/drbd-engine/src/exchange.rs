@@ -403,8 +403,16 @@ impl Engine {
             DiskState::Negotiating => DiskState::Consistent,
             other => other,
         };
+        // Its first state as a member: a peer that drops left-over bits did not decide for a resync.
+        let first = known
+            .last_state
+            .is_none_or(|before| before.conn < ConnState::Connected);
+        let agrees = !first || state.repl != ReplState::Established;
         known.last_state = Some(*state);
         if self.state.cstate(peer) == ConnState::Connected {
+            if !agrees {
+                self.give_up_leftover(peer, volume);
+            }
             return self.state_of_member(peer, volume, state, pdisk);
         }
         if !self.connect_transaction(peer) {
@@ -413,6 +421,24 @@ impl Engine {
         self.initial_state(peer, volume, state, pdisk);
         self.twopc_settle();
         Ok(())
+    }
+
+    /// The reference drops bits that we would compare: there is no resync with such a peer.
+    fn give_up_leftover(&mut self, peer: NodeId, v: VolumeNr) {
+        let waits = matches!(
+            self.state.repl(peer, v),
+            ReplState::WFBitMapS | ReplState::WFBitMapT
+        );
+        let leftover = self
+            .peer_device(peer, v)
+            .is_some_and(|k| k.flags.reconciliation_resync);
+        if waits && leftover {
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(pd) = s.pd_mut(peer, v) {
+                    pd.repl = ReplState::Established;
+                }
+            });
+        }
     }
 
     /// The state that completes a volume's exchange.

@@ -1,7 +1,7 @@
 //! Corrections of the comparison by the states of the disks and by left-over bits (state machine,
 //! sections 8.5 and 8.6).
 
-use drbd_proto::{DiskState, NodeId, Uuid, UuidFlags};
+use drbd_proto::{DiskState, NodeId, Role, Uuid, UuidFlags};
 
 use super::{Decision, Facts, Rule, Strategy, Strategy::*};
 
@@ -129,5 +129,40 @@ pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
         TargetUseBitmap
     };
     d.rule = rule;
+    d.reconciliation = true;
+}
+
+/// Equal identifiers, and bits that nobody accounts for: a lost Primary that was not named, or a disk that is
+/// Consistent because of it. The reference drops them on connect, and the copies stay different where they
+/// were. A deviation: they are compared. Both copies have every completed write, so either may be the source.
+pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
+    let quiet_rule = matches!(d.rule, Rule::Reconnected | Rule::LostQuorum | Rule::BothOff);
+    let Some(sent) = f.sent else { return };
+    let usable = |disk| disk >= DiskState::Outdated && disk != DiskState::Unknown;
+    if d.strategy != NoSync
+        || !quiet_rule
+        || f.reconcile.is_none()
+        || !usable(f.me.disk)
+        || !usable(f.other.disk)
+        || (sent.bits == 0 && f.theirs.dirty_bits == 0)
+    {
+        return;
+    }
+    let mine = (f.me.role == Role::Primary, f.me.disk, sent.bits != 0);
+    let theirs = (
+        f.other.role == Role::Primary,
+        f.other.disk,
+        f.theirs.dirty_bits != 0,
+    );
+    if mine.0 && theirs.0 {
+        return;
+    }
+    let source = mine > theirs || (mine == theirs && f.mine.me() < f.peer);
+    d.strategy = if source {
+        SourceUseBitmap
+    } else {
+        TargetUseBitmap
+    };
+    d.rule = Rule::ReconcileBitmap;
     d.reconciliation = true;
 }

@@ -208,6 +208,8 @@ pub struct Sent {
     pub bitmap: Uuid,
     /// The flags.
     pub flags: UuidFlags,
+    /// Number of set bits towards the peer.
+    pub bits: u64,
 }
 
 /// What only one of the two nodes knows about itself, and both know about each other.

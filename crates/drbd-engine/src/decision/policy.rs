@@ -32,6 +32,7 @@ pub(super) fn connect(f: &Facts<'_>, d: &mut Decision) {
     // 3
     adjust::by_disk_states(f, d);
     adjust::reconcile(f, d);
+    adjust::leftover(f, d);
     solve(f, d, true);
 }
 

@@ -117,6 +117,7 @@ fn run(us: &Half, them: &Half, link: Link, f: impl Fn(&mut Facts<'_>)) -> Decisi
             current: us.resolved,
             bitmap: us.ids.bitmap(them.ids.me()),
             flags: us.flags,
+            bits: us.bits,
         }),
         with_slot: nodes().with_slot(),
         reported: nodes().reported(),

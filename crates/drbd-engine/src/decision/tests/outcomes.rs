@@ -124,3 +124,62 @@ fn attach_and_reevaluation() {
     );
     assert_eq!(d.outcome, Outcome::NoResult);
 }
+
+#[test]
+fn left_over_bits_are_compared() {
+    let lost = Some(LostPrimary {
+        named: false,
+        offset: None,
+    });
+    let mut a = Half {
+        bits: 3,
+        lost,
+        ..half(0, 0x30, &[], &[])
+    };
+    let mut b = Half {
+        lost,
+        ..half(1, 0x30, &[], &[])
+    };
+    a.side.disk = DiskState::Consistent;
+    b.side.disk = DiskState::Consistent;
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!(
+        (da.strategy, db.strategy),
+        (SourceUseBitmap, TargetUseBitmap)
+    );
+    // A Primary is the source, whoever has the bits.
+    b.side.role = Role::Primary;
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!(
+        (da.strategy, db.strategy),
+        (TargetUseBitmap, SourceUseBitmap)
+    );
+    b.side.role = Role::Secondary;
+    a.bits = 0;
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!((da.strategy, db.strategy), (NoSync, NoSync));
+}
+
+#[test]
+fn an_outdated_crashed_primary_is_no_source_for_good_data() {
+    let link = Link {
+        policies: Policies {
+            protocol: WireProtocol::A,
+            ..LINK.policies
+        },
+        ..LINK
+    };
+    let mut a = with(&half(0, 0x30, &[], &[]), UuidFlags::CRASHED_PRIMARY);
+    let b = half(1, 0x30, &[], &[]);
+    let (da, db) = both(&a, &b, link);
+    assert_eq!(
+        (da.strategy, db.strategy),
+        (SourceUseBitmap, TargetUseBitmap)
+    );
+    a.side.disk = DiskState::Outdated;
+    let (da, db) = both(&a, &b, link);
+    assert_eq!(
+        (da.strategy, db.strategy),
+        (TargetUseBitmap, SourceUseBitmap)
+    );
+}
