@@ -186,6 +186,8 @@ pub(crate) struct SentUuids {
 /// Sticky flags of a peer device (state machine, section 2.6).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct PeerDeviceFlags {
+    /// A resync to this peer has begun: its slot no longer names all that it lacked.
+    pub slot_touched: bool,
     /// UUIDS_RECEIVED or CURRENT_UUID_RECEIVED.
     pub uuids_received: bool,
     /// INITIAL_STATE_RECEIVED.

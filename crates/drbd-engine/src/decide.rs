@@ -270,6 +270,13 @@ impl Engine {
                 let from: Option<Slot> = self
                     .slot_of(node, v)
                     .or_else(|| self.nodes(v).and_then(|n| n.free_slot()));
+                // A resync of that node has taken marks away which this peer needs.
+                if self
+                    .peer_device(node, v)
+                    .is_some_and(|k| k.flags.slot_touched)
+                {
+                    return self.set_all_bits(v, peer.mask());
+                }
                 match (from, self.disk_mut(v)) {
                     // Not instead of what is known about this peer: a resync of the other node may have
                     // cleared bits since (invariant M6).

@@ -94,7 +94,11 @@ impl Engine {
             if pd.pdisk < DiskState::UpToDate {
                 known.flags.got_neg_ack = false;
             }
+            if pd.is_sync_source() {
+                known.flags.slot_touched = true;
+            }
             if disk == DiskState::UpToDate && pd.pdisk == DiskState::UpToDate {
+                known.flags.slot_touched = false;
                 known.uuids.flags = known
                     .uuids
                     .flags
