@@ -159,7 +159,7 @@ impl Engine {
             self.send_uuids(peer, v, UuidFlags::GOT_STABLE);
         }
 
-        if !was.peer_replication && is.peer_replication && is.repl > ReplState::Established {
+        if !was.peer_replication && is.peer_replication && is.repl >= ReplState::Established {
             self.send_enable_replication(peer, v);
         }
     }
