@@ -440,7 +440,8 @@ impl Engine {
             }
         }
         self.note_existing(v, new.existing());
-        if self.disk_ref(v).is_some() {
+        // A disk on its way out takes part in nothing any more: what comes now is not on it.
+        if self.local_disk_at_least(v, DiskState::Negotiating) {
             self.uuids_with_disk(peer, v, &new);
         } else {
             self.uuids_without_disk(peer, v, &new);

@@ -38,7 +38,14 @@ pub(super) fn connect(f: &Facts<'_>, d: &mut Decision) {
 
 /// On an attach to an established connection (section 8.10): without quorum, discard-my-data,
 /// auto-discard, and the step about missed ends.
+///
+/// A disk that is Inconsistent, because its last resync was interrupted, does not become UpToDate for equal
+/// identifiers only: here, too, it is the target (section 8.5; a deviation).
 pub(super) fn attach(f: &Facts<'_>, d: &mut Decision) {
+    let inconsistent = |side: &super::Side| side.disk == DiskState::Inconsistent;
+    if inconsistent(&f.me) != inconsistent(&f.other) {
+        adjust::by_disk_states(f, d);
+    }
     if d.strategy.is_determined() {
         solve(f, d, false);
     }

@@ -337,6 +337,12 @@ impl GenIds {
         nodes: &Nodes,
         random: &mut dyn FnMut() -> Uuid,
     ) -> NodeMask {
+        // The sender does not write here: this disk stays at the generation that it has just noted for
+        // this node. With the new one it would pass for equal at the next comparison (a deviation: the
+        // reference adopts it, and relies on the bitmap UUID of the sender).
+        if weak.contains(self.me) {
+            return NodeMask::EMPTY;
+        }
         let old = self.current;
         let mut tell = NodeMask::EMPTY;
         if up_to_date {

@@ -236,6 +236,19 @@ fn no_new_generation_if_all_follow() {
 }
 
 #[test]
+fn a_weak_node_does_not_follow() {
+    use DiskState::*;
+    let mut c = Cluster::new(u(0), UpToDate, 1);
+    (0..3).for_each(|n| c.disks[n][C] = if n == C { UpToDate } else { Outdated });
+    assert_eq!(c.new_current(A, NodeMask::EMPTY), Some(mask(&[C])));
+    c.expect(A, u(1), [(B, O), (C, u(0))], &[u(0)]);
+    // C is told, too: it is connected, but gets no writes.
+    c.follow(C, u(1), &[C]);
+    c.expect(C, u(0), [(A, O), (B, O)], &[]);
+    assert!(c.ids[A].bitmap(node(C)).same(c.ids[C].current()));
+}
+
+#[test]
 fn adding_a_node() {
     // Section 19.11.
     use DiskState::*;

@@ -91,6 +91,19 @@ fn bitmaps_and_outcomes() {
 }
 
 #[test]
+fn an_interrupted_resync_goes_on_after_an_attach() {
+    let at = Link {
+        occasion: Occasion::Attach,
+        ..LINK
+    };
+    let (mut x, y) = (half(0, 0x10, &[], &[]), half(1, 0x10, &[], &[]));
+    x.side.disk = DiskState::Inconsistent;
+    x.flags = x.flags.union(UuidFlags::RECONNECT);
+    assert_eq!(run(&x, &y, at, |_| {}).strategy, TargetUseBitmap);
+    assert_eq!(run(&y, &x, at, |_| {}).strategy, SourceUseBitmap);
+}
+
+#[test]
 fn attach_and_reevaluation() {
     let (a, b) = policies::split(1, 2);
     let at = |occasion| Link { occasion, ..LINK };
