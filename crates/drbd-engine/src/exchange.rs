@@ -308,6 +308,11 @@ impl Engine {
                 known.negotiation = Negotiation::Repl(result.repl);
             }
         }
+        for (v, result) in &mut results {
+            if self.follows_at_once(peer, *v, result) {
+                result.pdisk = DiskState::UpToDate;
+            }
+        }
         let role = self.peer_role_in_exchange(peer);
         let flags = ChangeFlags {
             recalc: true,
@@ -346,6 +351,19 @@ impl Engine {
                 pd.susp_peer = result.susp_peer;
             }
         })
+    }
+
+    /// Whether the peer's disk becomes UpToDate by the same commit, because it has this node's data (state
+    /// machine, section 3.4, E7 and E9). It says so a moment later; a write that is not sent to it until
+    /// then would be missing there, and nothing would ever bring it (a deviation: the reference waits for
+    /// the state packet).
+    fn follows_at_once(&self, peer: NodeId, v: VolumeNr, result: &HandshakeResult) -> bool {
+        result.repl == ReplState::Established
+            && matches!(result.pdisk, DiskState::Outdated | DiskState::Consistent)
+            && self.state.disk(v) == DiskState::UpToDate
+            && self.stable(&self.state, v).0
+            && !result.outdate
+            && self.same_generation(peer, v)
     }
 
     fn peer_role_in_exchange(&self, peer: NodeId) -> Role {

@@ -182,7 +182,7 @@ impl Engine {
                     .peer_device(n, v)
                     .is_some_and(|k| !k.uuids.current.same(current))
         });
-        if other_generation || self.owes_reconciliation(v) {
+        if other_generation || self.owes_in(state, v) {
             return false;
         }
         let Some(disk) = self.disk_ref(v) else {
@@ -214,11 +214,18 @@ impl Engine {
 
     /// Owing a reconciliation (state machine, section 5.9).
     pub(crate) fn owes_reconciliation(&self, v: VolumeNr) -> bool {
+        self.owes_in(&self.state, v)
+    }
+
+    /// Owing a reconciliation in a state that is being entered: not any more if it brings the lost Primary back.
+    fn owes_in(&self, state: &State, v: VolumeNr) -> bool {
+        let back = |n: NodeId| state.cstate(n) == ConnState::Connected;
         self.conns.values().any(|c| {
             c.flags.notify_lost_primary
-                || c.peers
-                    .get(&v)
-                    .is_some_and(|k| k.flags.reconcile_pending || k.flags.reconciliation_resync)
+                || c.peers.get(&v).is_some_and(|k| {
+                    let settled = k.flags.reconcile_about.is_some_and(back);
+                    (k.flags.reconcile_pending && !settled) || k.flags.reconciliation_resync
+                })
         })
     }
 
