@@ -440,8 +440,8 @@ impl Engine {
             }
         }
         self.note_existing(v, new.existing());
-        // A disk on its way out takes part in nothing any more: what comes now is not on it.
-        if self.local_disk_at_least(v, DiskState::Negotiating) {
+        // A disk that is still being attached, or on its way out, follows nobody: what comes now is not on it.
+        if self.local_disk_at_least(v, DiskState::Inconsistent) {
             self.uuids_with_disk(peer, v, &new);
         } else {
             self.uuids_without_disk(peer, v, &new);
@@ -670,7 +670,7 @@ impl Engine {
     /// P_CURRENT_UUID (section 7.11).
     pub(crate) fn current_uuid_packet(&mut self, peer: NodeId, v: VolumeNr, packet: &CurrentUuid) {
         let own = self.current_uuid(v);
-        let has_disk = self.disk_ref(v).is_some();
+        let has_disk = self.local_disk_at_least(v, DiskState::Inconsistent);
         let Some(known) = self.peer_device_mut(peer, v) else {
             return self.unknown_volume(peer, v);
         };

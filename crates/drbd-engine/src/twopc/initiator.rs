@@ -254,6 +254,11 @@ impl Engine {
         };
         let commit_members = i.reachable;
         if kind.local_last() {
+            // Meanwhile somebody may have opened the device: who says COMMIT must be able to follow.
+            if let Err(code) = self.check_locally(kind) {
+                self.send_second_phase(&i, false);
+                return self.initiator_failed(i, Err(code));
+            }
             self.send_second_phase(&i, true);
         }
         self.members = commit_members;
