@@ -23,6 +23,10 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
     if !decide {
         return;
     }
+    if weak_rule && d.strategy.is_if_both_failed() && crashed_source(f, own > peer) {
+        d.strategy = RetryConnect;
+        return;
+    }
     // Below 119 only Inconsistent counts; the other side's disk may be anything.
     let source = if f.pv >= 119 {
         own > peer
@@ -34,6 +38,23 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
     } else {
         target_form(f)
     };
+}
+
+/// A crashed Primary is to follow the nodes that outlived it, but this one is just being resynced by such a
+/// node, or finds out whether its data is the newest: the disk states alone would make the crashed one the
+/// source, and blocks that it lost with its cache would replace newer ones. A deviation from the reference: it
+/// has to wait until that is over.
+fn crashed_source(f: &Facts<'_>, source: bool) -> bool {
+    let mine = (f.sent.map_or(f.flags, |sent| sent.flags), f.me.disk);
+    let theirs = (f.theirs.flags, f.other.disk);
+    let ((source, _), (target, disk)) = if source {
+        (mine, theirs)
+    } else {
+        (theirs, mine)
+    };
+    let crashed = UuidFlags::CRASHED_PRIMARY;
+    let settles = target.contains(UuidFlags::SYNC_TARGET) || disk == DiskState::Consistent;
+    settles && source.contains(crashed) && !target.contains(crashed)
 }
 
 /// A crashed Primary whose disk knows that it missed writes would overwrite an UpToDate disk, and nobody would

@@ -213,8 +213,16 @@ impl Run {
     }
 
     fn take_down(&mut self, n: usize, mut power: bool) {
-        if !self.cluster.nodes[n].up() || self.still_fragile() {
+        if !self.cluster.nodes[n].up() {
             return;
+        }
+        if self.still_fragile() {
+            if !self.plan.blackouts {
+                return;
+            }
+            // A second failure before the first is mended: the generation rules may choose the copy that lost its
+            // cache, and what was not flushed is gone (D1 promises it for crashes of processes only).
+            self.cluster.lenient = true;
         }
         if power && self.cluster.config.volatile_cache && !self.others_complete(n) {
             // It may hold the only copy of something: a single failure spares it.
@@ -225,7 +233,7 @@ impl Run {
                 power = false;
             }
         }
-        if power && self.cluster.config.volatile_cache && !self.plan.blackouts {
+        if power && self.cluster.config.volatile_cache {
             self.fragile = Some(n);
         }
         self.cluster.crash(n, power);

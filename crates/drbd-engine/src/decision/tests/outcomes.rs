@@ -196,3 +196,24 @@ fn an_outdated_crashed_primary_is_no_source_for_good_data() {
         (TargetUseBitmap, SourceUseBitmap)
     );
 }
+
+/// A crashed Primary does not become the source for a node that the others are just bringing up to date.
+#[test]
+fn a_crashed_primary_waits_for_those_who_outlived_it() {
+    let crashed = with(&half(1, 0x10, &[], &[]), CRASHED);
+    let mut a = with(&half(0, 0x10, &[], &[]), RECONNECT);
+    let strategies = |a: &Half| {
+        let (a, b) = both(a, &crashed, LINK);
+        (a.strategy, b.strategy)
+    };
+    assert_eq!(strategies(&a), (SourceIfBothFailed, TargetIfBothFailed));
+    a.side.disk = DiskState::Consistent;
+    assert_eq!(strategies(&a), (RetryConnect, RetryConnect));
+    a.side.disk = DiskState::Inconsistent;
+    let target = with(&a, UuidFlags::SYNC_TARGET);
+    assert_eq!(strategies(&target), (RetryConnect, RetryConnect));
+    // Nobody else can help it.
+    assert_eq!(strategies(&a), (TargetUseBitmap, SourceUseBitmap));
+    a.side.disk = DiskState::Outdated;
+    assert_eq!(strategies(&a), (TargetUseBitmap, SourceUseBitmap));
+}
