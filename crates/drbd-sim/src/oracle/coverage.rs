@@ -86,10 +86,9 @@ pub fn check(images: &[Image], size: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// After a crash with the activity log disabled everything is marked at attach.
+/// Without an activity log (`al-updates no`) nothing durable tells where writes were on their way: a crashed
+/// Primary marks everything at attach, its Secondaries rely on that (data path, sections 13.6 and 25.4).
 fn disabled(image: &Image) -> bool {
     let f = image.meta.superblock.flags;
-    f.contains(LocalFlags::AL_DISABLED)
-        && f.contains(LocalFlags::PRIMARY_IND)
-        && f.contains(LocalFlags::CRASHED_PRIMARY)
+    f.contains(LocalFlags::AL_DISABLED) && f.contains(LocalFlags::PRIMARY_IND)
 }
