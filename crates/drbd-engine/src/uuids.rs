@@ -626,11 +626,8 @@ impl Engine {
             })
             .map(|(n, _, _)| n)
             .collect();
-        let up_to_date = self.state.disk(v) == DiskState::UpToDate;
-        // A deviation from section 7.8: who is named weak and has no good data gets none of the new generation's
-        // writes. With its UUID it would pass for a replica.
-        let left_behind = !up_to_date && weak.contains(self.node_id);
-        if !target && !left_behind {
+        if !target {
+            let up_to_date = self.state.disk(v) == DiskState::UpToDate;
             let dagtag = self
                 .conns
                 .get(&from)
