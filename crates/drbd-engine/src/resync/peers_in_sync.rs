@@ -5,7 +5,9 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use drbd_proto::packet::PeersInSync;
-use drbd_proto::{Bytes, ConnState, NodeId, NodeMask, Packet, ReplState, Sector, Stream, VolumeNr};
+use drbd_proto::{
+    Bytes, ConnState, DiskState, NodeId, NodeMask, Packet, ReplState, Sector, Stream, VolumeNr,
+};
 
 use crate::activity_log::{EXTENT_SECTOR_SHIFT, ExtentNr};
 use crate::engine::{Engine, PacketError};
@@ -108,7 +110,10 @@ impl Engine {
                     | ReplState::PausedSyncS
                     | ReplState::PausedSyncT
             );
-            if joined && clean(peer) {
+            // The target of somebody else gets blocks that this node does not hear of.
+            let elsewhere =
+                pd.repl == ReplState::Established && pd.pdisk == DiskState::Inconsistent;
+            if joined && !elsewhere && clean(peer) {
                 nodes.insert(peer);
             }
         }
@@ -141,6 +146,15 @@ impl Engine {
     ) -> Result<(), PacketError> {
         self.check_inside(volume, packet.sector, packet.size)?;
         let (sector, len) = (packet.sector, packet.size.0);
+        // This node has other blocks than the sender, perhaps from a resync that it has not heard of: what
+        // it is equal to says nothing about this node (invariant S10; a deviation).
+        let differs = self.slot_of(peer, volume).is_some_and(|slot| {
+            self.disk_ref(volume)
+                .is_some_and(|d| d.bitmap.any(slot, sector, len))
+        });
+        if differs {
+            return Ok(());
+        }
         let mut changed = 0;
         for node in packet
             .nodes
