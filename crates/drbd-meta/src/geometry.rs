@@ -363,6 +363,10 @@ impl Geometry {
                 .checked_add(need)
                 .is_some_and(|end| end <= align_up_sector(size));
         if first.is_none() || !fits_behind {
+            let need = match placement.index {
+                MdIndex::Internal => need,
+                _ => md_offset.saturating_add(need),
+            };
             return Err(GeometryError::DeviceTooSmall { size, need });
         }
         Ok(geometry)

@@ -8,11 +8,13 @@
 //! | `device` | How is the device read and written? |
 //! | `store` | Which metadata is on it? |
 //! | `lkbd` | Where was it before the device was resized? |
-//! | `create`, `existing` | What will `create-md` write, and over what? |
+//! | `record` | What does a superblock of any version say? |
+//! | `create`, `initial`, `existing` | What will `create-md` write, and over what? |
+//! | `state` | Is the data good? |
 //! | `apply` | What does the activity log say? |
 //! | `resize` | Where does metadata go when the device has grown? |
 //! | `slots` | What becomes of a peer's bitmap slot? |
-//! | `dump`, `gi` | How does metadata look as text? |
+//! | `dump`, `dump_superblock`, `gi` | How does metadata look as text? |
 //! | `dump_text`, `restore` | Which metadata does a dump describe? |
 
 mod apply;
@@ -21,23 +23,26 @@ mod console;
 mod create;
 mod device;
 mod dump;
+mod dump_superblock;
 mod dump_text;
 mod existing;
 mod failure;
 mod gi;
+mod initial;
 mod lkbd;
 mod lock;
+mod record;
 mod resize;
 mod restore;
 mod slots;
+mod state;
 mod store;
 
 use args::Args;
 use console::Console;
 use device::Page;
-use drbd_meta::flags::{LocalFlags, PeerFlags};
-use drbd_meta::superblock::Format;
-use failure::{BAD, FAILED, Failure, INCONSISTENT, OK, USAGE};
+use failure::{BAD, FAILED, Failure, OK, USAGE};
+use record::{Record, Version};
 use std::process::ExitCode;
 use store::Store;
 
@@ -64,6 +69,9 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
 fn execute(arguments: &[String]) -> Result<u8, Failure> {
     let args = args::parse(arguments)?;
     let mut console = Console::new(args.force, args.quiet, args.verbose);
+    if args.format != Version::V09 && args.node_id.is_some_and(|id| id != 0) {
+        console.err("Not v09, implicitly set --node-id = 0");
+    }
     let takes = usize::from(args.command.argument && !needs_no_argument(&args));
     if args.rest.len() > takes {
         console.err("Ignoring additional arguments");
@@ -109,9 +117,9 @@ fn execute(arguments: &[String]) -> Result<u8, Failure> {
     result
 }
 
-/// v08 metadata has one peer; `create-md` needs no number of them.
+/// v07 and v08 metadata have one peer; `create-md` needs no number of them.
 fn needs_no_argument(args: &Args) -> bool {
-    args.command.name == "create-md" && args.format == Format::V08
+    args.command.name == "create-md" && args.format != Version::V09
 }
 
 fn dispatch(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, Failure> {
@@ -122,65 +130,29 @@ fn dispatch(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, 
         "dump-md" => dump::dump(args, store, console),
         "apply-al" => apply::apply(store, console),
         "create-md" => create::create(args, store, console),
-        "check-resize" => resize::check(store, console),
+        "check-resize" => resize::check(args, store, console),
         "forget-peer" => slots::forget_peer(args, store, console),
         "repair-md" => slots::repair(args, store, console),
         "wipe-md" => wipe(store, console),
-        "outdate" => {
-            let (mut superblock, geometry) = store.take()?;
-            if !superblock.flags.contains(LocalFlags::CONSISTENT) {
-                return Err(Failure::new(INCONSISTENT, "Device is inconsistent."));
-            }
-            superblock.flags.remove(LocalFlags::WAS_UP_TO_DATE);
-            store.save(&superblock, &geometry, console)?;
-            Ok(OK)
-        }
-        "invalidate" => {
-            let (mut superblock, geometry) = store.take()?;
-            superblock
-                .flags
-                .remove(LocalFlags::CONSISTENT | LocalFlags::WAS_UP_TO_DATE);
-            match args.format {
-                Format::V08 => superblock.flags.insert(LocalFlags::FULL_SYNC),
-                Format::V09 => {
-                    for peer in &mut superblock.peers {
-                        peer.flags.insert(PeerFlags::FULL_SYNC);
-                    }
-                }
-            }
-            store.save(&superblock, &geometry, console)?;
-            Ok(OK)
-        }
-        "dstate" => {
-            let (superblock, _) = store.take()?;
-            let has = |flag| superblock.flags.contains(flag);
-            console.out(if !has(LocalFlags::CONSISTENT) {
-                "Inconsistent"
-            } else if !has(LocalFlags::WAS_UP_TO_DATE) {
-                "Outdated"
-            } else if has(LocalFlags::PEER_OUT_DATED) {
-                "UpToDate"
-            } else {
-                "Consistent"
-            });
-            Ok(OK)
-        }
+        "outdate" => state::outdate(store, console),
+        "invalidate" => state::invalidate(store, console),
+        "dstate" => state::show(store, console),
         "read-dev-uuid" => {
-            let (superblock, _) = store.take()?;
-            console.out(&format!("{:016X}", superblock.device_uuid));
+            let (record, _) = store.take()?;
+            console.out(&format!("{:016X}", record.device_uuid()));
             Ok(OK)
         }
         "write-dev-uuid" => {
-            let (mut superblock, geometry) = store.take()?;
+            let (mut record, geometry) = store.take()?;
             let text = args.rest.first().map(String::as_str).unwrap_or_default();
-            superblock.device_uuid = leading_hex(text)?;
-            store.save(&superblock, &geometry, console)?;
+            if let Record::Uuids(superblock) = &mut record {
+                superblock.device_uuid = leading_hex(text)?;
+            }
+            store.save(&record, &geometry, console)?;
             Ok(OK)
         }
-        other => Err(Failure::new(
-            failure::UNSUPPORTED,
-            format!("{other} is not implemented"),
-        )),
+        "dump-superblock" | "hexdump-superblock" => dump_superblock::dump(args, store, console),
+        other => Err(Failure::new(USAGE, format!("Unknown command '{other}'."))),
     }
 }
 

@@ -2,17 +2,16 @@
 //! (metadata, sections 5.5 to 5.8).
 
 use super::console::{Console, human_size};
-use super::device::{Device, Page};
+use super::device::Device;
 use super::failure::{FAILED, Failure, OK};
+use super::record::{Record, Version};
 use super::store::{self, Store};
 use drbd_meta::activity_log::legacy::{replay_pmem, replay_sectors};
-use drbd_meta::activity_log::{
-    AlBlock, AlBlockError, AlLayout, ReplayError, encode_initialised, replay,
-};
+use drbd_meta::activity_log::{AlBlock, AlBlockError, AlLayout, ReplayError, replay};
 use drbd_meta::bitmap::ExtentSpan;
 use drbd_meta::flags::LocalFlags;
-use drbd_meta::geometry::{AlStriping, Geometry};
-use drbd_meta::superblock::{Magic, Superblock};
+use drbd_meta::geometry::Geometry;
+use drbd_meta::superblock::Magic;
 use std::collections::BTreeSet;
 use zerocopy::IntoBytes;
 
@@ -26,9 +25,9 @@ struct Log {
 }
 
 pub(super) fn apply(mut store: Store, console: &Console) -> Result<u8, Failure> {
-    let (mut superblock, geometry) = store.take()?;
-    let needed = superblock.must_apply_al();
-    let log = match read_log(&store.device, &superblock, &geometry, console) {
+    let (mut record, geometry) = store.take()?;
+    let needed = record.must_apply_al();
+    let log = match read_log(&store.device, &record, &geometry, console) {
         Ok(log) => log,
         Err(Replayed::Failed(failure)) => return Err(failure),
         Err(Replayed::Unusable(message)) => {
@@ -49,8 +48,8 @@ pub(super) fn apply(mut store: Store, console: &Console) -> Result<u8, Failure> 
         if log.hot.is_empty() {
             console.err("Nothing to do.");
         } else {
-            let bits = mark(&mut store.device, &superblock, &geometry, &log.hot, console)?;
-            let kib = bits.saturating_mul(superblock.block_size.bytes().into()) >> 10;
+            let bits = mark(&mut store.device, &record, &geometry, &log.hot, console)?;
+            let kib = bits.saturating_mul(record.block_size().bytes().into()) >> 10;
             let size = human_size(kib);
             console.err(&format!(
                 "Marked additional {size} as out-of-sync based on AL."
@@ -60,23 +59,25 @@ pub(super) fn apply(mut store: Store, console: &Console) -> Result<u8, Failure> 
     }
     // Each step is durable before the next, so that this can be repeated after a crash anywhere.
     store.device.sync()?;
-    if log.reinitialise {
-        let blocks = usize::try_from(geometry.striping().blocks()).unwrap_or(0);
-        let ring = vec![Page(encode_initialised()); blocks];
-        store.device.write(
-            "activity log",
-            geometry.al_sector().saturating_mul(512),
-            &ring,
-        )?;
-        store.device.sync()?;
+    if log.reinitialise && record.version() != Version::V07 {
+        store
+            .device
+            .initialise_log(&geometry, record.version().fresh_log_block())?;
     }
-    let was_clean = superblock.flags.contains(LocalFlags::AL_CLEAN);
-    if !was_clean || applied || superblock.magic != Magic::V08 {
-        superblock.flags.insert(LocalFlags::AL_CLEAN);
-        if superblock.magic == Magic::V08Unclean {
-            superblock.magic = Magic::V08;
+    let save = match &mut record {
+        Record::V07(_) => applied,
+        Record::Uuids(superblock) => {
+            let was_clean = superblock.flags.contains(LocalFlags::AL_CLEAN);
+            let save = !was_clean || applied || superblock.magic != Magic::V08;
+            superblock.flags.insert(LocalFlags::AL_CLEAN);
+            if superblock.magic == Magic::V08Unclean {
+                superblock.magic = Magic::V08;
+            }
+            save
         }
-        store.save(&superblock, &geometry, console)?;
+    };
+    if save {
+        store.save(&record, &geometry, console)?;
     }
     Ok(OK)
 }
@@ -96,17 +97,17 @@ impl From<Failure> for Replayed {
 
 fn read_log(
     device: &Device,
-    superblock: &Superblock,
+    record: &Record,
     geometry: &Geometry,
     console: &Console,
 ) -> Result<Log, Replayed> {
     let layout = AlLayout::from(geometry);
     let start = geometry.al_sector().saturating_mul(512);
     let first = device.read("activity log", start, 2)?;
-    if replay_pmem(first.as_bytes(), 1).is_some() {
+    if record.version() != Version::V07 && replay_pmem(first.as_bytes(), 1).is_some() {
         let blocks = usize::try_from(layout.blocks()).unwrap_or(0);
         let area = device.read("activity log", start, blocks)?;
-        let hot = replay_pmem(area.as_bytes(), superblock.al_nr_extents).unwrap_or_default();
+        let hot = replay_pmem(area.as_bytes(), record.al_nr_extents()).unwrap_or_default();
         return Ok(Log {
             hot,
             found: true,
@@ -117,9 +118,12 @@ fn read_log(
     let has_block = first
         .iter()
         .any(|page| !matches!(AlBlock::decode(&page.0), Err(AlBlockError::Magic(_))));
-    if superblock.magic == Magic::V08 && !has_block && superblock.striping == AlStriping::DEFAULT {
+    let sectors = record
+        .may_have_sector_log()
+        .is_none_or(|may| may && !has_block);
+    if sectors {
         let area = device.read("activity log", start, 8)?;
-        let old = replay_sectors(area.as_bytes(), superblock.al_nr_extents);
+        let old = replay_sectors(area.as_bytes(), record.al_nr_extents());
         if old.valid == 0 {
             console.err("No usable activity log found.");
         } else if old.valid < old.ring {
@@ -185,14 +189,14 @@ fn read_log(
 /// Sets the bits of the hot extents in every slot; returns how many were clear.
 fn mark(
     device: &mut Device,
-    superblock: &Superblock,
+    record: &Record,
     geometry: &Geometry,
     hot: &[u32],
     console: &Console,
 ) -> Result<u64, Failure> {
     /// Pages of one access.
     const PIECE: usize = 256;
-    let layout = store::bitmap(superblock)?;
+    let layout = store::bitmap(record)?;
     let mut spans: Vec<ExtentSpan> = Vec::new();
     for extent in hot {
         match layout.extent_span(*extent) {

@@ -1,11 +1,28 @@
 //! The command line, parsed the way getopt does it: options anywhere, abbreviations, `--opt=value`
 //! (metadata, sections 8 and 8.1).
 
+mod numbers;
+
 use super::failure::{BAD, FAILED, Failure, USAGE};
+use super::record::Version;
 use drbd_meta::geometry::{AlStriping, BitmapBlockSize, MdIndex};
 use drbd_meta::limits::{MAX_CREATE_AL_BLOCKS, MIN_AL_BLOCKS};
-use drbd_meta::superblock::Format;
+pub(super) use numbers::parse_c_number;
+use numbers::{parse_nodes, parse_size, positive};
 use std::path::PathBuf;
+
+/// How `dump-superblock` writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OutputFormat {
+    /// As text on a terminal, else as bytes.
+    Auto,
+    /// As text.
+    Hex,
+    /// As bytes.
+    Binary,
+    /// Decoded.
+    Json,
+}
 
 /// How `create-md` prepares the bitmap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +83,14 @@ const COMMANDS: &[Command] = &[
     command("get-gi", Some("--node-id {val} "), false, false, true),
     command("show-gi", Some("--node-id {val} "), false, false, true),
     command("dump-md", Some(""), false, false, false),
+    command(
+        "dump-superblock",
+        Some("--output-format {val} "),
+        false,
+        false,
+        false,
+    ),
+    command("hexdump-superblock", Some(""), false, false, false),
     command("restore-md", Some("file"), true, true, false),
     command("verify-dump", Some("file"), true, false, false),
     command("apply-al", Some(""), false, true, false),
@@ -73,6 +98,7 @@ const COMMANDS: &[Command] = &[
     command("outdate", Some(""), false, true, false),
     command("invalidate", Some(""), false, true, false),
     command("dstate", Some(""), false, false, false),
+    command("check-resize", Some(""), false, true, false),
     command(
         "create-md",
         Some(
@@ -83,16 +109,12 @@ const COMMANDS: &[Command] = &[
         true,
         false,
     ),
-    command("check-resize", Some(""), false, true, false),
     command("forget-peer", Some("--node-id {val} "), false, true, true),
     command("repair-md", Some(""), false, true, false),
     command("set-gi", None, true, true, true),
     command("read-dev-uuid", None, false, false, false),
     command("write-dev-uuid", None, true, true, false),
 ];
-
-/// Commands of the reference tool that are not there yet.
-const MISSING: &[&str] = &["dump-superblock", "hexdump-superblock"];
 
 /// The parsed command line.
 #[derive(Debug)]
@@ -115,9 +137,10 @@ pub(super) struct Args {
     pub(super) uptodate: bool,
     pub(super) peers_outdated: bool,
     pub(super) rotate_uuids: bool,
+    pub(super) output_format: OutputFormat,
     pub(super) var_lib: PathBuf,
     pub(super) device: String,
-    pub(super) format: Format,
+    pub(super) format: Version,
     pub(super) meta_dev: String,
     pub(super) index: MdIndex,
     pub(super) command: &'static Command,
@@ -148,6 +171,7 @@ const OPTIONS: &[(&str, char, bool)] = &[
     ("uptodate", '\0', false),
     ("peers-outdated", '\0', false),
     ("rotate-uuids", '\0', false),
+    ("output-format", 'o', true),
     ("var-lib-drbd", '\0', true),
 ];
 
@@ -181,10 +205,11 @@ pub(super) fn parse(arguments: &[String]) -> Result<Args, Failure> {
     args.device = next();
     let format = next();
     args.format = match format.as_str() {
-        "v08" => Format::V08,
-        "v09" => Format::V09,
-        "v06" | "v07" => {
-            let text = format!("The format {format} is not supported; v08 and v09 are.");
+        "v07" => Version::V07,
+        "v08" => Version::V08,
+        "v09" => Version::V09,
+        "v06" => {
+            let text = "The format v06 is not supported; v07, v08 and v09 are.";
             return Err(Failure::new(super::failure::UNSUPPORTED, text));
         }
         _ => return Err(Failure::new(USAGE, format!("Unknown format '{format}'."))),
@@ -194,16 +219,12 @@ pub(super) fn parse(arguments: &[String]) -> Result<Args, Failure> {
     if index.is_empty() {
         return Err(Failure::new(USAGE, "Too few arguments for format"));
     }
-    args.index = parse_index(&index)
+    args.index = parse_index(&index, args.format)
         .ok_or_else(|| Failure::new(USAGE, format!("'{index}' is not a valid index number.")))?;
     let name = next();
     args.command = match COMMANDS.iter().find(|c| c.name == name) {
         Some(command) => command,
         None if name.is_empty() => return Err(Failure::new(USAGE, "command missing")),
-        None if MISSING.contains(&name.as_str()) => {
-            let text = format!("The command {name} is not implemented yet.");
-            return Err(Failure::new(super::failure::UNSUPPORTED, text));
-        }
         None => return Err(Failure::new(USAGE, format!("Unknown command '{name}'."))),
     };
     args.rest = positional.collect();
@@ -236,9 +257,10 @@ fn defaults(arguments: &[String]) -> Args {
         uptodate: false,
         peers_outdated: false,
         rotate_uuids: false,
+        output_format: OutputFormat::Auto,
         var_lib: PathBuf::from("/var/lib/drbd"),
         device: String::new(),
-        format: Format::V09,
+        format: Version::V09,
         meta_dev: String::new(),
         index: MdIndex::Internal,
         command: COMMANDS.first().unwrap_or(&NO_COMMAND),
@@ -319,7 +341,7 @@ fn split(
 }
 
 fn set_option(args: &mut Args, name: &str, value: &str) -> Result<(), Failure> {
-    let too_large = || Failure::new(USAGE, format!("{value}: out of range"));
+    let too_large = || Failure::new(BAD, format!("{name}: {value} is out of range"));
     let small = |number: u64| u32::try_from(number).map_err(|_| too_large());
     match name {
         "force" => args.force = true,
@@ -328,17 +350,18 @@ fn set_option(args: &mut Args, name: &str, value: &str) -> Result<(), Failure> {
         "ignore-sanity-checks" => args.ignore_sanity_checks = true,
         "dry-run" | "tentative" => args.dry_run = true,
         "node-id" => {
-            let id = parse_size(value, 1)?;
-            let id = u8::try_from(id).ok().filter(|id| *id < 32);
+            let id = positive(value, 1)?
+                .and_then(|id| u8::try_from(id).ok())
+                .filter(|id| *id < 32);
             args.node_id =
                 Some(id.ok_or_else(|| Failure::new(BAD, "node-id out of range (0...31)"))?);
         }
         "peer-max-bio-size" => {
-            let size = small(parse_size(value, 1)?)?;
-            if size > 1 << 20 {
-                return Err(Failure::new(BAD, "peer-max-bio-size out of range (0...1M)"));
-            }
-            args.peer_max_bio_size = Some(size);
+            let size = positive(value, 1)?
+                .and_then(|size| u32::try_from(size).ok())
+                .filter(|size| *size <= 1 << 20);
+            let text = "peer-max-bio-size out of range (0...1M)";
+            args.peer_max_bio_size = Some(size.ok_or_else(|| Failure::new(BAD, text))?);
         }
         "al-stripes" => args.al_stripes = Some(small(parse_size(value, 1)?)?),
         "al-stripe-size-kB" => {
@@ -355,8 +378,8 @@ fn set_option(args: &mut Args, name: &str, value: &str) -> Result<(), Failure> {
                     return Err(Failure::new(
                         BAD,
                         format!(
-                            "Invalid value '{value}' for --initialize-bitmap: use automatic, \
-                             zeroout, pwrite, skip or set-all"
+                            "invalid initialize-bitmap-mode \"{value}\", should be one of \
+                             automatic|zeroout|pwrite|skip|set-all"
                         ),
                     ));
                 }
@@ -390,6 +413,18 @@ fn set_option(args: &mut Args, name: &str, value: &str) -> Result<(), Failure> {
         "uptodate" => args.uptodate = true,
         "peers-outdated" => args.peers_outdated = true,
         "rotate-uuids" => args.rotate_uuids = true,
+        "output-format" => {
+            args.output_format = match value {
+                "auto" => OutputFormat::Auto,
+                "hex" => OutputFormat::Hex,
+                "bin" | "binary" => OutputFormat::Binary,
+                "json" => OutputFormat::Json,
+                _ => {
+                    let text = format!("'{value}' is no output format: use auto, hex, bin or json");
+                    return Err(Failure::new(BAD, text));
+                }
+            }
+        }
         "var-lib-drbd" => args.var_lib = PathBuf::from(value),
         _ => return Err(Failure::Usage(String::new())),
     }
@@ -438,15 +473,18 @@ fn check_options(args: &Args) -> Result<(), Failure> {
                 "The --{option} option is only allowed with create-md"
             ));
         }
-        if given && !v08 && args.format == Format::V08 {
-            return bad(format!("--{option} is not supported with 'v08'"));
+        if given && !v08 && args.format != Version::V09 {
+            return bad(format!(
+                "--{option} is not supported with '{}'",
+                args.format
+            ));
         }
     }
     if args
         .bitmap_block_size
         .is_some_and(|size| size != BitmapBlockSize::DEFAULT)
     {
-        if args.format != Format::V09 {
+        if args.format != Version::V09 {
             return bad(format!(
                 "bitmap-block-size not supported with '{}'",
                 args.format
@@ -456,8 +494,11 @@ fn check_options(args: &Args) -> Result<(), Failure> {
             return bad("bitmap-block-size not supported with a numeric index".into());
         }
     }
+    if args.output_format != OutputFormat::Auto && name != "dump-superblock" {
+        return bad("The --output-format option is only allowed with dump-superblock".into());
+    }
     match (args.command.node_id, args.node_id) {
-        (true, None) if args.format == Format::V09 => {
+        (true, None) if args.format == Version::V09 => {
             bad(format!("The {name} command requires the --node-id option"))
         }
         (false, Some(_)) => bad(format!(
@@ -467,69 +508,15 @@ fn check_options(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn parse_index(text: &str) -> Option<MdIndex> {
+fn parse_index(text: &str, version: Version) -> Option<MdIndex> {
     match text {
+        "internal" if version == Version::V07 => Some(MdIndex::FixedInternal),
         "internal" | "flex-internal" => Some(MdIndex::Internal),
         "flex-external" => Some(MdIndex::FlexExternal),
         _ => u8::try_from(parse_c_number(text)?)
             .ok()
             .map(MdIndex::Indexed),
     }
-}
-
-/// A number in C notation.
-fn parse_c_number(text: &str) -> Option<u64> {
-    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        return digits
-            .chars()
-            .all(|c| c.is_ascii_hexdigit())
-            .then(|| u64::from_str_radix(digits, 16).ok())?;
-    }
-    if !text.chars().all(|c| c.is_ascii_digit()) {
-        return None;
-    }
-    match text.strip_prefix('0').filter(|digits| !digits.is_empty()) {
-        Some(octal) => u64::from_str_radix(octal, 8).ok(),
-        None => text.parse().ok(),
-    }
-}
-
-/// A size in units of `unit` bytes, rounded up; a number without suffix counts units.
-fn parse_size(text: &str, unit: u64) -> Result<u64, Failure> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, suffix) = text.split_at_checked(digits).unwrap_or((text, ""));
-    let out_of_range = || Failure::new(USAGE, format!("{text}: out of range"));
-    if number.is_empty() {
-        return Err(Failure::new(USAGE, format!("{text} is not a valid number")));
-    }
-    let number: u64 = number.parse().map_err(|_| out_of_range())?;
-    let factor: u64 = match suffix {
-        "" => return Ok(number),
-        "k" | "K" => 1 << 10,
-        "m" | "M" => 1 << 20,
-        "g" | "G" => 1 << 30,
-        "s" | "S" => 512,
-        _ => return Err(Failure::new(USAGE, format!("{text} is not a valid unit"))),
-    };
-    let bytes = number.checked_mul(factor).ok_or_else(out_of_range)?;
-    Ok(bytes.div_ceil(unit.max(1)))
-}
-
-/// A mask `0x...` of nodes, or their ids separated by commas.
-fn parse_nodes(text: &str) -> Result<u32, Failure> {
-    let bad = || {
-        Failure::new(
-            BAD,
-            format!("'{text}' is neither a node mask (0x...) nor a list of node ids"),
-        )
-    };
-    if let Some(mask) = text.strip_prefix("0x") {
-        return u32::from_str_radix(mask, 16).map_err(|_| bad());
-    }
-    text.split(',').try_fold(0u32, |mask, id| {
-        let id: u32 = id.parse().map_err(|_| bad())?;
-        Ok(mask | 1u32.checked_shl(id).ok_or_else(bad)?)
-    })
 }
 
 /// The striping that the options ask for, if they do.
@@ -546,7 +533,7 @@ pub(super) fn striping(args: &Args) -> Result<Option<AlStriping>, Failure> {
 
 /// The number of peers, `create-md`'s argument.
 pub(super) fn max_peers(args: &Args) -> Result<u8, Failure> {
-    if args.format == Format::V08 {
+    if args.format != Version::V09 {
         return Ok(1);
     }
     let Some(text) = args.rest.first() else {

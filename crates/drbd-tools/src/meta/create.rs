@@ -1,35 +1,37 @@
 //! `create-md`: fresh metadata, or that of another version converted (metadata, sections 9.3, 9.4).
 
-use super::args::{self, Args, InitBitmap, InitialUuid};
+use super::args::{self, Args, InitBitmap};
 use super::console::{Console, human_size};
 use super::device::Page;
 use super::existing;
-use super::failure::{BAD, FAILED, Failure, OK, USAGE};
+use super::failure::{BAD, FAILED, Failure, OK, UNSUPPORTED, USAGE};
+use super::initial;
+use super::record::{Record, Version};
 use super::resize;
 use super::store::Store;
-use drbd_meta::activity_log::encode_initialised;
-use drbd_meta::bitmap::BitmapLayout;
-use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::{AlStriping, BitmapBlockSize, Geometry, MdIndex, Placement};
-use drbd_meta::limits::{UUID_JUST_CREATED, UUID_PRIMARY};
-use drbd_meta::superblock::{Format, Superblock, V07Superblock};
+use drbd_meta::superblock::{Superblock, V07Superblock};
 
 /// Metadata that is already there.
-enum Present {
-    Nothing,
-    /// Of the requested version.
-    Same,
-    /// Of another version, in the form of the closest that can be attached.
-    Other {
-        name: &'static str,
-        layout: String,
-        superblock: Box<Superblock>,
-        old_offset: u64,
-    },
+struct Present {
+    record: Record,
+    /// Its layout: v07 has two internal ones.
+    index: MdIndex,
+    /// Byte offset of its superblock.
+    offset: u64,
+}
+
+/// What is to be written.
+struct Plan {
+    record: Record,
+    geometry: Geometry,
+    /// Activity log and bitmap stay as they are.
+    converted: bool,
+    /// The superblock that is replaced, if there is one.
+    old_offset: Option<u64>,
 }
 
 pub(super) fn create(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, Failure> {
-    let slots = args::max_peers(args)?;
     let striping = args::striping(args)?.unwrap_or_default();
     if let Some((_, old)) = &store.at_last_known {
         if old.striping() != striping {
@@ -39,170 +41,240 @@ pub(super) fn create(args: &Args, mut store: Store, console: &mut Console) -> Re
         }
         let question = "Move internal meta data from last-known position?";
         if !args.force && console.confirmed(question) {
-            let (superblock, old) = store.at_last_known.take().ok_or(Failure::Silent(FAILED))?;
+            let (record, old) = store.at_last_known.take().ok_or(Failure::Silent(FAILED))?;
             existing::check(args, &store.device, &old, console)?;
-            return resize::relocate(&mut store, superblock, &old, console);
+            return resize::relocate(&mut store, record, &old, console);
         }
     }
+    let plan = plan(args, &store, striping, console)?;
+    existing::check(args, &store.device, &plan.geometry, console)?;
+    write(args, &mut store, plan, console)?;
+    console.out("New drbd meta data block successfully created.");
+    Ok(OK)
+}
+
+/// Asks what is to become of metadata that is there.
+fn plan(
+    args: &Args,
+    store: &Store,
+    striping: AlStriping,
+    console: &mut Console,
+) -> Result<Plan, Failure> {
+    let slots = args::max_peers(args)?;
     let layout = |slots, block_size, striping| {
         Geometry::new(store.placement, slots, block_size, striping)
             .map_err(|error| Failure::new(BAD, error.to_string()))
     };
-    let block_size = args.bitmap_block_size.unwrap_or_default();
-    let geometry = layout(slots, block_size, striping)?;
-    let (mut superblock, geometry, converted) = match present(args, &store)? {
-        Present::Nothing => (Superblock::create(args.format, &geometry), geometry, None),
-        Present::Same => {
-            let question = if args.index.is_internal() {
-                introduce(
-                    args,
-                    &store,
-                    &args.format.to_string(),
-                    "flexible-size internal",
-                    console,
-                );
-                "Do you really want to overwrite the existing meta-data?"
-            } else {
-                "Valid meta data seems to be in place.\nDo you really want to overwrite?"
-            };
-            if !console.confirmed(question) {
-                console.out("Operation cancelled.");
-                return Err(Failure::Silent(FAILED));
-            }
-            (Superblock::create(args.format, &geometry), geometry, None)
-        }
-        Present::Other {
-            name,
-            layout: place,
-            superblock,
+    let geometry = layout(slots, args.bitmap_block_size.unwrap_or_default(), striping)?;
+    let fresh = |old_offset| -> Result<Plan, Failure> {
+        let record = match args.format.format() {
+            Some(format) => Superblock::create(format, &geometry).into(),
+            None => V07Superblock::create(store.placement)
+                .map(Record::V07)
+                .map_err(|error| Failure::new(BAD, error.to_string()))?,
+        };
+        Ok(Plan {
+            record,
+            geometry,
+            converted: false,
             old_offset,
-        } => {
-            introduce(args, &store, name, &place, console);
-            let to = args.format;
-            if console.confirmed(&format!("Valid {name} meta-data found, convert to {to}?")) {
-                if slots != 1 {
-                    console.err(&format!(
-                        "Warning: setting max_peers to 1 instead of {slots}\n"
-                    ));
-                }
-                let geometry = layout(1, BitmapBlockSize::DEFAULT, superblock.striping)?;
-                (*superblock, geometry, Some(old_offset))
-            } else {
-                let question = format!(
-                    "So you want me to replace the {name} meta-data\n\
-                     with newly initialized {to} meta-data?"
-                );
-                if !console.confirmed(&question) {
-                    console.out("Operation cancelled.");
-                    return Err(Failure::Silent(FAILED));
-                }
-                (Superblock::create(to, &geometry), geometry, None)
-            }
+        })
+    };
+    let Some(present) = present(args, store)? else {
+        return fresh(None);
+    };
+    let declined = |console: &Console| {
+        console.out("Operation cancelled.");
+        Err(Failure::Silent(FAILED))
+    };
+    let (from, to) = (present.record.version(), args.format);
+    let internal = args.index.is_internal();
+    if internal {
+        introduce(args, store, &present, console);
+    }
+    if from == to {
+        // Confirming everything by --force must not end here: there is no way to do only this.
+        let restripe = match &present.record {
+            Record::Uuids(superblock) => internal && superblock.striping != striping,
+            Record::V07(_) => false,
+        };
+        let question = "Do you want to change the activity log stripe settings *only*?";
+        if restripe && !args.force && console.confirmed(question) {
+            let text = "Sorry, not yet fully implemented\n\
+                        Try dump-md > dump.txt; restore-md -s x -z y dump.txt";
+            return Err(Failure::new(UNSUPPORTED, text));
+        }
+        let question = if internal {
+            "Do you really want to overwrite the existing meta-data?"
+        } else {
+            "Valid meta data seems to be in place.\nDo you really want to overwrite?"
+        };
+        if !console.confirmed(question) {
+            return declined(console);
+        }
+        return fresh(Some(present.offset));
+    }
+    if console.confirmed(&format!("Valid {from} meta-data found, convert to {to}?")) {
+        let record = convert(&present, store, to, console)?;
+        if to == Version::V09 && slots != 1 {
+            console.out(&format!(
+                "Warning: setting max_peers to 1 instead of {slots}\n"
+            ));
+        }
+        let striping = match &record {
+            Record::Uuids(superblock) => superblock.striping,
+            Record::V07(_) => AlStriping::DEFAULT,
+        };
+        return Ok(Plan {
+            record,
+            geometry: layout(1, BitmapBlockSize::DEFAULT, striping)?,
+            converted: true,
+            old_offset: Some(present.offset),
+        });
+    }
+    let question = format!(
+        "So you want me to replace the {from} meta-data\n\
+         with newly initialized {to} meta-data?"
+    );
+    if !console.confirmed(&question) {
+        return declined(console);
+    }
+    fresh(Some(present.offset))
+}
+
+/// Says what is there and what is wanted.
+fn introduce(args: &Args, store: &Store, present: &Present, console: &Console) {
+    let size = |index| match index {
+        MdIndex::FixedInternal => "fixed-size",
+        _ => "flexible-size",
+    };
+    let plus = match (args.format, args.index) {
+        (Version::V07, MdIndex::Internal) => "(plus)",
+        _ => "",
+    };
+    console.err(&format!(
+        "You want me to create a {}{plus} style {} internal meta data block.",
+        args.format,
+        size(args.index)
+    ));
+    console.err(&format!(
+        "There appears to be a {} {} internal meta data block",
+        present.record.version(),
+        size(present.index)
+    ));
+    console.err(&format!(
+        "already in place on {} at byte offset {}",
+        store.device.path, present.offset
+    ));
+}
+
+/// Looks for metadata of any version; the highest valid one counts.
+fn present(args: &Args, store: &Store) -> Result<Option<Present>, Failure> {
+    if let (false, Some((record, _))) = (args.index.is_internal(), &store.found) {
+        return Ok(Some(Present {
+            record: record.clone(),
+            index: args.index,
+            offset: store.md_offset,
+        }));
+    }
+    let at = |index| Placement {
+        index,
+        ..store.placement
+    };
+    let indexes = if args.index.is_internal() {
+        vec![MdIndex::Internal, MdIndex::FixedInternal]
+    } else {
+        vec![args.index]
+    };
+    for (version, index) in Version::ALL
+        .into_iter()
+        .flat_map(|version| indexes.iter().map(move |index| (version, *index)))
+        .filter(|(version, index)| *version == Version::V07 || *index != MdIndex::FixedInternal)
+    {
+        let Ok(offset) = at(index).superblock_offset() else {
+            continue;
+        };
+        let block = store.device.read_block("superblock", offset)?;
+        if let Ok(found) = Record::parse(version, &block, at(index)) {
+            return Ok(Some(Present {
+                record: found.record,
+                index,
+                offset,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// The same metadata in another version.
+fn convert(
+    present: &Present,
+    store: &Store,
+    to: Version,
+    console: &Console,
+) -> Result<Record, Failure> {
+    let from = present.record.version();
+    let Some(format) = to.format() else {
+        let text = format!(
+            "Generation counters cannot be made of UUIDs, so {from} cannot be converted to {to}. \
+             Use wipe-md first if you do not need the {from} meta data."
+        );
+        return Err(Failure::new(BAD, text));
+    };
+    let uuids = match &present.record {
+        Record::Uuids(superblock) => superblock.as_ref().clone(),
+        Record::V07(v07) => {
+            console.out("Converting meta data...");
+            let layout = Geometry::new(
+                store.placement,
+                1,
+                BitmapBlockSize::DEFAULT,
+                AlStriping::DEFAULT,
+            );
+            let layout = layout.map_err(|error| Failure::new(BAD, error.to_string()))?;
+            v07.to_v08(&layout, false)
         }
     };
-    existing::check(args, &store.device, &geometry, console)?;
-    store.device.restrict_to(&geometry);
-    if converted.is_none() {
-        console.out("initializing activity log");
-        let blocks = usize::try_from(geometry.striping().blocks()).unwrap_or(0);
-        let ring = vec![Page(encode_initialised()); blocks];
-        store.device.write(
-            "activity log",
-            geometry.al_sector().saturating_mul(512),
-            &ring,
-        )?;
-        initialise_bitmap(args, &mut store, &geometry, console)?;
+    let converted = uuids.to_format(format).map_err(|error| {
+        let text = format!("{error}: use wipe-md first if you do not need it");
+        Failure::new(BAD, text)
+    })?;
+    let converted = Record::from(converted);
+    // Log and bitmap stay where they are, which is not where the new metadata looks for them.
+    if present.offset != store.md_offset {
+        return Ok(converted.unfinished());
     }
-    options(args, &mut superblock, &geometry)?;
+    Ok(converted)
+}
+
+/// Writes what was planned. Old metadata in the same place is replaced first by metadata that calls
+/// everything out of sync: neither the old one nor the new one may be found beside an activity log
+/// and a bitmap that are not theirs.
+fn write(args: &Args, store: &mut Store, mut plan: Plan, console: &Console) -> Result<(), Failure> {
+    if let Record::Uuids(superblock) = &mut plan.record {
+        initial::apply(args, superblock, &plan.geometry)?;
+    }
+    store.device.restrict_to(&plan.geometry);
+    if !plan.converted {
+        if plan.old_offset == Some(store.md_offset) {
+            store.save(&plan.record.unfinished(), &plan.geometry, console)?;
+        }
+        console.out("initializing activity log");
+        store
+            .device
+            .initialise_log(&plan.geometry, plan.record.version().fresh_log_block())?;
+        initialise_bitmap(args, store, &plan.geometry, console)?;
+    }
     console.out("Writing meta data...");
-    store.save(&superblock, &geometry, console)?;
-    if let Some(old_offset) = converted.filter(|offset| *offset != store.md_offset) {
+    store.save(&plan.record, &plan.geometry, console)?;
+    if let Some(old_offset) = plan.old_offset.filter(|offset| *offset != store.md_offset) {
         store.device.unrestrict();
         store
             .device
             .write("old superblock", old_offset, &[Page::ZERO])?;
         store.device.sync()?;
     }
-    console.out("New drbd meta data block successfully created.");
-    Ok(OK)
-}
-
-/// Says what is there and what is wanted.
-fn introduce(args: &Args, store: &Store, name: &str, layout: &str, console: &Console) {
-    if !args.index.is_internal() {
-        return;
-    }
-    console.err(&format!(
-        "You want me to create a {} style flexible-size internal meta data block.",
-        args.format
-    ));
-    console.err(&format!(
-        "There appears to be a {name} {layout} meta data block"
-    ));
-    console.err(&format!(
-        "already in place on {} at byte offset {}",
-        store.device.path, store.md_offset
-    ));
-}
-
-/// Looks for metadata of any version; the highest valid one counts.
-fn present(args: &Args, store: &Store) -> Result<Present, Failure> {
-    if store.found.is_some() {
-        return Ok(Present::Same);
-    }
-    let block = store.device.read_block("superblock", store.md_offset)?;
-    let unsupported = |error: &dyn std::fmt::Display| Failure::new(BAD, error.to_string());
-    if let Ok(superblock) = Superblock::parse(&block, store.placement) {
-        let from = superblock.magic.format();
-        let name = match from {
-            Format::V08 => "v08",
-            Format::V09 => "v09",
-        };
-        let to = superblock.to_format(args.format).map_err(|error| {
-            let text = format!("{error}: use wipe-md first if you do not need it");
-            Failure::new(BAD, text)
-        })?;
-        return Ok(Present::Other {
-            name,
-            layout: store.placement.index.to_string(),
-            superblock: Box::new(to),
-            old_offset: store.md_offset,
-        });
-    }
-    let mut places = vec![store.placement];
-    if args.index == MdIndex::Internal {
-        places.insert(
-            0,
-            Placement {
-                index: MdIndex::FixedInternal,
-                ..store.placement
-            },
-        );
-    }
-    for place in places {
-        let Ok(offset) = place.superblock_offset() else {
-            continue;
-        };
-        let block = store.device.read_block("v07 superblock", offset)?;
-        let Ok(v07) = V07Superblock::parse(&block, place) else {
-            continue;
-        };
-        let one = Geometry::new(
-            store.placement,
-            1,
-            BitmapBlockSize::DEFAULT,
-            AlStriping::DEFAULT,
-        );
-        let geometry = one.map_err(|error| unsupported(&error))?;
-        let superblock = v07.to_v08(&geometry, false).to_format(args.format);
-        return Ok(Present::Other {
-            name: "v07",
-            layout: place.index.to_string(),
-            superblock: Box::new(superblock.map_err(|error| unsupported(&error))?),
-            old_offset: offset,
-        });
-    }
-    Ok(Present::Nothing)
+    Ok(())
 }
 
 /// Fills the whole bitmap area; what it held before would otherwise become meaningful when the
@@ -242,74 +314,4 @@ fn initialise_bitmap(
         "initializing bitmap ({size}) to all zero using pwrite"
     ));
     store.device.fill("bitmap", range, 0)
-}
-
-/// Applies the values given as options.
-fn options(args: &Args, superblock: &mut Superblock, geometry: &Geometry) -> Result<(), Failure> {
-    if let Some(size) = args.peer_max_bio_size {
-        superblock.la_peer_max_bio_size = size;
-    }
-    if let Some(size) = args.effective_size {
-        let usable = geometry.usable_sectors().min(geometry.bitmap_limit());
-        if size > usable || BitmapLayout::new(1, geometry.block_size(), size).is_none() {
-            let text = format!(
-                "effective size of {size} sectors is too large: {usable} sectors are usable"
-            );
-            return Err(Failure::new(BAD, text));
-        }
-        superblock.effective_size = size;
-    }
-    for (node, entry) in (0u32..).zip(&mut superblock.peers) {
-        if args.diskful_peers >> node & 1 == 1 {
-            entry.flags.insert(PeerFlags::DEVICE_SEEN);
-        }
-    }
-    generation(args, superblock)
-}
-
-/// Begins with another data generation than "just created".
-fn generation(args: &Args, superblock: &mut Superblock) -> Result<(), Failure> {
-    match args.initial_current_uuid {
-        Some(InitialUuid::Generate) => superblock.current_uuid = random_uuid()?,
-        Some(InitialUuid::Given(uuid)) => superblock.current_uuid = uuid & !UUID_PRIMARY,
-        None => {}
-    }
-    if args.consistent || args.uptodate {
-        superblock.flags.insert(LocalFlags::CONSISTENT);
-        if superblock.current_uuid == UUID_JUST_CREATED {
-            superblock.current_uuid = random_uuid()?;
-        }
-    }
-    if args.uptodate {
-        superblock.flags.insert(LocalFlags::WAS_UP_TO_DATE);
-    }
-    let former = superblock.current_uuid;
-    for peer in &mut superblock.peers {
-        peer.flags.set(
-            PeerFlags::OUTDATED,
-            args.peers_outdated || peer.flags.contains(PeerFlags::OUTDATED),
-        );
-        if args.rotate_uuids {
-            peer.bitmap_uuid = former;
-        }
-    }
-    if args.rotate_uuids {
-        let [youngest, ..] = &mut superblock.history;
-        *youngest = former;
-        superblock.current_uuid = random_uuid()?;
-    }
-    Ok(())
-}
-
-/// A random UUID without the primary mark, neither 0 nor "just created".
-fn random_uuid() -> Result<u64, Failure> {
-    loop {
-        let mut bytes = [0; 8];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-            .map_err(|errno| Failure::io("getrandom", "", errno.into()))?;
-        let uuid = u64::from_ne_bytes(bytes) & !UUID_PRIMARY;
-        if uuid > UUID_JUST_CREATED {
-            return Ok(uuid);
-        }
-    }
 }

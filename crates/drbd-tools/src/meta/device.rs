@@ -5,7 +5,7 @@ use super::args::Args;
 use super::console::Console;
 use super::failure::{BAD, Failure, USAGE};
 use drbd_meta::geometry::MdIndex;
-use drbd_meta::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
+use drbd_meta::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, SECTOR_BYTES};
 use drbd_meta::{Block, geometry::Geometry};
 use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -192,8 +192,13 @@ impl Device {
 
     /// Fills a range of whole blocks with one byte.
     pub(super) fn fill(&mut self, tag: &str, range: Range<u64>, byte: u8) -> Result<(), Failure> {
+        self.repeat(tag, range, [byte; BLOCK_BYTES])
+    }
+
+    /// Writes the same block to all of a range.
+    fn repeat(&mut self, tag: &str, range: Range<u64>, block: Block) -> Result<(), Failure> {
         const PAGES: u64 = 256;
-        let pages = vec![Page([byte; BLOCK_BYTES]); 256];
+        let pages = vec![Page(block); 256];
         let mut at = range.start;
         while at < range.end {
             let count = (range.end.saturating_sub(at) / BLOCK_BYTES_U64).min(PAGES);
@@ -205,6 +210,25 @@ impl Device {
             at = at.saturating_add(u64::try_from(piece.as_bytes().len()).unwrap_or(u64::MAX));
         }
         Ok(())
+    }
+
+    /// Writes `block` to every place of the activity log, and makes that durable.
+    ///
+    /// The first block comes last, by itself: a crash that tears a block leaves either an older
+    /// transaction in the first block, or all others fresh, and replay copes with both.
+    pub(super) fn initialise_log(
+        &mut self,
+        geometry: &Geometry,
+        block: Block,
+    ) -> Result<(), Failure> {
+        const TAG: &str = "activity log";
+        let start = geometry.al_sector().saturating_mul(SECTOR_BYTES);
+        let blocks = u64::from(geometry.striping().blocks());
+        let end = start.saturating_add(blocks.saturating_mul(BLOCK_BYTES_U64));
+        self.repeat(TAG, start.saturating_add(BLOCK_BYTES_U64)..end, block)?;
+        self.sync()?;
+        self.write(TAG, start, &[Page(block)])?;
+        self.sync()
     }
 
     /// Makes everything written so far durable.

@@ -4,10 +4,11 @@ use super::args::Args;
 use super::console::Console;
 use super::device::{Device, Page};
 use super::failure::{FAILED, Failure, OK};
+use super::record::{Record, Version};
 use super::store::{self, Store};
 use drbd_meta::bitmap::BitmapLayout;
 use drbd_meta::geometry::Geometry;
-use drbd_meta::superblock::{Format, Superblock};
+use drbd_meta::superblock::{Format, Superblock, V07Superblock};
 use std::io::{self, BufWriter, Write};
 
 /// Words of a line: four 64-bit values.
@@ -16,8 +17,8 @@ const LINE_WORDS: u64 = 8;
 const RUN_WORDS: u64 = 16;
 
 pub(super) fn dump(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
-    let (superblock, geometry) = store.take()?;
-    if !superblock.is_clean() {
+    let (record, geometry) = store.take()?;
+    if !record.is_clean() {
         console.err("Found meta data is \"unclean\", please apply-al first");
         if !args.force {
             return Err(Failure::Silent(FAILED));
@@ -26,7 +27,7 @@ pub(super) fn dump(args: &Args, mut store: Store, console: &Console) -> Result<u
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut dump = Dump {
         out,
-        superblock: &superblock,
+        record: &record,
         geometry: &geometry,
     };
     let written = dump
@@ -55,7 +56,7 @@ impl From<io::Error> for DumpError {
 
 struct Dump<'a, W> {
     out: W,
-    superblock: &'a Superblock,
+    record: &'a Record,
     geometry: &'a Geometry,
 }
 
@@ -76,12 +77,8 @@ impl<W: Write> Dump<'_, W> {
             host.nodename().to_string_lossy(),
             args.line
         )?;
-        writeln!(
-            self.out,
-            "#\n\nversion \"{}\";\n",
-            self.superblock.magic.format()
-        )?;
-        if !self.superblock.is_clean() {
+        writeln!(self.out, "#\n\nversion \"{}\";\n", self.record.version())?;
+        if !self.record.is_clean() {
             writeln!(
                 self.out,
                 "This_is_an_unclean_meta_data_dump._Don't_trust_the_bitmap.\n\
@@ -92,25 +89,51 @@ impl<W: Write> Dump<'_, W> {
     }
 
     fn body(&mut self) -> io::Result<()> {
-        let (sb, out) = (self.superblock, &mut self.out);
-        let v09 = sb.magic.format() == Format::V09;
-        if v09 {
-            writeln!(out, "max-peers {};", sb.max_peers)?;
+        let size = match self.record {
+            Record::V07(superblock) => superblock.md_size_sect,
+            Record::Uuids(superblock) => superblock.md_size_sect,
+        };
+        if self.record.version() == Version::V09 {
+            writeln!(self.out, "max-peers {};", self.record.slots())?;
         }
-        writeln!(out, "# md_size_sect {}", sb.md_size_sect)?;
+        writeln!(self.out, "# md_size_sect {size}")?;
         for (name, sector) in [
             ("md_offset", self.geometry.superblock_sector()),
             ("al_offset", self.geometry.al_sector()),
             ("bm_offset", self.geometry.bitmap_sector()),
         ] {
-            writeln!(out, "# {name} {}", sector.saturating_mul(512))?;
+            writeln!(self.out, "# {name} {}", sector.saturating_mul(512))?;
         }
-        writeln!(out)?;
+        writeln!(self.out)?;
+        match self.record {
+            Record::V07(superblock) => self.counters(superblock),
+            Record::Uuids(superblock) => self.uuids(superblock),
+        }
+    }
+
+    fn counters(&mut self, sb: &V07Superblock) -> io::Result<()> {
+        let counters = [sb.flags, sb.human, sb.timeout, sb.connected, sb.arbitrary];
+        writeln!(self.out, "gc {{")?;
+        write!(self.out, "   ")?;
+        for counter in counters {
+            write!(self.out, " {};", counter.cast_signed())?;
+        }
+        writeln!(self.out, "\n}}")?;
+        writeln!(self.out, "# al-extents {};", sb.al_nr_extents)?;
+        writeln!(self.out, "la-size-sect {};", sb.effective_size)
+    }
+
+    fn uuids(&mut self, sb: &Superblock) -> io::Result<()> {
+        let out = &mut self.out;
+        let v09 = sb.magic.format() == Format::V09;
         if v09 {
             writeln!(out, "node-id {};", sb.node_id.map_or(-1, i16::from))?;
             writeln!(out, "current-uuid 0x{:016X};", sb.current_uuid)?;
             writeln!(out, "flags 0x{:08X};", sb.flags.bits())?;
-            writeln!(out, "members 0x{:016X};", sb.members)?;
+            // A comment, because tools before 9.24 know no such line. Our own restore-md reads it.
+            if sb.members != 0 {
+                writeln!(out, "# members 0x{:016X};", sb.members)?;
+            }
             for (node, peer) in sb.peers.iter().enumerate() {
                 writeln!(out, "peer[{node}] {{")?;
                 writeln!(
@@ -155,14 +178,14 @@ impl<W: Write> Dump<'_, W> {
     }
 
     fn bitmaps(&mut self, device: &Device) -> Result<(), DumpError> {
-        let layout = store::bitmap(self.superblock).map_err(DumpError::Read)?;
+        let layout = store::bitmap(self.record).map_err(DumpError::Read)?;
         writeln!(self.out, "# bm-bytes {};", layout.area_bytes())?;
         let start = self.geometry.bitmap_sector().saturating_mul(512);
         let mut bits_set = 0u64;
         for slot in 0..layout.slots() {
-            match self.superblock.magic.format() {
-                Format::V09 => writeln!(self.out, "bitmap[{slot}] {{")?,
-                Format::V08 => writeln!(self.out, "bm {{")?,
+            match self.record.version() {
+                Version::V09 => writeln!(self.out, "bitmap[{slot}] {{")?,
+                Version::V07 | Version::V08 => writeln!(self.out, "bm {{")?,
             }
             let words = Words::new(device, start, layout, slot);
             bits_set = bits_set.saturating_add(self.words(Runs::new(words), &layout)?);

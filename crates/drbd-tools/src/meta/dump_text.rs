@@ -1,45 +1,19 @@
-//! The text of a dump, read back: words, grammar, errors (metadata, section 10.3).
+//! The text of a dump, read back: grammar and errors (metadata, section 10.3).
 //!
 //! Everything before the bitmaps becomes a [`Header`]; the words of the bitmaps go to a sink, one
 //! run after the other, so that a dump of any size needs no memory for them.
 
+mod header;
+mod lexer;
+
 use super::failure::{BAD, Failure};
+use super::record::Version;
 use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::{AlStriping, BitmapBlockSize};
-use drbd_meta::limits::{HISTORY_UUIDS, MAX_CREATE_SLOTS, MAX_NODES};
-use drbd_meta::superblock::{Format, PeerEntry, Superblock};
-
-/// What stands before the bitmaps, apart from what follows from the layout.
-#[derive(Debug)]
-pub(super) struct Header {
-    pub(super) max_peers: u8,
-    pub(super) striping: AlStriping,
-    pub(super) block_size: BitmapBlockSize,
-    node_id: Option<u8>,
-    current_uuid: u64,
-    flags: LocalFlags,
-    members: u64,
-    peers: [PeerEntry; MAX_NODES],
-    history: [u64; HISTORY_UUIDS],
-    effective_size: u64,
-    device_uuid: u64,
-    la_peer_max_bio_size: u32,
-}
-
-impl Header {
-    /// Puts the values into fresh metadata.
-    pub(super) fn apply(&self, superblock: &mut Superblock) {
-        superblock.node_id = self.node_id;
-        superblock.current_uuid = self.current_uuid;
-        superblock.flags = self.flags;
-        superblock.members = self.members;
-        superblock.peers = self.peers;
-        superblock.history = self.history;
-        superblock.effective_size = self.effective_size;
-        superblock.device_uuid = self.device_uuid;
-        superblock.la_peer_max_bio_size = self.la_peer_max_bio_size;
-    }
-}
+use drbd_meta::limits::{MAX_CREATE_SLOTS, MAX_NODES};
+pub(super) use header::Header;
+use lexer::{Lexer, Placed, Position, Token};
+use std::fmt;
 
 /// Where the bitmaps go.
 pub(super) trait BitmapSink {
@@ -62,103 +36,68 @@ impl BitmapSink for Nowhere {
     }
 }
 
-/// The words that the grammar knows.
-const KEYWORDS: &[&str] = &[
-    "gc",
-    "bm",
-    "uuid",
-    "version",
-    "members",
-    "la-size-sect",
-    "bm-byte-per-bit",
-    "device-uuid",
-    "times",
-    "flags",
-    "al-stripes",
-    "al-stripe-size-4k",
-    "la-peer-max-bio-size",
-    "node-id",
-    "current-uuid",
-    "bitmap",
-    "bitmap-uuid",
-    "bitmap-dagtag",
-    "history-uuids",
-    "peer",
-    "hash",
-    "max-peers",
-    "bitmap-index",
-];
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Token<'a> {
-    Word(&'a str),
-    Number(i64),
-    Hex32(u32),
-    Hex64(u64),
-    Text(&'a [u8]),
-    Sign(u8),
-    /// A character that nothing begins with.
-    Invalid(u8),
-    /// Something that began well; the reason and the text.
-    Bad(&'static str, &'a [u8]),
-    End,
-}
-
-/// Reads a dump; `header_done` makes the sink from the header.
+/// Reads a dump: first the header, then the bitmaps.
 pub(super) struct Parser<'a> {
-    text: &'a [u8],
-    at: usize,
-    line: u64,
-    peeked: Option<Token<'a>>,
+    lexer: Lexer<'a>,
+    current: Placed<'a>,
+    /// Whether the current token is to be read again.
+    peeked: bool,
 }
 
 impl<'a> Parser<'a> {
     pub(super) const fn new(text: &'a [u8]) -> Self {
+        let (token, at) = (Token::End, 0);
         Self {
-            text,
-            at: 0,
-            line: 1,
-            peeked: None,
+            lexer: Lexer::new(text),
+            current: Placed { token, at },
+            peeked: false,
         }
     }
 
     /// Everything up to the bitmaps.
-    pub(super) fn header(&mut self, format: Format) -> Result<Header, Failure> {
+    pub(super) fn header(&mut self, format: Version) -> Result<Header, Failure> {
         self.word("version")?;
         let version = match self.next() {
             Token::Text(version) => version,
-            other => return Err(self.unexpected("string", other)),
+            other => return Err(self.unexpected(STRING, other)),
         };
-        self.sign(b';')?;
         let wanted = format.to_string();
         if version != wanted.as_bytes() {
             let version = String::from_utf8_lossy(version);
-            let text = format!("dump is '{version}' you requested '{wanted}'.");
+            let place = self.lexer.position(self.current.at);
+            let text = format!("dump is '{version}' you requested '{wanted}'.\n{place}");
             return Err(Failure::new(BAD, text));
         }
-        let mut header = Header {
-            max_peers: 1,
-            striping: AlStriping::DEFAULT,
-            block_size: BitmapBlockSize::DEFAULT,
-            node_id: None,
-            current_uuid: 0,
-            flags: LocalFlags::NONE,
-            members: 0,
-            peers: [PeerEntry::default(); MAX_NODES],
-            history: [0; HISTORY_UUIDS],
-            effective_size: 0,
-            device_uuid: 0,
-            la_peer_max_bio_size: 0,
-        };
+        self.sign(b';')?;
+        let mut header = Header::default();
         match format {
-            Format::V08 => self.v08(&mut header)?,
-            Format::V09 => self.v09(&mut header)?,
+            Version::V07 => {
+                self.v07(&mut header)?;
+                return Ok(header);
+            }
+            Version::V08 => self.v08(&mut header)?,
+            Version::V09 => self.v09(&mut header)?,
         }
         self.common(&mut header)?;
-        if format == Format::V08 && header.block_size != BitmapBlockSize::DEFAULT {
-            return Err(bad_block_size());
+        if format == Version::V08 && header.block_size != BitmapBlockSize::DEFAULT {
+            return Err(self.bad_block_size());
         }
         Ok(header)
+    }
+
+    fn v07(&mut self, header: &mut Header) -> Result<(), Failure> {
+        self.word("gc")?;
+        self.sign(b'{')?;
+        for counter in &mut header.counters {
+            let number = self.number()?;
+            // Written with a sign.
+            *counter = u32::try_from(number)
+                .or_else(|_| i32::try_from(number).map(i32::cast_unsigned))
+                .map_err(|_| self.error(&format!("counter {number} out of range")))?;
+            self.sign(b';')?;
+        }
+        self.sign(b'}')?;
+        self.size(header)
     }
 
     fn v08(&mut self, header: &mut Header) -> Result<(), Failure> {
@@ -185,7 +124,9 @@ impl<'a> Parser<'a> {
             .and_then(|id| self.id("node-id", id))?;
         header.current_uuid = self.value64("current-uuid")?;
         header.flags = LocalFlags::from_bits(self.value32("flags")?);
-        if self.peek() == Token::Word("members") {
+        if let Some(members) = self.lexer.commented("members") {
+            header.members = members;
+        } else if self.peek() == Token::Word("members") {
             header.members = self.value64("members")?;
         }
         let mut seen = [false; MAX_NODES];
@@ -220,15 +161,20 @@ impl<'a> Parser<'a> {
         self.sign(b'}')
     }
 
-    fn common(&mut self, header: &mut Header) -> Result<(), Failure> {
+    fn size(&mut self, header: &mut Header) -> Result<(), Failure> {
         let size = self.value("la-size-sect")?;
         header.effective_size =
             u64::try_from(size).map_err(|_| self.error("la-size-sect out of range"))?;
+        Ok(())
+    }
+
+    fn common(&mut self, header: &mut Header) -> Result<(), Failure> {
+        self.size(header)?;
         let block_size = self.value("bm-byte-per-bit")?;
         let block_size = u32::try_from(block_size).ok();
         header.block_size = block_size
             .and_then(|bytes| BitmapBlockSize::new(bytes).ok())
-            .ok_or_else(bad_block_size)?;
+            .ok_or_else(|| self.bad_block_size())?;
         header.device_uuid = self.value64("device-uuid")?;
         let mut small = |name: &'static str| {
             let value = self.value(name)?;
@@ -244,18 +190,18 @@ impl<'a> Parser<'a> {
     /// The bitmaps, and that nothing follows them.
     pub(super) fn bitmaps(
         &mut self,
-        format: Format,
+        format: Version,
         slots: u8,
         sink: &mut impl BitmapSink,
     ) -> Result<(), Failure> {
         for slot in 0..slots {
             match format {
-                Format::V08 => self.word("bm")?,
-                Format::V09 => {
+                Version::V07 | Version::V08 => self.word("bm")?,
+                Version::V09 => {
                     self.word("bitmap")?;
                     self.sign(b'[')?;
                     let number = self.number()?;
-                    if number != i64::from(slot) {
+                    if number != i128::from(slot) {
                         let text = format!("Expected peer slot {slot} but found {number}");
                         return Err(self.error(&text));
                     }
@@ -307,7 +253,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `NAME NUMBER ;`
-    fn value(&mut self, name: &'static str) -> Result<i64, Failure> {
+    fn value(&mut self, name: &'static str) -> Result<i128, Failure> {
         self.word(name)?;
         let number = self.number()?;
         self.sign(b';')?;
@@ -340,10 +286,10 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
-    fn number(&mut self) -> Result<i64, Failure> {
+    fn number(&mut self) -> Result<i128, Failure> {
         match self.next() {
             Token::Number(number) => Ok(number),
-            other => Err(self.unexpected("number", other)),
+            other => Err(self.unexpected(NUMBER, other)),
         }
     }
 
@@ -357,11 +303,14 @@ impl<'a> Parser<'a> {
     fn sign(&mut self, sign: u8) -> Result<(), Failure> {
         match self.next() {
             Token::Sign(found) if found == sign => Ok(()),
-            other => Err(self.unexpected(&format!("'{}'", char::from(sign)), other)),
+            other => Err(self.unexpected(
+                &format!("{} ({})", sign_name(sign), char::from(sign)),
+                other,
+            )),
         }
     }
 
-    fn id(&self, name: &str, number: i64) -> Result<Option<u8>, Failure> {
+    fn id(&self, name: &str, number: i128) -> Result<Option<u8>, Failure> {
         match number {
             -1 => Ok(None),
             0..=31 => Ok(u8::try_from(number).ok()),
@@ -369,12 +318,24 @@ impl<'a> Parser<'a> {
         }
     }
 
+    fn bad_block_size(&self) -> Failure {
+        let position = self.lexer.position(self.current.at);
+        let text = "Invalid value for bm-byte-per-bit: value must be a power-of-two in [4k .. 1M]";
+        Failure::new(BAD, format!("{text}\n{position}"))
+    }
+
     fn error(&self, text: &str) -> Failure {
-        Failure::new(BAD, format!("Parse error in line {}: {text}", self.line))
+        let position = self.lexer.position(self.current.at);
+        let line = position.line;
+        Failure::new(
+            BAD,
+            format!("Parse error in line {line}: {text}\n{position}"),
+        )
     }
 
     fn unexpected(&self, wanted: &str, found: Token<'_>) -> Failure {
-        let line = self.line;
+        let position = self.lexer.position(self.current.at);
+        let line = position.line;
         let (before, after) = match found {
             Token::Word(word) => (String::new(), format!(", not '{word}'")),
             Token::Number(_) | Token::Hex32(_) | Token::Hex64(_) => {
@@ -403,105 +364,50 @@ impl<'a> Parser<'a> {
             }
             Token::End => (String::new(), ", but end of file encountered".to_owned()),
         };
-        let text = format!("{before}Parse error in line {line}: {wanted} expected{after}");
+        let text =
+            format!("{before}Parse error in line {line}: {wanted} expected{after}\n{position}");
         Failure::new(BAD, text)
     }
 
     fn peek(&mut self) -> Token<'a> {
         let token = self.next();
-        self.peeked = Some(token);
+        self.peeked = true;
         token
     }
 
     fn next(&mut self) -> Token<'a> {
-        if let Some(token) = self.peeked.take() {
-            return token;
+        if !std::mem::take(&mut self.peeked) {
+            self.current = self.lexer.next();
         }
-        self.skip_blanks();
-        let rest = self.text.get(self.at..).unwrap_or_default();
-        let Some(first) = rest.first() else {
-            return Token::End;
-        };
-        let (token, length) = match first {
-            b'{' | b'}' | b';' | b'[' | b']' => (Token::Sign(*first), 1),
-            b'"' => string(rest),
-            b if is_word(*b) => {
-                let length = rest.iter().take_while(|b| is_word(**b)).count();
-                (word(rest.get(..length).unwrap_or_default()), length)
-            }
-            b => (Token::Invalid(*b), 1),
-        };
-        self.at = self.at.saturating_add(length);
-        token
-    }
-
-    fn skip_blanks(&mut self) {
-        let mut comment = false;
-        while let Some(byte) = self.text.get(self.at) {
-            match byte {
-                b'\n' => {
-                    comment = false;
-                    self.line = self.line.saturating_add(1);
-                }
-                b'#' => comment = true,
-                b if comment || b.is_ascii_whitespace() => {}
-                _ => return,
-            }
-            self.at = self.at.saturating_add(1);
-        }
+        self.current.token
     }
 }
 
 const HEX64: &str = "a 16-digit hex number";
+const NUMBER: &str = "number ([0-9], up to 20 digits)";
+const STRING: &str = "short quoted string (\"..up to 20 characters, no newline..\")";
 
-fn bad_block_size() -> Failure {
-    let text = "Invalid value for bm-byte-per-bit: value must be a power-of-two in [4k .. 1M]";
-    Failure::new(BAD, text)
-}
-
-fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
-}
-
-/// A string of 1 to 20 characters.
-fn string(rest: &[u8]) -> (Token<'_>, usize) {
-    let inside = rest.get(1..).unwrap_or_default();
-    let length = inside
-        .iter()
-        .take_while(|b| !matches!(b, b'"' | b'\r' | b'\n'))
-        .count();
-    let text = inside.get(..length).unwrap_or_default();
-    let closed = inside.get(length) == Some(&b'"');
-    let whole = length.saturating_add(if closed { 2 } else { 1 });
-    if closed && (1..=20).contains(&length) {
-        (Token::Text(text), whole)
-    } else {
-        (Token::Bad("invalid string", text), whole)
+const fn sign_name(sign: u8) -> &'static str {
+    match sign {
+        b'{' => "opening brace",
+        b'}' => "closing brace",
+        b'[' => "opening bracket",
+        b']' => "closing bracket",
+        _ => "semicolon",
     }
 }
 
-fn word(text: &[u8]) -> Token<'_> {
-    let Ok(word) = std::str::from_utf8(text) else {
-        return Token::Bad("unknown token", text);
-    };
-    if let Some(digits) = word.strip_prefix("0x") {
-        let value = match digits.len() {
-            8 => u32::from_str_radix(digits, 16).ok().map(Token::Hex32),
-            16 => u64::from_str_radix(digits, 16).ok().map(Token::Hex64),
-            _ => None,
-        };
-        let reason = "invalid hex number (only 8 or 16 hex digits accepted)";
-        return value.unwrap_or(Token::Bad(reason, text));
-    }
-    let digits = word.strip_prefix('-').unwrap_or(word);
-    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
-        let number = word.parse().ok().filter(|_| digits.len() <= 19);
-        return number.map_or(Token::Bad("number too big", text), Token::Number);
-    }
-    if KEYWORDS.contains(&word) {
-        Token::Word(word)
-    } else {
-        Token::Bad("unknown token", text)
+impl fmt::Display for Position<'_> {
+    /// The place and what stands there, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 100;
+        let shown: String = String::from_utf8_lossy(self.content)
+            .chars()
+            .take(LONGEST)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let (line, column) = (self.line, self.column);
+        write!(f, "line {line}, column {column}: {}", shown.trim_end())
     }
 }
 

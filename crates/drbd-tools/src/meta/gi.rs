@@ -1,8 +1,11 @@
 //! Generation identifiers as text: `get-gi`, `show-gi`, `set-gi` (metadata, section 10.2).
 
+mod gc;
+
 use super::args::Args;
 use super::console::{Console, human_size};
 use super::failure::{BAD, FAILED, Failure, OK};
+use super::record::{Record, Version};
 use super::store::Store;
 use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::superblock::{Format, PeerEntry, Superblock};
@@ -52,11 +55,11 @@ fn peer(superblock: &Superblock, node: usize) -> PeerEntry {
     superblock.peers.get(node).copied().unwrap_or_default()
 }
 
-/// v08 has one peer; there the option is ignored.
+/// v07 and v08 have one peer; there the option is ignored.
 fn node(args: &Args) -> usize {
     match args.format {
-        Format::V08 => 0,
-        Format::V09 => args.node_id.unwrap_or(0).into(),
+        Version::V07 | Version::V08 => 0,
+        Version::V09 => args.node_id.unwrap_or(0).into(),
     }
 }
 
@@ -78,29 +81,45 @@ fn line(superblock: &Superblock, node: usize) -> String {
 }
 
 pub(super) fn get(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
-    let (superblock, _) = store.take().map_err(|_| Failure::Silent(FAILED))?;
-    console.out(&line(&superblock, node(args)));
+    let (record, _) = store.take().map_err(|_| Failure::Silent(FAILED))?;
+    console.out(&record_line(&record, node(args)));
     Ok(OK)
 }
 
+/// The list of one record, as seen by one peer.
+fn record_line(record: &Record, node: usize) -> String {
+    match record {
+        Record::V07(superblock) => gc::line(superblock),
+        Record::Uuids(superblock) => line(superblock, node),
+    }
+}
+
 pub(super) fn show(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
-    let (superblock, _) = store.take()?;
-    console.out(HEAD);
-    console.out(&line(&superblock, node(args)));
-    match superblock.magic.format() {
-        Format::V09 => console.out(V09_LEGEND),
-        Format::V08 => {
-            console.out(V08_LEGEND);
-            show_v08(&superblock, console);
+    let (record, _) = store.take().map_err(|_| Failure::Silent(FAILED))?;
+    match &record {
+        Record::V07(superblock) => gc::show(superblock, console),
+        Record::Uuids(superblock) => {
+            console.out(HEAD);
+            console.out(&line(superblock, node(args)));
+            match superblock.magic.format() {
+                Format::V09 => console.out(V09_LEGEND),
+                Format::V08 => {
+                    console.out(V08_LEGEND);
+                    show_v08(superblock, console);
+                }
+            }
         }
     }
-    let size = superblock.effective_size;
+    let size = record.effective_size();
     if size == 0 {
         console.out("zero size device -- never seen peer yet?");
     } else {
         let kib = human_size(size >> 1);
         console.out(&format!("last agreed size: {kib} ({size} sectors)"));
-        let bio = superblock.la_peer_max_bio_size;
+        let bio = match &record {
+            Record::V07(_) => 0,
+            Record::Uuids(superblock) => superblock.la_peer_max_bio_size,
+        };
         console.out(&format!("last agreed max bio size: {bio} Byte"));
     }
     Ok(OK)
@@ -129,18 +148,21 @@ fn show_v08(superblock: &Superblock, console: &Console) {
 }
 
 pub(super) fn set(args: &Args, mut store: Store, console: &mut Console) -> Result<u8, Failure> {
-    let (mut superblock, geometry) = store.take()?;
+    let (mut record, geometry) = store.take()?;
     let node = node(args);
-    let before = line(&superblock, node);
+    let before = record_line(&record, node);
     let given = args.rest.first().map(String::as_str).unwrap_or_default();
-    apply(&mut superblock, node, given)?;
+    match &mut record {
+        Record::V07(superblock) => gc::apply(superblock, given)?,
+        Record::Uuids(superblock) => apply(superblock, node, given)?,
+    }
     console.out(&format!("previously {before}"));
-    console.out(&format!("set GI to  {}", line(&superblock, node)));
+    console.out(&format!("set GI to  {}", record_line(&record, node)));
     if !console.confirmed("Write new GI to disk?") {
         console.out("Operation canceled.");
         return Ok(OK);
     }
-    store.save(&superblock, &geometry, console)?;
+    store.save(&record, &geometry, console)?;
     Ok(OK)
 }
 
@@ -171,12 +193,7 @@ fn apply(superblock: &mut Superblock, node: usize, list: &str) -> Result<(), Fai
         let Some(flag) = flags(format).get(i.saturating_sub(4)) else {
             break;
         };
-        let on = match field.parse::<u64>() {
-            Ok(0) => false,
-            Ok(1) => true,
-            Ok(_) => return Err(Failure::new(BAD, format!("'{field}' is not 0 or 1."))),
-            Err(_) => return Err(Failure::new(BAD, format!("'{field}' is not a number."))),
-        };
+        let on = parse_bit(field)?;
         match *flag {
             Flag::Local(flag) => local.set(flag, on),
             Flag::Peer(flag) => entry.flags.set(flag, on),
@@ -187,6 +204,15 @@ fn apply(superblock: &mut Superblock, node: usize, list: &str) -> Result<(), Fai
         *place = entry;
     }
     Ok(())
+}
+
+fn parse_bit(field: &str) -> Result<bool, Failure> {
+    match field.parse::<u64>() {
+        Ok(0) => Ok(false),
+        Ok(1) => Ok(true),
+        Ok(_) => Err(Failure::new(BAD, format!("'{field}' is not 0 or 1."))),
+        Err(_) => Err(Failure::new(BAD, format!("'{field}' is not a number."))),
+    }
 }
 
 const HEAD: &str = "

@@ -1,27 +1,32 @@
 //! `check-resize`: internal metadata lies at the end of the device. When the device has grown while
 //! DRBD was down, it is moved to the new end (metadata, section 9.6).
 
+use super::args::Args;
 use super::console::Console;
 use super::device::Page;
 use super::failure::{BAD, FAILED, Failure, OK};
+use super::record::{Record, Version};
 use super::store::Store;
-use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::Geometry;
-use drbd_meta::superblock::{Format, Superblock};
 
-pub(super) fn check(mut store: Store, console: &Console) -> Result<u8, Failure> {
-    if let Some((superblock, _)) = &store.found {
-        store.remember(superblock.device_uuid, console);
-        return Ok(OK);
+pub(super) fn check(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
+    match &store.found {
+        Some((Record::V07(_), _)) => return Err(Failure::Silent(FAILED)),
+        Some((record, _)) => {
+            store.remember(record.device_uuid(), console);
+            return Ok(OK);
+        }
+        None => {}
     }
-    if !store.placement.index.is_internal() {
+    // v07 is of fixed size, or has nothing by which it could be known again.
+    if args.format == Version::V07 || !args.index.is_internal() {
         let text = "Operation only supported for >= v8 internal meta data";
         return Err(Failure::new(FAILED, text));
     }
-    let Some((superblock, old)) = store.at_last_known.take() else {
+    let Some((record, old)) = store.at_last_known.take() else {
         return Err(Failure::new(FAILED, "no suitable meta data found :("));
     };
-    relocate(&mut store, superblock, &old, console)
+    relocate(&mut store, record, &old, console)
 }
 
 /// Moves the metadata from its old place to the end of the device.
@@ -31,7 +36,7 @@ pub(super) fn check(mut store: Store, console: &Console) -> Result<u8, Failure> 
 /// and that the activity log has nothing to tell: a crash costs a full resync and no data.
 pub(super) fn relocate(
     store: &mut Store,
-    superblock: Superblock,
+    mut record: Record,
     old: &Geometry,
     console: &Console,
 ) -> Result<u8, Failure> {
@@ -49,26 +54,13 @@ pub(super) fn relocate(
         .device
         .read("activity log", byte(old.al_sector()), al_blocks)?;
 
-    let mut superblock = superblock;
-    superblock.md_size_sect = new.md_size_sect();
-    superblock.al_offset = new.al_offset();
-    superblock.bm_offset = new.bm_offset();
-    let mut in_between = superblock.clone();
-    in_between.flags.remove(LocalFlags::PRIMARY_IND);
-    match superblock.magic.format() {
-        Format::V08 => in_between.flags.insert(LocalFlags::FULL_SYNC),
-        Format::V09 => {
-            for peer in &mut in_between.peers {
-                peer.flags.insert(PeerFlags::FULL_SYNC);
-            }
-        }
-    }
-    store.save(&in_between, &new, console)?;
+    record.place(&new);
+    store.save(&record.unfinished(), &new, console)?;
     store
         .device
         .write("activity log", byte(new.al_sector()), &al)?;
     move_bitmap(store, old, &new)?;
-    store.save(&superblock, &new, console)?;
+    store.save(&record, &new, console)?;
     console.err("Internal drbd meta data successfully moved.");
 
     // What is left of the old place would be found by those who look for it.

@@ -7,10 +7,8 @@ use super::dump_text::{BitmapSink, Nowhere, Parser};
 use super::existing;
 use super::failure::{BAD, FAILED, Failure, OK, USAGE};
 use super::store::{self, Store};
-use drbd_meta::activity_log::encode_initialised;
 use drbd_meta::bitmap::BitmapLayout;
 use drbd_meta::geometry::Geometry;
-use drbd_meta::superblock::Superblock;
 use std::fs::File;
 use std::io::{self, Read};
 use zerocopy::IntoBytes;
@@ -39,8 +37,8 @@ pub(super) fn verify(args: &Args, text: &[u8]) -> Result<(), Failure> {
 }
 
 /// Writes the metadata that the dump describes. The dump is checked completely before anything is
-/// written; while the bitmap is written the device has no valid metadata, so that a crash leaves
-/// none with a wrong bitmap.
+/// written. Metadata that is replaced is first made such that everything counts as out of sync, so
+/// that a crash leaves none with a wrong bitmap.
 pub(super) fn restore(
     args: &Args,
     text: &[u8],
@@ -68,30 +66,25 @@ pub(super) fn restore(
     )
     .map_err(|error| Failure::new(BAD, error.to_string()))?;
     existing::check(args, &store.device, &geometry, console)?;
-    let mut superblock = Superblock::create(args.format, &geometry);
-    header.apply(&mut superblock);
-    let superblock = store::clip(superblock, &geometry, console);
+    let record = header.record(args.format, &geometry);
+    let record = store::clip(record, &geometry, console);
 
     store.device.restrict_to(&geometry);
-    let place = geometry.superblock_sector().saturating_mul(512);
-    store.device.write("superblock", place, &[Page::ZERO])?;
-    store.device.sync()?;
+    if store.found.is_some() {
+        store.save(&record.unfinished(), &geometry, console)?;
+    }
     // A dump is made of clean metadata only: the activity log has nothing to tell.
-    let blocks = usize::try_from(striping.blocks()).unwrap_or(0);
-    let ring = vec![Page(encode_initialised()); blocks];
-    store.device.write(
-        "activity log",
-        geometry.al_sector().saturating_mul(512),
-        &ring,
-    )?;
-    let layout = store::bitmap(&superblock)?;
+    store
+        .device
+        .initialise_log(&geometry, args.format.fresh_log_block())?;
+    let layout = store::bitmap(&record)?;
     let start = geometry.bitmap_sector().saturating_mul(512);
     let mut sink = Writer::new(&mut store.device, layout, start);
     parser.bitmaps(args.format, header.max_peers, &mut sink)?;
     if sink.truncated {
         console.err("Bitmap info too large, truncated!");
     }
-    store.save(&superblock, &geometry, console)?;
+    store.save(&record, &geometry, console)?;
     console.out("Successfully restored meta data");
     Ok(OK)
 }

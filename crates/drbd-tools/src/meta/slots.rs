@@ -3,64 +3,85 @@
 
 use super::args::Args;
 use super::console::Console;
-use super::failure::{BAD, FAILED, Failure, OK};
+use super::failure::{FAILED, Failure, OK};
+use super::record::Record;
 use super::resize;
 use super::store::{self, Store};
+use drbd_meta::flags::PeerFlags;
 use drbd_meta::geometry::Geometry;
 use drbd_meta::superblock::{Format, PeerEntry, Superblock};
 use zerocopy::IntoBytes;
 
+/// Forgets a node, and frees its slot for a node to come.
 pub(super) fn forget_peer(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
-    if args.format != Format::V09 {
-        let text = format!(
-            "{} meta data has one peer, which cannot be forgotten",
-            args.format
-        );
-        return Err(Failure::new(BAD, text));
+    let (mut record, geometry) = store.take()?;
+    match &mut record {
+        Record::Uuids(superblock) if superblock.magic.format() == Format::V09 => {
+            let node = usize::from(args.node_id.unwrap_or(0));
+            let forgotten = forgotten(superblock, node);
+            let entry = superblock.peers.get_mut(node);
+            let slot = entry.as_ref().and_then(|entry| entry.bitmap_index);
+            if let (Some(slot), Some(entry)) = (slot, entry) {
+                // The slot must not be trusted while it changes.
+                entry.flags.insert(PeerFlags::FULL_SYNC);
+                store.save(&record, &geometry, console)?;
+                let assigned = |superblock: &Superblock, slot| {
+                    let mut entries = superblock.peers.iter();
+                    entries.any(|entry| entry.bitmap_index == Some(slot))
+                };
+                let Record::Uuids(superblock) = &record else {
+                    return Err(Failure::Silent(FAILED));
+                };
+                let source = (0..superblock.max_peers).find(|n| !assigned(superblock, *n));
+                fill_slot(&mut store, &record, &geometry, slot, source)?;
+            }
+            if let Record::Uuids(superblock) = &mut record
+                && let Some(entry) = superblock.peers.get_mut(node)
+            {
+                *entry = forgotten;
+            }
+        }
+        Record::Uuids(superblock) => {
+            let [peer, ..] = &mut superblock.peers;
+            peer.bitmap_uuid = 0;
+            fill_slot(&mut store, &record, &geometry, 0, None)?;
+        }
+        Record::V07(_) => fill_slot(&mut store, &record, &geometry, 0, None)?,
     }
-    let (mut superblock, geometry) = store.take()?;
-    let node = args.node_id.unwrap_or(0);
-    let slot = superblock
-        .peers
-        .get(usize::from(node))
-        .and_then(|entry| entry.bitmap_index);
-    if let Some(slot) = slot {
-        free_slot(&mut store, &superblock, &geometry, slot)?;
-    }
-    // A node that comes back, or another in its place, can be resynchronised from day 0 on.
+    store.save(&record, &geometry, console)?;
+    Ok(OK)
+}
+
+/// What becomes of the entry of a forgotten node: a node that comes back, or another in its place,
+/// can be resynchronised from day 0 on.
+fn forgotten(superblock: &Superblock, node: usize) -> PeerEntry {
+    let own = superblock.node_id.map(usize::from);
     let mut others = superblock.peers.iter().enumerate().rev();
-    let day0 = others.find(|(n, entry)| {
-        let own = superblock.node_id.map(usize::from);
-        entry.is_day0() && *n != usize::from(node) && Some(*n) != own
-    });
-    let fresh = day0.map_or_else(PeerEntry::default, |(_, entry)| PeerEntry {
+    let day0 = others.find(|(n, entry)| entry.is_day0() && *n != node && Some(*n) != own);
+    day0.map_or_else(PeerEntry::default, |(_, entry)| PeerEntry {
         bitmap_uuid: entry.bitmap_uuid,
         bitmap_dagtag: entry.bitmap_dagtag,
         ..PeerEntry::default()
-    });
-    if let Some(entry) = superblock.peers.get_mut(usize::from(node)) {
-        *entry = fresh;
-    }
-    store.save(&superblock, &geometry, console)?;
-    Ok(OK)
+    })
 }
 
 /// Makes the day-0 entries agree: all collect the same generation, so one that differs is damaged.
 /// Without `--dry-run` the damage is repaired. Metadata that a grown device left behind is moved
 /// first, so that what follows finds it.
 pub(super) fn repair(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
-    if let (None, Some((superblock, old))) = (&store.found, &store.at_last_known) {
-        let (superblock, old) = (superblock.clone(), *old);
-        let moved = resize::relocate(&mut store, superblock, &old, console)?;
+    if let (None, Some((record, old))) = (&store.found, &store.at_last_known) {
+        let (record, old) = (record.clone(), *old);
+        let moved = resize::relocate(&mut store, record, &old, console)?;
         if args.dry_run {
             return Ok(moved);
         }
-        store.find_again(args, console)?;
+        store.look(args, console)?;
     }
-    let (mut superblock, geometry) = store.take()?;
-    if args.format != Format::V09 {
-        return Ok(OK);
-    }
+    let (mut record, geometry) = store.take()?;
+    let superblock = match &mut record {
+        Record::Uuids(superblock) if superblock.magic.format() == Format::V09 => superblock,
+        _ => return Ok(OK),
+    };
     let own = superblock.node_id.map(usize::from);
     let is_day0 = |n: usize, entry: &PeerEntry| entry.is_day0() && Some(n) != own;
     let reference = superblock
@@ -91,26 +112,20 @@ pub(super) fn repair(args: &Args, mut store: Store, console: &Console) -> Result
         return Err(Failure::Silent(FAILED));
     }
     console.err("Repairing metadata");
-    store.save(&superblock, &geometry, console)?;
+    store.save(&record, &geometry, console)?;
     Ok(OK)
 }
 
 /// Makes the content of a slot that loses its node that of an unassigned one: a copy of another
 /// unassigned slot, which has every change since day 0, else all ones.
-fn free_slot(
+fn fill_slot(
     store: &mut Store,
-    superblock: &Superblock,
+    record: &Record,
     geometry: &Geometry,
     slot: u8,
+    source: Option<u8>,
 ) -> Result<(), Failure> {
-    let assigned = |slot: u8| {
-        superblock
-            .peers
-            .iter()
-            .any(|e| e.bitmap_index == Some(slot))
-    };
-    let source = (0..superblock.max_peers).find(|slot| !assigned(*slot));
-    let layout = store::bitmap(superblock)?;
+    let layout = store::bitmap(record)?;
     // So many pages hold whole groups, a word of each slot.
     let piece = u64::from(layout.slots()).saturating_mul(8);
     let mut first = 0u64;

@@ -5,9 +5,9 @@ use super::console::Console;
 use super::device::{Device, Page};
 use super::failure::{BAD, Failure};
 use super::lkbd::{self, LastKnown};
+use super::record::{Record, Version};
 use drbd_meta::bitmap::BitmapLayout;
-use drbd_meta::geometry::{Geometry, GeometryError, Placement};
-use drbd_meta::superblock::{Superblock, SuperblockError};
+use drbd_meta::geometry::{Geometry, GeometryError, MdIndex, Placement};
 use std::path::PathBuf;
 
 /// An opened metadata device and what was found on it.
@@ -16,10 +16,10 @@ pub(super) struct Store {
     pub(super) placement: Placement,
     /// Byte offset of the superblock.
     pub(super) md_offset: u64,
-    /// Valid metadata of the requested format at its place.
-    pub(super) found: Option<(Superblock, Geometry)>,
-    /// Valid metadata where it belonged when the device was smaller.
-    pub(super) at_last_known: Option<(Superblock, Geometry)>,
+    /// Valid metadata of the requested version at its place.
+    pub(super) found: Option<(Record, Geometry)>,
+    /// Valid metadata where it belonged when the device had another size.
+    pub(super) at_last_known: Option<(Record, Geometry)>,
     lkbd: PathBuf,
     dry_run: bool,
 }
@@ -56,54 +56,46 @@ impl Store {
             lkbd: lkbd::path(&args.var_lib, minor),
             dry_run: args.dry_run,
         };
-        let block = store.device.read_block("superblock", md_offset)?;
-        let found = Superblock::parse(&block, placement)
-            .and_then(|superblock| Ok((superblock.geometry(placement)?, superblock)));
-        match found {
-            Ok((geometry, superblock)) if superblock.magic.format() == args.format => {
-                store.device.restrict_to(&geometry);
-                store.found = Some((clip(superblock, &geometry, console), geometry));
-            }
-            Ok(_) if console.verbose > 0 => {
-                console.err(&format!("{} Magic number not found", args.format));
-            }
-            Err(SuperblockError::Magic { .. }) if console.verbose > 0 => {
-                console.err(&format!("{} Magic number not found", args.format));
-            }
-            Err(error) if !matches!(error, SuperblockError::Magic { .. }) => {
-                console.err(&format!("{}: {error}", args.format));
-            }
-            _ => {}
-        }
-        if store.found.is_none() && args.index.is_internal() {
-            store.at_last_known = store.look_at_last_known(args);
+        store.look(args, console)?;
+        // v07 has no device UUID to know its own by.
+        if store.found.is_none() && args.index == MdIndex::Internal && args.format != Version::V07 {
+            store.at_last_known = store.look_at_last_known(args, console);
         }
         Ok(store)
     }
 
-    /// Looks again at the place where the metadata belongs, after it was moved there.
-    pub(super) fn find_again(&mut self, args: &Args, console: &Console) -> Result<(), Failure> {
+    /// Looks at the place where the metadata belongs.
+    pub(super) fn look(&mut self, args: &Args, console: &Console) -> Result<(), Failure> {
         let block = self.device.read_block("superblock", self.md_offset)?;
-        let superblock = Superblock::parse(&block, self.placement)
-            .map_err(|error| Failure::new(BAD, error.to_string()))?;
-        let geometry = superblock
-            .geometry(self.placement)
-            .map_err(|error| Failure::new(BAD, error.to_string()))?;
-        if superblock.magic.format() == args.format {
-            self.found = Some((clip(superblock, &geometry, console), geometry));
+        match Record::parse(args.format, &block, self.placement) {
+            Ok(found) => {
+                if let Some(warning) = found.warning {
+                    console.err(&warning);
+                }
+                self.device.restrict_to(&found.geometry);
+                let record = clip(found.record, &found.geometry, console);
+                self.found = Some((record, found.geometry));
+            }
+            Err(reason) if console.verbose > 0 || !reason.is_other() => {
+                console.err(&reason.to_string());
+            }
+            Err(_) => {}
         }
         Ok(())
     }
 
-    /// The metadata where the device ended when it was smaller. A device that shrank has lost its
-    /// metadata, or will once something is written behind its new end.
-    fn look_at_last_known(&self, args: &Args) -> Option<(Superblock, Geometry)> {
+    /// The metadata where the device ended when it had another size.
+    fn look_at_last_known(&self, args: &Args, console: &Console) -> Option<(Record, Geometry)> {
         let known = lkbd::read(&self.lkbd)?;
+        if console.verbose > 0 {
+            console.err(&format!(" last known info: {} {}", known.size, known.name));
+        }
         let old = Placement {
             index: args.index,
             device_size: known.size,
         };
         let offset = old.superblock_offset().ok()?;
+        // A device that shrank has lost its metadata, or will once it is written behind its end.
         if known.size >= self.device.size {
             return None;
         }
@@ -111,17 +103,13 @@ impl Store {
             .device
             .read_block("last known superblock", offset)
             .ok()?;
-        let superblock = Superblock::parse(&block, old).ok()?;
-        let same = known.device_uuid == 0 || known.device_uuid == superblock.device_uuid;
-        if superblock.magic.format() != args.format || !(same || args.force) {
-            return None;
-        }
-        let geometry = superblock.geometry(old).ok()?;
-        Some((superblock, geometry))
+        let found = Record::parse(args.format, &block, old).ok()?;
+        let same = known.device_uuid == 0 || known.device_uuid == found.record.device_uuid();
+        (same || args.force).then_some((found.record, found.geometry))
     }
 
     /// The metadata found, or the failure of commands that need it.
-    pub(super) fn take(&mut self) -> Result<(Superblock, Geometry), Failure> {
+    pub(super) fn take(&mut self) -> Result<(Record, Geometry), Failure> {
         self.found.take().ok_or_else(|| {
             if self.at_last_known.is_some() {
                 let text = "Found meta data at last known location only: the device was resized. \
@@ -136,19 +124,19 @@ impl Store {
     /// made durable first: the superblock is what declares it valid.
     pub(super) fn save(
         &mut self,
-        superblock: &Superblock,
+        record: &Record,
         geometry: &Geometry,
         console: &Console,
     ) -> Result<(), Failure> {
-        let block = superblock.encode();
-        Superblock::parse(&block, geometry.placement())
-            .map_err(|error| Failure::new(BAD, format!("{error}")))?;
+        let block = record.encode();
+        Record::parse(record.version(), &block, geometry.placement())
+            .map_err(|reason| Failure::new(BAD, reason.to_string()))?;
         self.device.restrict_to(geometry);
         self.device.sync()?;
         let offset = geometry.superblock_sector().saturating_mul(512);
         self.device.write("superblock", offset, &[Page(block)])?;
         self.device.sync()?;
-        self.remember(superblock.device_uuid, console);
+        self.remember(record.device_uuid(), console);
         Ok(())
     }
 
@@ -184,26 +172,22 @@ impl Store {
 }
 
 /// An effective size that the device cannot have is cut; a later write stores the cut value.
-pub(super) fn clip(
-    mut superblock: Superblock,
-    geometry: &Geometry,
-    console: &Console,
-) -> Superblock {
+pub(super) fn clip(mut record: Record, geometry: &Geometry, console: &Console) -> Record {
     let usable = geometry.usable_sectors().min(geometry.bitmap_limit());
-    if superblock.effective_size > usable {
+    let size = record.effective_size();
+    if size > usable {
         console.err(&format!(
-            "# la-size-sect was too big ({}), truncated ({usable})!",
-            superblock.effective_size
+            "# la-size-sect was too big ({size}), truncated ({usable})!"
         ));
-        superblock.effective_size = usable;
+        record.set_effective_size(usable);
     }
-    superblock
+    record
 }
 
-/// The bitmap that belongs to the superblock's effective size.
-pub(super) fn bitmap(superblock: &Superblock) -> Result<BitmapLayout, Failure> {
-    superblock.bitmap_layout().ok_or_else(|| {
-        let size = superblock.effective_size;
+/// The bitmap that belongs to the effective size.
+pub(super) fn bitmap(record: &Record) -> Result<BitmapLayout, Failure> {
+    record.bitmap_layout().ok_or_else(|| {
+        let size = record.effective_size();
         Failure::new(
             BAD,
             format!("a device of {size} sectors cannot have a bitmap"),

@@ -1,7 +1,7 @@
 use super::{Args, InitBitmap, parse, parse_c_number, parse_nodes, parse_size};
 use crate::meta::failure::Failure;
+use crate::meta::record::Version;
 use drbd_meta::geometry::MdIndex;
-use drbd_meta::superblock::Format;
 
 fn run(line: &str) -> Result<Args, Failure> {
     let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -27,7 +27,7 @@ fn options_anywhere() {
         (args.device.as_str(), args.meta_dev.as_str()),
         ("5", "/dev/x")
     );
-    assert_eq!((args.format, args.index), (Format::V09, MdIndex::Internal));
+    assert_eq!((args.format, args.index), (Version::V09, MdIndex::Internal));
     assert_eq!(args.init_bitmap, InitBitmap::Skip);
     assert_eq!(args.rest, ["7"]);
     assert_eq!(
