@@ -103,6 +103,13 @@ impl Cluster {
             let size = disk.data_sectors.min(self.least_size(v));
             let now = self.now();
             let Err(bad) = self.histories[v].check_all(disk.visible(), size, now) else {
+                let complete: Vec<usize> = (0..self.config.nodes)
+                    .filter(|m| self.disk_state(*m, v) == DiskState::UpToDate)
+                    .filter(|m| self.is_current(*m, v))
+                    .collect();
+                for m in complete {
+                    self.histories[v].complete_again(m);
+                }
                 continue;
             };
             if !force && !self.lenient {
@@ -111,7 +118,7 @@ impl Cluster {
                 );
                 return self.fail(n, "D1", what);
             }
-            if !force && let Err(bad) = self.histories[v].check_epochs(disk.visible(), size) {
+            if !force && let Err(bad) = self.histories[v].check_takeover(disk.visible(), size) {
                 let what = format!(
                     "volume {v} of the new Primary shows a write without one that was complete before it: {bad}"
                 );
@@ -153,6 +160,7 @@ impl Cluster {
         if disk.was_broken {
             return;
         }
+        self.histories[volume].flush_completed(n, submitted);
         if let Err(bad) = self.histories[volume].check_durable(disk.durable(), size, submitted) {
             let what = format!("a flush of volume {volume} completed, but on stable storage {bad}");
             self.violation(Some(n), Violation { rule: "D4", what });

@@ -135,6 +135,9 @@ impl Cluster {
         self.flow.node_gone(n);
         for h in &mut self.histories {
             h.node_crashed(n, now);
+            if power && self.config.volatile_cache {
+                h.cache_lost(n);
+            }
         }
         self.app_node_gone(n);
         let later = self.net.node_gone(n, power, now);

@@ -3,8 +3,12 @@
 //! A write is an interval in time: submitted, and at some point over (completed, failed, or its node
 //! crashed). A sector may show a write unless another write that began after it was over, and succeeded,
 //! was complete before the read began. A write that was not completed successfully may show or not.
+//!
+//! Where losing writes is allowed, a node may be promoted that does not have the latest content. Then the
+//! line of writes forks: what that node shows is the base of a new line. The old line is kept, because the
+//! nodes that have its end are still there, and one of them may be promoted next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::buffer::Version;
 use crate::clock::Time;
@@ -56,6 +60,12 @@ pub struct History {
     base: RangeMap<Version>,
     writes: Vec<WriteRecord>,
     index: BTreeMap<u64, Vec<u32>>,
+    /// When the last completed flush was submitted, by node.
+    flushed: BTreeMap<usize, Time>,
+    /// Nodes that wrote, and lost the cache of their disk afterwards.
+    cache_lost: BTreeSet<usize>,
+    /// The lines that were given up for this one.
+    past: Vec<History>,
 }
 
 /// A sector with a content it must not have.
@@ -87,10 +97,14 @@ impl std::fmt::Display for BadContent {
 }
 
 impl History {
-    /// The content is known exactly: everything before is forgotten.
+    /// The content is known exactly: a new line begins, and everything before counts no more.
     pub fn rebase(&mut self, content: RangeMap<Version>) {
+        let mut old = std::mem::take(self);
+        let mut past = std::mem::take(&mut old.past);
+        past.push(old);
         *self = History {
             base: content,
+            past,
             ..History::default()
         };
     }
@@ -126,6 +140,29 @@ impl History {
                 w.outcome = End::Limbo(now);
             }
         }
+    }
+
+    /// A flush has completed on a node that has the data: what was complete when it was submitted is durable
+    /// there.
+    pub fn flush_completed(&mut self, node: usize, submitted: Time) {
+        let at = self.flushed.entry(node).or_default();
+        *at = (*at).max(submitted);
+    }
+
+    /// The disk of a node has lost its cache. If the node wrote, its own copy need not be a state its writes
+    /// went through: only flushes order what a disk keeps.
+    pub fn cache_lost(&mut self, node: usize) {
+        for line in self.past.iter_mut() {
+            line.cache_lost(node);
+        }
+        if self.writes.iter().any(|w| w.node == node) {
+            self.cache_lost.insert(node);
+        }
+    }
+
+    /// A node has everything again.
+    pub fn complete_again(&mut self, node: usize) {
+        self.cache_lost.remove(&node);
     }
 
     /// All writes since the last rebase.
@@ -260,9 +297,39 @@ impl History {
         Ok(())
     }
 
-    /// O1, D3: content found on a replica that takes over must be a state the initiator's stream of writes
-    /// went through: with a write goes every write that was complete when it was submitted.
-    pub fn check_epochs(&self, content: &RangeMap<Version>, size: u64) -> Result<Time, BadContent> {
+    /// O1, D3, D4: content found on a replica that takes over must be a state that some line of writes went
+    /// through, be it one that was given up. If it comes from the own disk of an initiator that lost its cache,
+    /// it must have everything that was complete before the last flush there.
+    pub fn check_takeover(&self, content: &RangeMap<Version>, size: u64) -> Result<(), BadContent> {
+        let Err(bad) = self.check_line(content, size) else {
+            return Ok(());
+        };
+        match self
+            .past
+            .iter()
+            .any(|p| p.check_line(content, size).is_ok())
+        {
+            true => Ok(()),
+            false => Err(bad),
+        }
+    }
+
+    fn check_line(&self, content: &RangeMap<Version>, size: u64) -> Result<(), BadContent> {
+        let Err(bad) = self.check_epochs(content, size) else {
+            return Ok(());
+        };
+        let flushed = |node: &usize| {
+            let from = self.flushed.get(node).copied().unwrap_or_default();
+            self.check_between(content, size, from, Time::MAX).is_ok()
+        };
+        match self.cache_lost.iter().any(flushed) {
+            true => Ok(()),
+            false => Err(bad),
+        }
+    }
+
+    /// O1: with a write goes every write that was complete when it was submitted.
+    fn check_epochs(&self, content: &RangeMap<Version>, size: u64) -> Result<Time, BadContent> {
         let mut youngest = 0;
         for w in &self.writes {
             let present = w.version != crate::buffer::ZEROES
@@ -352,5 +419,42 @@ mod tests {
             h.check_epochs(&disk(&[(100, 108, 11)]), 200).is_err(),
             "the second without the first"
         );
+    }
+
+    #[test]
+    fn a_takeover_shows_one_line() {
+        let mut h = history();
+        let a = h.begin(10, 0, 8, 0, 100);
+        h.finish(a, End::Ok(110));
+        // The other node takes over without it.
+        h.rebase(disk(&[]));
+        let b = h.begin(11, 100, 108, 1, 120);
+        h.finish(b, End::Ok(130));
+        let check =
+            |h: &History, w: &[(u64, u64, Version)]| h.check_takeover(&disk(w), 200).is_ok();
+        assert!(check(&h, &[(100, 108, 11)]), "the new line");
+        assert!(check(&h, &[(0, 8, 10)]), "the old line");
+        assert!(!check(&h, &[(0, 8, 10), (100, 108, 11)]), "a mixture");
+    }
+
+    #[test]
+    fn a_lost_cache_keeps_what_was_flushed() {
+        let mut h = history();
+        for (version, at) in [(10, 100), (11, 120), (12, 140)] {
+            let w = h.begin(version, version * 8, version * 8 + 8, 0, at);
+            h.finish(w, End::Ok(at + 10));
+        }
+        h.flush_completed(0, 115);
+        let check =
+            |h: &History, w: &[(u64, u64, Version)]| h.check_takeover(&disk(w), 200).is_ok();
+        let holes = [(80, 88, 10), (96, 104, 12)];
+        assert!(!check(&h, &holes), "no reason for a hole");
+        h.cache_lost(1);
+        assert!(!check(&h, &holes), "another node's cache");
+        h.cache_lost(0);
+        assert!(check(&h, &holes));
+        assert!(!check(&h, &[(88, 96, 11)]), "without what was flushed");
+        h.complete_again(0);
+        assert!(!check(&h, &holes));
     }
 }
