@@ -39,7 +39,7 @@ mod state;
 mod store;
 
 use args::Args;
-use console::Console;
+use console::{Console, Outputs};
 use device::Page;
 use failure::{BAD, FAILED, Failure, OK, USAGE};
 use record::{Record, Version};
@@ -50,7 +50,7 @@ use store::Store;
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.into_iter().collect();
-    let code = match execute(&arguments) {
+    let code = match execute(&arguments, Outputs::default()) {
         Ok(code) => code,
         Err(failure) => {
             let text = failure.to_string();
@@ -66,9 +66,9 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn execute(arguments: &[String]) -> Result<u8, Failure> {
+fn execute(arguments: &[String], outputs: Outputs) -> Result<u8, Failure> {
     let args = args::parse(arguments)?;
-    let mut console = Console::new(args.force, args.quiet, args.verbose);
+    let mut console = Console::new(outputs, args.force, args.quiet, args.verbose);
     if args.format != Version::V09 && args.node_id.is_some_and(|id| id != 0) {
         console.err("Not v09, implicitly set --node-id = 0");
     }
@@ -187,3 +187,6 @@ fn leading_hex(text: &str) -> Result<u64, Failure> {
     u64::from_str_radix(digits, 16)
         .map_err(|_| Failure::new(BAD, format!("'{text}' has more than 16 hexadecimal digits")))
 }
+
+#[cfg(test)]
+mod crash_tests;

@@ -1,9 +1,30 @@
 //! What the user reads and is asked (metadata, section 8.4).
 
+use std::cell::{RefCell, RefMut};
 use std::io::{self, BufRead, IsTerminal, Write};
 
-/// Standard output and error, and how prompts are answered.
+/// Where text goes.
+pub(super) struct Outputs {
+    /// Results.
+    pub(super) out: Box<dyn Write>,
+    /// Messages.
+    pub(super) err: Box<dyn Write>,
+}
+
+impl Default for Outputs {
+    /// Standard output and error.
+    fn default() -> Self {
+        Self {
+            out: Box::new(io::stdout()),
+            err: Box::new(io::stderr()),
+        }
+    }
+}
+
+/// Output, messages, and how prompts are answered.
 pub(super) struct Console {
+    out: RefCell<Box<dyn Write>>,
+    err: RefCell<Box<dyn Write>>,
     /// `--force`: prompts are answered with yes.
     pub(super) force: bool,
     /// `--quiet`: with `--force`, prompts are not shown.
@@ -14,8 +35,10 @@ pub(super) struct Console {
 }
 
 impl Console {
-    pub(super) const fn new(force: bool, quiet: bool, verbose: u32) -> Self {
+    pub(super) fn new(outputs: Outputs, force: bool, quiet: bool, verbose: u32) -> Self {
         Self {
+            out: RefCell::new(outputs.out),
+            err: RefCell::new(outputs.err),
             force,
             quiet,
             verbose,
@@ -23,14 +46,19 @@ impl Console {
         }
     }
 
+    /// Standard output, for more than lines.
+    pub(super) fn output(&self) -> RefMut<'_, Box<dyn Write>> {
+        self.out.borrow_mut()
+    }
+
     /// A line on standard output. A reader that went away is no failure of the command.
     pub(super) fn out(&self, line: &str) {
-        let _ = writeln!(io::stdout(), "{line}");
+        let _ = writeln!(self.out.borrow_mut(), "{line}");
     }
 
     /// A line on standard error.
     pub(super) fn err(&self, line: &str) {
-        let _ = writeln!(io::stderr(), "{line}");
+        let _ = writeln!(self.err.borrow_mut(), "{line}");
     }
 
     /// Asks `question`; only the line `yes` confirms. Without a terminal the answer is no, with
@@ -50,8 +78,9 @@ impl Console {
             self.err("stdin not a TTY, not waiting for confirmation");
             return false;
         }
-        let _ = write!(io::stderr(), "[need to type 'yes' to confirm] ");
-        let _ = io::stderr().flush();
+        let prompt = "[need to type 'yes' to confirm] ";
+        let err = self.err.get_mut();
+        let _ = write!(err, "{prompt}").and_then(|()| err.flush());
         let mut answer = String::new();
         let read = stdin.lock().read_line(&mut answer).unwrap_or(0);
         self.err("");

@@ -256,7 +256,7 @@ fn write(args: &Args, store: &mut Store, mut plan: Plan, console: &Console) -> R
     }
     store.device.restrict_to(&plan.geometry);
     if !plan.converted {
-        if plan.old_offset == Some(store.md_offset) {
+        if store.has_any()? {
             store.save(&plan.record.unfinished(), &plan.geometry, console)?;
         }
         console.out("initializing activity log");

@@ -1,6 +1,9 @@
 //! The metadata device: opened exclusively, read and written in whole 4 KiB blocks (metadata,
 //! sections 2.7, 8.3 and 11.1).
 
+#[cfg(test)]
+pub(super) mod journal;
+
 use super::args::Args;
 use super::console::Console;
 use super::failure::{BAD, Failure, USAGE};
@@ -160,6 +163,8 @@ impl Device {
             return Ok(());
         }
         self.wrote = true;
+        #[cfg(test)]
+        journal::wrote(offset, bytes);
         self.file
             .write_all_at(bytes, offset)
             .map_err(|error| Failure::io("writing", self.path.as_str(), error))
@@ -181,7 +186,11 @@ impl Device {
         while at < range.end {
             let length = range.end.saturating_sub(at).min(PIECE);
             match rustix::fs::fallocate(&self.file, flags, at, length) {
-                Ok(()) => self.wrote = true,
+                Ok(()) => {
+                    self.wrote = true;
+                    #[cfg(test)]
+                    journal::zeroed(at, length);
+                }
                 Err(Errno::INTR) => continue,
                 Err(_) => return Ok(false),
             }
@@ -237,6 +246,8 @@ impl Device {
             return Ok(());
         }
         self.wrote = false;
+        #[cfg(test)]
+        journal::synced();
         self.file
             .sync_data()
             .map_err(|error| Failure::io("fsync of", self.path.as_str(), error))

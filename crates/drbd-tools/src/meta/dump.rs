@@ -24,7 +24,8 @@ pub(super) fn dump(args: &Args, mut store: Store, console: &Console) -> Result<u
             return Err(Failure::Silent(FAILED));
         }
     }
-    let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut output = console.output();
+    let out = BufWriter::with_capacity(1 << 16, &mut *output);
     let mut dump = Dump {
         out,
         record: &record,

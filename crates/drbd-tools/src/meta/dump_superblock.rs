@@ -67,7 +67,7 @@ pub(super) fn dump(args: &Args, store: Store, console: &Console) -> Result<u8, F
         OutputFormat::Hex => hexdump(&shown.block, offset).into_bytes(),
         OutputFormat::Binary | OutputFormat::Auto => shown.block.to_vec(),
     };
-    let mut out = io::stdout().lock();
+    let mut out = console.output();
     match out.write_all(&text).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(Failure::io("writing", "standard output", error));

@@ -70,7 +70,7 @@ pub(super) fn restore(
     let record = store::clip(record, &geometry, console);
 
     store.device.restrict_to(&geometry);
-    if store.found.is_some() {
+    if store.has_any()? {
         store.save(&record.unfinished(), &geometry, console)?;
     }
     // A dump is made of clean metadata only: the activity log has nothing to tell.

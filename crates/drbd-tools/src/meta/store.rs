@@ -108,6 +108,13 @@ impl Store {
         (same || args.force).then_some((found.record, found.geometry))
     }
 
+    /// Whether there is metadata of any version that would be found if the command ended now.
+    pub(super) fn has_any(&self) -> Result<bool, Failure> {
+        let block = self.device.read_block("superblock", self.md_offset)?;
+        let valid = |version| Record::parse(version, &block, self.placement).is_ok();
+        Ok(self.at_last_known.is_some() || Version::ALL.into_iter().any(valid))
+    }
+
     /// The metadata found, or the failure of commands that need it.
     pub(super) fn take(&mut self) -> Result<(Record, Geometry), Failure> {
         self.found.take().ok_or_else(|| {
