@@ -660,3 +660,33 @@ fn a_partial_last_block_is_not_used() {
     disk.ok("apply-al");
     assert_eq!(disk.file().metadata().unwrap().len(), 36864 + 512 * 77);
 }
+
+/// What only `blkid` knows is asked about, wherever it lies.
+#[test]
+fn other_signatures() {
+    if !Command::new("blkid")
+        .arg("-V")
+        .output()
+        .is_ok_and(|o| o.status.success())
+    {
+        eprintln!("*** NOT TESTED: there is no blkid ***");
+        return;
+    }
+    let disk = Disk::new(64 << 20);
+    let mut luks = *b"LUKS\xba\xbe\0\x01aes\0";
+    disk.file().write_all_at(&luks, 0).unwrap();
+    assert!(
+        disk.ok("create-md 1")
+            .contains("\nFound some data (crypto_LUKS)\n")
+    );
+    // Metadata of DRBD itself is no signature of something else.
+    luks.fill(0);
+    disk.file().write_all_at(&luks, 0).unwrap();
+    assert!(!disk.ok("create-md 1").contains("Found"));
+    // A signature that is damaged counts as well, as with the reference.
+    let disk = Disk::new(64 << 20);
+    disk.file().write_all_at(b"XFSB", 0).unwrap();
+    let refused = disk.run("create-md 1");
+    let text = String::from_utf8(refused.stdout).unwrap();
+    assert!(text.contains("Found xfs filesystem"), "{text}");
+}
