@@ -426,12 +426,15 @@ impl Engine {
             .last_state
             .is_none_or(|before| before.conn < ConnState::Connected);
         let agrees = !first || state.repl != ReplState::Established;
+        let was_target = known.last_state.is_some_and(|before| {
+            before.repl.is_sync_target() || before.repl == ReplState::WFBitMapT
+        });
         known.last_state = Some(*state);
         if self.state.cstate(peer) == ConnState::Connected {
             if !agrees {
                 self.give_up_leftover(peer, volume);
             }
-            return self.state_of_member(peer, volume, state, pdisk);
+            return self.state_of_member(peer, volume, state, pdisk, was_target);
         }
         if !self.connect_transaction(peer) {
             return Ok(());
@@ -498,13 +501,15 @@ impl Engine {
         }
     }
 
-    /// A state packet of a connected peer (wire protocol, section 11.5).
+    /// A state packet of a connected peer (wire protocol, section 11.5). `was_target`: its last one said that
+    /// it is, or is about to be, the target of a resync.
     fn state_of_member(
         &mut self,
         peer: NodeId,
         v: VolumeNr,
         state: &WireState,
         pdisk: DiskState,
+        was_target: bool,
     ) -> Result<(), PacketError> {
         let old = self.state.pd(peer, v).cloned().unwrap_or_default();
         let old_pdisk = old.pdisk;
@@ -515,8 +520,20 @@ impl Engine {
         if repl == ReplState::Off && state.repl <= ReplState::Off {
             return self.hot_add(peer, v, state, pdisk);
         }
-        // The end of a resync, seen by its source.
+        // Each takes the other one for the target, and nobody asks for anything.
         if old.is_sync_source()
+            && matches!(state.repl, ReplState::SyncSource | ReplState::PausedSyncS)
+        {
+            self.fail_connection(
+                peer,
+                ConnState::NetworkFailure,
+                "both sides are the source of a resync",
+            );
+            return Ok(());
+        }
+        // The end of a resync, seen by its source. A packet from before the resync says the same.
+        if old.is_sync_source()
+            && was_target
             && state.repl == ReplState::Established
             && matches!(old_pdisk, DiskState::Inconsistent | DiskState::Consistent)
             && pdisk >= DiskState::Inconsistent
@@ -525,6 +542,7 @@ impl Engine {
         }
         // The target is done before we even left the bitmap exchange.
         if old.repl == ReplState::WFBitMapS
+            && was_target
             && state.repl == ReplState::Established
             && let Some(known) = self.peer_device_mut(peer, v)
         {

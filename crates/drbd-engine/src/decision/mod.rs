@@ -448,6 +448,11 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
             if disk_states {
                 adjust::by_disk_states(facts, &mut d);
                 adjust::reconcile(facts, &mut d);
+            } else if d.strategy.is_if_both_failed() {
+                // Without this an UpToDate disk would become the target of one that is Outdated, and with
+                // the next offers all would be Outdated (a deviation: the reference does not look at the
+                // disks here).
+                adjust::by_disk_states(facts, &mut d);
             }
             // The two nodes have worked side by side: the one with the better disk wins.
             if d.strategy == SplitBrainAutoRecover {

@@ -193,9 +193,15 @@ fn override_direction(f: &Facts<'_>, d: &mut Decision, i_am_source: bool) {
         d.strategy.is_source()
     };
     let source_disk = if i_am_source { f.me.disk } else { f.other.disk };
-    if opposite && source_disk > DiskState::Inconsistent {
-        d.strategy = d.strategy.reversed().unwrap_or(d.strategy);
+    if !opposite || source_disk <= DiskState::Inconsistent {
+        return;
     }
+    d.strategy = match d.strategy {
+        // The peer is not told of that node: it decides for a full sync, and reverses that (a deviation: the
+        // reference would have two sources).
+        SourceCopyOtherBitmap(node) if !f.reported.contains(node) => TargetSetBitmap,
+        strategy => strategy.reversed().unwrap_or(strategy),
+    };
 }
 
 /// Steps 10 and 11: a Primary would lose its data under the eyes of its users.
