@@ -702,11 +702,11 @@ impl Engine {
     /// I/O on a disk failed (section 14.4).
     pub(crate) fn disk_failed(&mut self, v: VolumeNr, fault: DiskFault) {
         let disk = self.state.disk(v);
-        if disk <= DiskState::Failed {
-            return;
-        }
         if self.attaching.contains_key(&v) && disk == DiskState::Attaching {
             return self.attach_failed(v, RetCode::ERR_IO_MD_DISK, "I/O error while attaching");
+        }
+        if disk <= DiskState::Failed {
+            return;
         }
         let policy = self
             .disk_ref(v)

@@ -91,6 +91,22 @@ fn bitmaps_and_outcomes() {
 }
 
 #[test]
+fn an_offer_never_makes_an_up_to_date_disk_the_target_of_an_outdated_one() {
+    let at = Link {
+        occasion: Occasion::Resync { disk_states: false },
+        ..LINK
+    };
+    let (mut x, y) = (half(0, 0x10, &[], &[]), half(1, 0x10, &[], &[]));
+    // By the identifiers alone the crashed one would be the source.
+    x.flags = x.flags.union(UuidFlags::CRASHED_PRIMARY);
+    assert_eq!(run(&x, &y, at, |_| {}).strategy, SourceIfBothFailed);
+    assert_eq!(run(&y, &x, at, |_| {}).strategy, TargetIfBothFailed);
+    x.side.disk = DiskState::Outdated;
+    assert_eq!(run(&x, &y, at, |_| {}).strategy, TargetUseBitmap);
+    assert_eq!(run(&y, &x, at, |_| {}).strategy, SourceUseBitmap);
+}
+
+#[test]
 fn an_interrupted_resync_goes_on_after_an_attach() {
     let at = Link {
         occasion: Occasion::Attach,
