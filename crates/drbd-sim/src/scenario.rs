@@ -158,6 +158,9 @@ impl Run {
     }
 
     fn later(&mut self, delay: Time, deed: Deed) {
+        if self.settling {
+            return; // Nothing new is begun any more.
+        }
         self.order += 1;
         self.agenda
             .insert((self.cluster.now() + delay, self.order), deed);

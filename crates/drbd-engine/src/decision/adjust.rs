@@ -16,7 +16,7 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
             && usable
             && ((weak_rule && d.strategy.is_if_both_failed())
                 || (d.strategy == NoSync && one_inconsistent)
-                || outdated_source(own, peer, d))
+                || outdated_source(f, d))
     } else {
         (d.rule == Rule::BothOff || d.strategy == NoSync) && one_inconsistent
     };
@@ -60,7 +60,8 @@ fn crashed_source(f: &Facts<'_>, source: bool) -> bool {
 /// A crashed Primary whose disk knows that it missed writes would overwrite an UpToDate disk, and nobody would
 /// be UpToDate any more. A deviation from the comparison of the reference: its blocks are compared, but the
 /// UpToDate disk is the source.
-fn outdated_source(own: DiskState, peer: DiskState, d: &Decision) -> bool {
+pub(super) fn outdated_source(f: &Facts<'_>, d: &Decision) -> bool {
+    let (own, peer) = (f.me.disk, f.other.disk);
     let (source, target) = match d.strategy {
         SourceUseBitmap => (own, peer),
         TargetUseBitmap => (peer, own),

@@ -445,8 +445,10 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         Occasion::Connect => policy::connect(facts, &mut d),
         Occasion::Attach => policy::attach(facts, &mut d),
         Occasion::Resync { disk_states } => {
-            if disk_states {
+            if disk_states || adjust::outdated_source(facts, &d) {
                 adjust::by_disk_states(facts, &mut d);
+            }
+            if disk_states {
                 adjust::reconcile(facts, &mut d);
             } else if d.strategy.is_if_both_failed() {
                 // Without this an UpToDate disk would become the target of one that is Outdated, and with
