@@ -263,10 +263,8 @@ impl Run {
                     self.cluster
                         .note(|| format!("node {n} not promoted: {reply:?}"));
                     self.promoting = None;
-                    if !self.settling {
-                        let delay = self.rng.range(300 * MS, 3 * SEC);
-                        self.later(delay, Deed::Promote);
-                    }
+                    let delay = self.rng.range(300 * MS, 3 * SEC);
+                    self.later(delay, Deed::Promote);
                 }
                 None if !self.cluster.nodes[n].commands_waiting(id) => self.promoting = None,
                 None => {}

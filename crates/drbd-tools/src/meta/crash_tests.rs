@@ -252,7 +252,9 @@ impl View {
                     Format::V09 if superblock.peers.iter().all(has) => (0..slots).collect(),
                     Format::V09 => {
                         let peers = superblock.peers.iter().filter(|peer| has(peer));
-                        peers.filter_map(|peer| peer.bitmap_index.map(usize::from)).collect()
+                        peers
+                            .filter_map(|peer| peer.bitmap_index.map(usize::from))
+                            .collect()
                     }
                 };
                 (format!("{same:?}"), full)
@@ -351,7 +353,10 @@ fn survives(disk: &Disk, command: &str) {
                 .filter_map(|side| side.as_ref())
                 .any(|side| found.is_as_good_as(side)),
         };
-        assert!(usable, "{command}: {when}: {found:?}\nold {old:?}\nnew {new:?}");
+        assert!(
+            usable,
+            "{command}: {when}: {found:?}\nold {old:?}\nnew {new:?}"
+        );
         // Killed or not, the command can be given again.
         if tried % 8 == 0 {
             assert_eq!(disk.run(command).0, 0, "{command}, again, after {when}");
@@ -373,7 +378,11 @@ fn used(version: Version, index: &'static str, create: &str) -> Disk {
         _ => {
             disk.ok("write-dev-uuid 77");
             disk.edit(|superblock| {
-                superblock.effective_size = if index == "flex-external" { 80_000 } else { 2_500 };
+                superblock.effective_size = if index == "flex-external" {
+                    80_000
+                } else {
+                    2_500
+                };
                 superblock.current_uuid = 0xAAAA;
                 superblock.node_id = (version == Version::V09).then_some(0);
                 superblock.peers[0].bitmap_uuid = 0xBBBA;
@@ -411,8 +420,16 @@ fn single_blocks() {
                 "wipe-md",
             ][..],
         ),
-        (Version::V08, "create-md", &["set-gi 1:2", "outdate", "wipe-md"]),
-        (Version::V07, "create-md", &["set-gi 1:2", "invalidate", "wipe-md"]),
+        (
+            Version::V08,
+            "create-md",
+            &["set-gi 1:2", "outdate", "wipe-md"],
+        ),
+        (
+            Version::V07,
+            "create-md",
+            &["set-gi 1:2", "invalidate", "wipe-md"],
+        ),
     ] {
         for command in commands {
             let index = if version == Version::V07 {
@@ -480,7 +497,9 @@ fn conversions() {
         disk.version = to;
         // A single block again: the old version is there, or the new one.
         let steps = disk.ok(create);
-        let writes = steps.iter().filter(|step| matches!(step, Step::Write { .. }));
+        let writes = steps
+            .iter()
+            .filter(|step| matches!(step, Step::Write { .. }));
         assert_eq!(writes.count(), 1, "{from} to {to}");
     }
 }
