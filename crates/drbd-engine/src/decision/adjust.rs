@@ -63,12 +63,11 @@ fn crashed_source(f: &Facts<'_>, source: bool) -> bool {
 pub(super) fn outdated_source(f: &Facts<'_>, d: &Decision) -> bool {
     let (own, peer) = (f.me.disk, f.other.disk);
     let (source, target) = match d.strategy {
-        SourceUseBitmap | SourceIfBothFailed => (own, peer),
-        TargetUseBitmap | TargetIfBothFailed => (peer, own),
+        SourceUseBitmap => (own, peer),
+        TargetUseBitmap => (peer, own),
         _ => return false,
     };
-    let crashed = d.rule == Rule::CrashedPrimary || d.strategy.is_if_both_failed();
-    crashed && source <= DiskState::Outdated && target == DiskState::UpToDate
+    d.rule == Rule::CrashedPrimary && source <= DiskState::Outdated && target == DiskState::UpToDate
 }
 
 /// The blocks to send to a peer that is itself the target of another node: it has that node's current

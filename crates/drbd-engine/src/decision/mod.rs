@@ -445,16 +445,14 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         Occasion::Connect => policy::connect(facts, &mut d),
         Occasion::Attach => policy::attach(facts, &mut d),
         Occasion::Resync { disk_states } => {
-            if disk_states || adjust::outdated_source(facts, &d) {
+            // Without this an UpToDate disk would become the target of one that is Outdated, and with the next
+            // offers all would be Outdated (a deviation: the reference does not look at the disks here).
+            let crashed = d.strategy.is_if_both_failed() || adjust::outdated_source(facts, &d);
+            if disk_states || crashed {
                 adjust::by_disk_states(facts, &mut d);
             }
             if disk_states {
                 adjust::reconcile(facts, &mut d);
-            } else if d.strategy.is_if_both_failed() {
-                // Without this an UpToDate disk would become the target of one that is Outdated, and with
-                // the next offers all would be Outdated (a deviation: the reference does not look at the
-                // disks here).
-                adjust::by_disk_states(facts, &mut d);
             }
             // The two nodes have worked side by side: the one with the better disk wins.
             if d.strategy == SplitBrainAutoRecover {
