@@ -256,16 +256,8 @@ impl Engine {
                     pd.resync_active = false;
                 }
             });
-            // The source may have become good enough meanwhile; it will not offer again by itself
-            // (section 9.6).
-            if self.source_is_good(peer, v) {
-                self.send_uuids(
-                    peer,
-                    v,
-                    UuidFlags::RESYNC.union(UuidFlags::DISKLESS_PRIMARY),
-                );
-                self.compare_again(peer, v, true);
-            }
+            // The source may have become good enough meanwhile, and will not offer again by itself (section
+            // 9.6). It has to hear of this end first: the watch over stuck disks asks again.
             return;
         }
         let outdated = self.adopt_source(peer, v);
