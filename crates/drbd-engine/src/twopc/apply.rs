@@ -144,8 +144,11 @@ impl Engine {
     }
 
     /// Whether a Primary exists that this node does not see directly; `also` counts as seen.
+    ///
+    /// A Primary that was lost after it had answered is no news: it may be gone altogether, and the empty
+    /// transaction that follows its loss finds out (a deviation: the reference outdates itself).
     fn far_primary(&self, primary_nodes: NodeMask, also: Option<NodeId>) -> bool {
-        let mut seen = self.reach();
+        let mut seen = self.reach() | self.twopc.lost_meanwhile;
         if let Some(peer) = also {
             seen.insert(peer);
         }
@@ -354,6 +357,8 @@ impl Engine {
     /// The empty change is committed (section 5.9).
     fn apply_empty(&mut self, primary_nodes: NodeMask, incapable: bool) {
         let far = !incapable && self.far_primary(primary_nodes, None);
+        // One that was lost meanwhile is still a reason not to return.
+        let unsure = !incapable && !primary_nodes.minus(self.reach()).is_empty();
         let returning: Vec<VolumeNr> = self
             .volumes
             .keys()
@@ -367,7 +372,7 @@ impl Engine {
         let _ = self.change(flags, |s| {
             if far {
                 outdate_disks(s);
-            } else {
+            } else if !unsure {
                 for v in returning {
                     set_disk(s, v, DiskState::UpToDate);
                 }

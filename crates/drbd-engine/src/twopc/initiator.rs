@@ -103,6 +103,7 @@ impl Engine {
             change: initiated.change,
         };
         let volume = kind.volume();
+        self.twopc.lost_meanwhile = NodeMask::EMPTY;
         self.twopc.active = Some(Active::Initiator(initiated));
         self.timers
             .set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);

@@ -25,6 +25,8 @@ pub(crate) struct TwoPc {
     pub active: Option<Active>,
     /// Own changes that wait for their turn.
     pub queue: VecDeque<Request>,
+    /// Peers that were lost since the transaction under way began.
+    pub lost_meanwhile: NodeMask,
 }
 
 /// The transaction under way.
@@ -237,6 +239,9 @@ impl Engine {
 
     /// A peer's streams are gone (section 5.5).
     pub(crate) fn twopc_peer_lost(&mut self, peer: NodeId) {
+        if self.state.cstate(peer) == ConnState::Connected {
+            self.twopc.lost_meanwhile.insert(peer);
+        }
         match &mut self.twopc.active {
             Some(Active::Initiator(i)) if i.waiting.contains(peer) => {
                 i.waiting.remove(peer);

@@ -177,6 +177,7 @@ impl Engine {
                 alloc::format!("Refusing remote state change {}: code {}", head.tid, code.0),
             );
         }
+        self.twopc.lost_meanwhile = NodeMask::EMPTY;
         self.twopc.active = Some(Active::Participant(participation));
         self.timers
             .set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
