@@ -3,14 +3,21 @@
 //!
 //! The reference leaves such a disk alone until the next connect (state machine, section 9.6, has a case seen
 //! live). Here every wait has an owner and a deadline: after a while this node asks again.
+//!
+//! Outdated means that another node may have newer data. When every node is here and none has, that is known to
+//! be wrong, and the disk with the newest data is UpToDate again; the reference waits for `primary --force`.
 
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use drbd_proto::{DiskState, NodeId, ReplState, UuidFlags, VolumeNr};
+use drbd_meta::flags::PeerFlags;
+use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, UuidFlags, VolumeNr};
 
+use crate::decision::{Occasion, Strategy};
+use crate::effect::LogLevel;
 use crate::engine::Engine;
 use crate::options::OnIoError;
+use crate::state::change::ChangeFlags;
 use crate::timer::Timer;
 
 /// How long such a state may last.
@@ -58,8 +65,63 @@ impl Engine {
                     .is_some_and(|d| d.options.on_io_error != OnIoError::PassOn)
                     && self.data_peer(v).is_some()
             }
-            _ => self.data_peer(v).is_some(),
+            _ => self.data_peer(v).is_some() || self.all_are_here(v),
         }
+    }
+
+    /// Whether every node that may have data is connected, and none of them has good data.
+    fn all_are_here(&self, v: VolumeNr) -> bool {
+        let Some(disk) = self.disk_ref(v) else {
+            return false;
+        };
+        let known = |n: NodeId| {
+            let entry = disk.meta.peer(n);
+            entry.bitmap_index.is_some() || entry.flags.contains(PeerFlags::DEVICE_SEEN)
+        };
+        let all_configured = NodeId::all()
+            .filter(|n| *n != self.node_id && known(*n))
+            .all(|n| self.conns.contains_key(&n));
+        let exposed = self.current_uuid(v);
+        all_configured
+            && self.state.peers_of(v).all(|(n, c, pd)| {
+                let Some(k) = self.peer_device(n, v) else {
+                    return false;
+                };
+                let usable = match pd.pdisk {
+                    DiskState::Inconsistent | DiskState::Outdated => c.peer_role != Role::Primary,
+                    // A client; as Primary it shows which data its applications have seen.
+                    DiskState::Diskless => {
+                        !k.options.bitmap
+                            && (c.peer_role != Role::Primary || k.uuids.current.same(exposed))
+                    }
+                    _ => false,
+                };
+                c.cstate == ConnState::Connected && pd.repl == ReplState::Established && usable
+            })
+    }
+
+    /// Whether no peer has newer data than this node; among equals the one with the smallest id counts.
+    fn nobody_has_newer(&mut self, v: VolumeNr) -> bool {
+        let peers: Vec<(NodeId, DiskState)> = self
+            .state
+            .peers_of(v)
+            .filter(|(_, _, pd)| pd.pdisk != DiskState::Diskless)
+            .map(|(n, _, pd)| (n, pd.pdisk))
+            .collect();
+        peers.into_iter().all(|(peer, pdisk)| {
+            let Some(state) = self.peer_device(peer, v).and_then(|k| k.last_state) else {
+                return false;
+            };
+            let occasion = Occasion::Resync { disk_states: false };
+            let strategy = match self.decision(peer, v, &state, pdisk, occasion) {
+                Ok(decision) => decision.strategy,
+                Err(_) => return false,
+            };
+            match strategy {
+                Strategy::NoSync => pdisk < DiskState::Outdated || self.node_id < peer,
+                s => s.is_source(),
+            }
+        })
     }
 
     /// A connected peer with UpToDate data that may be copied; a Primary if there is one.
@@ -95,6 +157,19 @@ impl Engine {
                 continue;
             }
             let Some(peer) = self.data_peer(v) else {
+                if self.all_are_here(v) && self.nobody_has_newer(v) {
+                    self.log_at(
+                        LogLevel::Info,
+                        None,
+                        Some(v),
+                        "All nodes are here, and none has newer data than this one",
+                    );
+                    let _ = self.change(ChangeFlags::HARD, |s| {
+                        if let Some(d) = s.devices.get_mut(&v) {
+                            d.disk = DiskState::UpToDate;
+                        }
+                    });
+                }
                 continue;
             };
             // Both sides compare, with their disk states.

@@ -395,8 +395,10 @@ impl Engine {
             && known.flags.uuids_received
             && stable
             && (old_pd.repl < ReplState::Established
-                || got_stable
-                || old_pd.pdisk == DiskState::Outdated)
+                || ((got_stable || old_pd.pdisk == DiskState::Outdated)
+                    // Known differences are made up for by a resync.
+                    && self.bitmap_weight(peer, v) == 0
+                    && known.uuids.dirty_bits == 0))
         {
             set = Some(pd.pdisk);
         } else {
