@@ -66,9 +66,6 @@ pub fn config(config: &Config, environment: &Environment, verbose: bool) -> Stri
         d.common(common);
         d.out.push('\n');
     }
-    if config.resources.is_empty() {
-        d.out.push_str("# no resources configured\n");
-    }
     for r in &config.resources {
         d.resource(config, r, environment);
     }
@@ -343,7 +340,12 @@ impl Dump {
             }
         }
         if !stacked && (all || given.meta_disk) {
-            match &volume.meta_disk {
+            let used = if all {
+                volume.meta()
+            } else {
+                volume.meta_disk.as_ref()
+            };
+            match used {
                 None => {}
                 Some(MetaDisk::Internal) => self.statement("meta-disk", "internal"),
                 Some(MetaDisk::Flexible(path)) => self.address("meta-disk", &quote(path)),

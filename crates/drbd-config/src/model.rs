@@ -293,7 +293,7 @@ pub struct Volume {
     pub disk: Option<Disk>,
     /// Where the disk was written.
     pub disk_span: Span,
-    /// Meta data.
+    /// Meta data as written; see [`Volume::meta`].
     pub meta_disk: Option<MetaDisk>,
     /// Where the meta disk was written.
     pub meta_disk_span: Span,
@@ -340,13 +340,14 @@ impl Volume {
         }
     }
 
+    /// Where the meta data lies, if the volume has a disk.
+    pub fn meta(&self) -> Option<&MetaDisk> {
+        self.disk_path().and(self.meta_disk.as_ref())
+    }
+
     /// The disk that holds the meta data.
     pub fn meta_path(&self) -> Option<&str> {
-        match &self.meta_disk {
-            Some(MetaDisk::Internal) => self.disk_path(),
-            Some(other) => other.path(),
-            None => None,
-        }
+        self.meta()?.path().or_else(|| self.disk_path())
     }
 }
 

@@ -296,11 +296,6 @@ enum Target {
 }
 
 fn target(config: &Config, text: &str) -> Result<u32, Target> {
-    if let Some(minor) = text.strip_prefix("minor-")
-        && let Ok(minor) = minor.parse::<u32>()
-    {
-        return Ok(minor);
-    }
     let (name, number) = match text.rsplit_once('/') {
         Some((name, number)) if config.resource(text).is_none() => (name, number.parse().ok()),
         _ => (text, None),

@@ -33,11 +33,10 @@ pub(super) fn check_endpoints(resource: &Resource, found: &mut Vec<Diagnostic>) 
 }
 
 /// The end of a generated connection at a host.
-fn generated(host: &Host, index: usize, name: Option<&crate::model::Text>) -> Endpoint {
-    let kind = match (&host.kind, name) {
-        (_, Some(name)) => EndpointKind::Host(name.clone()),
-        (HostKind::Stacked(_), None) => EndpointKind::Address,
-        (_, None) => EndpointKind::Host(host.names.first().cloned().unwrap_or_else(|| "".into())),
+fn generated(host: &Host, index: usize) -> Endpoint {
+    let kind = match &host.kind {
+        HostKind::Stacked(_) => EndpointKind::Address,
+        _ => EndpointKind::Host(host.names.first().cloned().unwrap_or_else(|| "".into())),
     };
     Endpoint {
         host: Some(index),
@@ -61,7 +60,7 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
     let mut pairs: HashSet<[usize; 2]> = HashSet::new();
     let own_only = matches!(extent, Extent::Written | Extent::Own) && meshes_are_simple(resource);
     for mesh in &resource.meshes {
-        let mut members: Vec<(usize, &Host, &crate::model::Text)> = Vec::new();
+        let mut members: Vec<(usize, &Host)> = Vec::new();
         for (name, span) in &mesh.hosts {
             let Some(at) = find_host(resource, name) else {
                 found.push(
@@ -99,13 +98,13 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
                 ));
                 continue;
             }
-            members.push((at, host, name));
+            members.push((at, host));
         }
         let net = mesh.net.inherited();
         // If this host is not a member, one connection stands for all.
         let mine = members.iter().any(|(h, ..)| Some(*h) == resource.me);
-        for (i, (a, host_a, name_a)) in members.iter().enumerate() {
-            for (b, host_b, name_b) in members.iter().skip(i + 1) {
+        for (i, (a, host_a)) in members.iter().enumerate() {
+            for (b, host_b) in members.iter().skip(i + 1) {
                 let own = if mine {
                     resource.me.is_some_and(|me| me == *a || me == *b)
                 } else {
@@ -129,10 +128,7 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
                 c.paths.push(Path {
                     implicit: true,
                     span: c.span,
-                    endpoints: vec![
-                        generated(host_a, *a, Some(name_a)),
-                        generated(host_b, *b, Some(name_b)),
-                    ],
+                    endpoints: vec![generated(host_a, *a), generated(host_b, *b)],
                 });
                 c.hosts = Some([*a, *b]);
                 c.net = net.clone();
@@ -148,7 +144,7 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
                 c.paths.push(Path {
                     implicit: true,
                     span: c.span,
-                    endpoints: vec![generated(a, 0, None), generated(b, 1, None)],
+                    endpoints: vec![generated(a, 0), generated(b, 1)],
                 });
                 c.hosts = Some([0, 1]);
                 if a.proxy.is_some() != b.proxy.is_some() {

@@ -72,9 +72,12 @@ fn sections(target: &mut Sections, outer: &Sections, report: &mut Report<'_>) {
 
 fn proxy(target: &mut ProxyOptions, outer: &ProxyOptions, report: &mut Report<'_>) {
     report.into(&mut target.options, &outer.options);
-    if target.plugins.is_empty() {
-        target.plugins = outer.plugins.iter().rev().cloned().collect();
-    }
+    // Like options: what is missing goes to the front, one by one.
+    let missing = |p: &&String| !target.plugins.contains(p);
+    let mut plugins: Vec<String> = outer.plugins.iter().filter(missing).cloned().collect();
+    plugins.reverse();
+    plugins.append(&mut target.plugins);
+    target.plugins = plugins;
 }
 
 fn one(resource: &mut Resource, report: &mut Report<'_>) {
@@ -86,6 +89,9 @@ fn one(resource: &mut Resource, report: &mut Report<'_>) {
         ..
     } = resource;
     for host in hosts.iter_mut() {
+        if let Some(p) = &mut host.proxy {
+            proxy(&mut p.options, &sections.proxy, report);
+        }
         for volume in &mut host.volumes {
             report.into(&mut volume.device_options, &sections.device);
             report.into(&mut volume.disk_options, &sections.disk);

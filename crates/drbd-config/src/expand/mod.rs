@@ -73,6 +73,7 @@ fn complete(
         connections::peer_devices(resource, found);
     }
     if matches!(extent, Extent::Own | Extent::All) && !failed(found) {
+        config.resources.iter_mut().for_each(volumes::finish);
         inherit::merge(config, found);
     }
 }

@@ -163,10 +163,20 @@ fn complete(
     }
     match (&volume.disk, &volume.meta_disk) {
         (Some(Disk::Path(_)), None) => volume.meta_disk = Some(MetaDisk::Internal),
-        (Some(Disk::Path(_)), Some(_)) => {}
-        (Some(Disk::None), _) => volume.meta_disk = None,
+        // A `meta-disk` beside `disk none` is without effect, but it is written and so dumped.
+        (Some(Disk::Path(_)), Some(_)) | (Some(Disk::None), _) => {}
         (None, Some(_)) => found.push(missing("disk")),
         (None, None) => volume.disk = Some(Disk::None),
+    }
+}
+
+/// Beyond what was written: every device has its name, and no meta data without a disk.
+pub(super) fn finish(resource: &mut Resource) {
+    for volume in resource.hosts.iter_mut().flat_map(|h| &mut h.volumes) {
+        volume.device_named |= volume.device.is_some();
+        if volume.disk == Some(Disk::None) {
+            volume.meta_disk = None;
+        }
     }
 }
 

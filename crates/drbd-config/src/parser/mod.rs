@@ -92,6 +92,7 @@ pub struct Parser {
     device_errors: Vec<(Span, String)>,
     environment: Environment,
     running: bool,
+    verbose: bool,
     total: u64,
 }
 
@@ -150,6 +151,7 @@ impl Parser {
             device_errors: Vec::new(),
             environment: environment.clone(),
             running: false,
+            verbose: false,
             total: 0,
         }
     }
@@ -162,6 +164,11 @@ impl Parser {
     /// Accepts the dialect of a running configuration ("Configuration language", section 12).
     pub fn running(&mut self) {
         self.running = true;
+    }
+
+    /// Mentions patterns of `include` that match nothing.
+    pub fn verbose(&mut self) {
+        self.verbose = true;
     }
 
     /// Reads a file or text with everything it includes. May be called again for further files;
@@ -353,7 +360,14 @@ impl Parser {
             return vec![pending(self.directory(name.span).join(&*name.text))];
         }
         match glob::glob_with(&pattern.to_string_lossy(), options) {
-            Ok(paths) => paths.flatten().map(pending).collect(),
+            Ok(paths) => {
+                let files: Vec<Pending> = paths.flatten().map(pending).collect();
+                if files.is_empty() && self.verbose {
+                    let message = format!("no match for include pattern '{}'.", name.text);
+                    self.report(Diagnostic::warning(name.span, message));
+                }
+                files
+            }
             Err(error) => {
                 let message = format!("Invalid include pattern '{}': {}.", name.text, error.msg);
                 self.report(Diagnostic::error(name.span, message));

@@ -349,6 +349,8 @@ impl Adjust<'_> {
                 None => self.new_peer(schedule, connection, None),
                 Some(old) => self.connection(schedule, connection, old),
             }
+            self.adm
+                .schedule_proxy(schedule, self.index, self.resource, connection);
             if !cuts {
                 continue;
             }

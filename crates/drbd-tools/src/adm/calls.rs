@@ -32,7 +32,7 @@ pub(super) fn meta(
         volume.minor?.to_string(),
         "v09".to_owned(),
         volume.meta_path()?.to_owned(),
-        volume.meta_disk.as_ref()?.type_word(),
+        volume.meta()?.type_word(),
     ];
     args.extend(node_id.map(|id| format!("--node-id={id}")));
     args.extend(command.iter().map(|w| (*w).to_owned()));

@@ -108,6 +108,7 @@ const ADJUST: &[Extra] = &[
     flag("discard-my-data"),
     flag("tentative"),
 ];
+const REPAIR_MD: &[Extra] = &[flag("tentative"), flag("force")];
 const FORCE: &[Extra] = &[flag("force")];
 const STATISTICS: &[Extra] = &[Extra {
     name: "statistics",
@@ -153,12 +154,6 @@ impl Command {
             ..self
         }
     }
-    const fn opts_of(self, setup: &'static str) -> Self {
-        Command {
-            setup: Some(setup),
-            ..self
-        }
-    }
     const fn extra(self, extra: &'static [Extra]) -> Self {
         Command { extra, ..self }
     }
@@ -173,13 +168,7 @@ impl Command {
 
     /// Whether an option is accepted, by its full name.
     pub(super) fn accepts(&self, name: &str) -> bool {
-        self.extra.iter().any(|e| e.name == name)
-            || self.setup_options().any(|o| o.name == name)
-            || (name == "set-defaults"
-                && self
-                    .setup
-                    .and_then(command)
-                    .is_some_and(SetupCommand::has_set_defaults))
+        self.extra.iter().any(|e| e.name == name) || self.setup_options().any(|o| o.name == name)
     }
 }
 
@@ -211,34 +200,32 @@ const COMMANDS: &[Command] = &[
     new("secondary", Resource).opts(),
     new("invalidate", Any).disk().opts().extra(FORCE),
     new("invalidate-remote", PeerDevice).opts(),
-    new("outdate", Volume).extra(FORCE),
+    new("outdate", Volume),
     new("resize", Volume).disk().opts(),
     new("verify", PeerDevice).opts(),
     new("pause-sync", PeerDevice),
     new("resume-sync", PeerDevice),
     new("adjust", Any).ips().extra(ADJUST),
-    new("adjust-with-progress", Any).ips().extra(ADJUST),
-    new("wait-connect", Any)
-        .ips()
-        .opts_of("wait-connect-resource"),
-    new("wait-sync", Any).ips().opts_of("wait-sync-resource"),
+    new("adjust-with-progress", Any).ips(),
+    new("wait-connect", Any).ips(),
+    new("wait-sync", Any).ips(),
     new("wait-con-int", Nothing),
     new("role", Resource),
     new("cstate", Connection),
-    new("dstate", Volume),
+    new("dstate", Volume).extra(FORCE),
     new("status", Optional).extra(STATISTICS),
     new("peer-role", Connection).level(Hidden),
     new("dump", Optional).ips(),
     new("dump-xml", Optional).ips(),
     new("create-md", Volume).disk().extra(CREATE_MD),
-    new("show-gi", PeerDevice).disk(),
-    new("get-gi", PeerDevice).disk(),
+    new("show-gi", PeerDevice).disk().extra(FORCE),
+    new("get-gi", PeerDevice).disk().extra(FORCE),
     new("dump-md", Volume).disk().extra(FORCE),
-    new("dump-superblock", Volume),
-    new("wipe-md", Volume).extra(FORCE),
-    new("apply-al", Volume).extra(FORCE),
-    new("repair-md", Volume).extra(FORCE),
-    new("forget-peer", Connection),
+    new("dump-superblock", Volume).disk().extra(FORCE),
+    new("wipe-md", Volume).disk().extra(FORCE),
+    new("apply-al", Volume).disk().extra(FORCE),
+    new("repair-md", Volume).disk().extra(REPAIR_MD),
+    new("forget-peer", Connection).extra(FORCE),
     new("hidden-commands", Nothing),
     new("new-peer", Connection).ips().opts(),
     new("del-peer", Connection).ips().opts(),
@@ -254,8 +241,8 @@ const COMMANDS: &[Command] = &[
     new("sh-udev", Volume).volume_needed().level(Shell),
     new("sh-minor", Volume).level(Shell),
     new("sh-ll-dev", Volume).level(Shell),
-    new("sh-md-dev", Volume).level(Shell),
-    new("sh-md-idx", Volume).level(Shell),
+    new("sh-md-dev", Volume).disk().level(Shell),
+    new("sh-md-idx", Volume).disk().level(Shell),
     new("sh-ip", PeerDevice).level(Shell),
     new("sh-lr-of", Resource).level(Shell),
     new("proxy-up", Connection).level(Shell),
@@ -263,7 +250,10 @@ const COMMANDS: &[Command] = &[
     new("new-resource", Resource).opts().level(Shell),
     new("suspend-io", Volume).opts().level(Expert),
     new("resume-io", Volume).level(Expert),
-    new("set-gi", PeerDevice).volume_needed().level(Expert),
+    new("set-gi", PeerDevice)
+        .volume_needed()
+        .extra(FORCE)
+        .level(Expert),
     new("new-current-uuid", Volume)
         .volume_needed()
         .opts()
@@ -318,5 +308,5 @@ pub(super) fn all_options() -> impl Iterator<Item = (&'static str, Takes)> {
             },
         )
     });
-    own.chain(setup).chain([("set-defaults", Takes::Nothing)])
+    own.chain(setup)
 }

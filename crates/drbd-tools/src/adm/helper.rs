@@ -19,6 +19,8 @@ pub(super) const EXIT_EXECUTION: i32 = 20;
 pub(super) enum Program {
     Setup,
     Meta,
+    /// `drbd-proxy-ctl`, wherever it is in `PATH`.
+    Proxy,
     Shell,
 }
 
@@ -58,6 +60,7 @@ impl Call {
 pub(super) struct Helpers {
     pub(super) setup: PathBuf,
     pub(super) meta: PathBuf,
+    pub(super) proxy: PathBuf,
     /// As printed: like the program itself was called.
     shown: [String; 2],
     pub(super) dry_run: bool,
@@ -89,6 +92,7 @@ impl Helpers {
         Helpers {
             setup,
             meta,
+            proxy: PathBuf::from("drbd-proxy-ctl"),
             shown: [shown_setup, shown_meta],
             dry_run: false,
             verbose: 0,
@@ -132,6 +136,7 @@ impl Helpers {
         let program = match call.program {
             Program::Setup => setup,
             Program::Meta => meta,
+            Program::Proxy => &self.proxy.display().to_string(),
             Program::Shell => "/bin/sh",
         };
         let mut out = escape(program);
@@ -188,6 +193,7 @@ impl Helpers {
         let program = match call.program {
             Program::Setup => &self.setup,
             Program::Meta => &self.meta,
+            Program::Proxy => &self.proxy,
             Program::Shell => Path::new("/bin/sh"),
         };
         let mut command = std::process::Command::new(program);

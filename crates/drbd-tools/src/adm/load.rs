@@ -127,6 +127,9 @@ pub(super) fn load(
     environment: &Environment,
 ) -> Result<Config, i32> {
     let mut parser = Parser::new(environment);
+    if invocation.verbose > 0 {
+        parser.verbose();
+    }
     for file in &invocation.to_exclude {
         parser.exclude(Path::new(file));
     }

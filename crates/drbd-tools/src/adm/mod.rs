@@ -19,6 +19,7 @@ mod commands;
 mod handlers;
 mod helper;
 mod load;
+mod proxy;
 mod run;
 mod running;
 mod schedule;
@@ -113,6 +114,9 @@ fn start(program: &Path, invocation: Invocation) -> i32 {
         Err(code) => return code,
     };
     let mut helpers = Helpers::new(program, invocation.setup.clone(), invocation.meta.clone());
+    if let Some(proxy) = &invocation.proxy {
+        helpers.proxy = proxy.clone();
+    }
     helpers.dry_run = invocation.dry_run;
     helpers.verbose = invocation.verbose;
     helpers.varname = invocation.varname.clone();
@@ -171,9 +175,6 @@ impl Adm {
         };
         let found = expand::expand(&mut self.config, &self.environment, extent);
         self.report(&found)?;
-        if self.command.name == "sh-nop" {
-            return Ok(0);
-        }
         if dumps {
             return self.dump();
         }
@@ -207,14 +208,20 @@ impl Adm {
             println!("\nNo resource names specified");
             return Err(1);
         }
-        if self.config.resources.is_empty() {
+        if self.config.resources.is_empty() && self.command.name != "dump" {
             eprintln!("no resources defined!");
             return Err(1);
         }
         let mut targets: Vec<Target> = Vec::new();
         let mut worst = 0;
-        if selectors.iter().any(|s| s == "all") {
+        // The proxy's commands see nothing but resources with a proxy on this host.
+        let only_proxy = self.command.name.starts_with("proxy-");
+        let sees =
+            |index: usize| !only_proxy || self.resource(index).is_some_and(|r| self.has_proxy(r));
+        // Only the first one; a resource cannot have this name.
+        if selectors.first().is_some_and(|s| s == "all") {
             targets = select::every(&self.config, self.invocation.stacked);
+            targets.retain(|t| sees(t.resource));
             if targets.is_empty() {
                 let host = &self.environment.node_name;
                 if self.invocation.stacked {
@@ -231,14 +238,15 @@ impl Adm {
                 return Err(1);
             }
         } else {
+            let mut before: Vec<Target> = Vec::new();
             for selector in selectors {
                 let target = select::one(&self.config, selector, &self.environment.node_name)
-                    .and_then(|mut target| {
-                        select::fit(&self.config, &self.command, &mut target)?;
-                        Ok(target)
+                    .and_then(|target| match sees(target.resource) {
+                        true => Ok(target),
+                        false => Err(select::undefined(selector)),
                     });
-                match target {
-                    Ok(target) => {
+                let added = match target {
+                    Ok(mut target) => {
                         // What is not limited to a volume works on connections; each of them once.
                         let same = |t: &Target| {
                             t.resource == target.resource
@@ -247,31 +255,38 @@ impl Adm {
                                     || target.connection.is_none()
                                     || t.connection == target.connection)
                         };
-                        if target.works_on_connections() && targets.iter().any(same) {
+                        let links = |t: &Target| {
+                            let resource = self.resource(t.resource);
+                            resource.is_some_and(|r| r.my_connections().next().is_some())
+                        };
+                        if target.works_on_connections()
+                            && links(&target)
+                            && before.iter().any(same)
+                        {
                             eprintln!(
                                 "USAGE_BUG: {selector} would enable an already enabled connection"
                             );
                             return Err(1);
                         }
-                        targets.push(target);
+                        before.push(target.clone());
+                        let fits = select::fit(&self.config, &self.command, &mut target);
+                        fits.map(|()| targets.push(target))
                     }
-                    Err(bad) => {
-                        eprintln!("{}", bad.message);
-                        worst = worst.max(bad.exit);
-                        if bad.exit >= 20 {
-                            return Err(bad.exit);
-                        }
+                    Err(bad) => Err(bad),
+                };
+                if let Err(bad) = added {
+                    eprintln!("{}", bad.message);
+                    worst = worst.max(bad.exit);
+                    if bad.exit >= 20 {
+                        return Err(bad.exit);
                     }
                 }
             }
         }
-        if self.command.volume_needed {
-            for target in &mut targets {
-                if let Err(bad) = select::fit(&self.config, &self.command, target) {
-                    eprintln!("{}", bad.message);
-                    return Err(bad.exit);
-                }
-            }
+        // Links are made for one device at a time.
+        if self.command.name == "sh-udev" && targets.iter().any(|t| t.volume.is_none()) {
+            eprintln!("volume not specified");
+            return Err(1);
         }
         Ok((targets, worst))
     }
@@ -307,7 +322,7 @@ impl Adm {
 
     fn dump(&self) -> Result<i32, i32> {
         let selectors = &self.invocation.selectors;
-        let all = selectors.is_empty() || selectors.iter().any(|s| s == "all");
+        let all = selectors.first().is_none_or(|s| s == "all");
         let verbose = self.invocation.verbose > 0;
         let check = !self.invocation.dry_run || self.environment.terminal;
         let local = |resource: &Resource| {
@@ -320,7 +335,11 @@ impl Adm {
         let xml = self.command.name == "dump-xml";
         if all {
             self.config.resources.iter().try_for_each(local)?;
-            print(&dump::config(&self.config, &self.environment, verbose));
+            print(&if xml {
+                dump_xml::config(&self.config)
+            } else {
+                dump::config(&self.config, &self.environment, verbose)
+            });
             return Ok(0);
         }
         let (targets, worst) = self.targets()?;

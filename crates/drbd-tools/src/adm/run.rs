@@ -100,6 +100,15 @@ impl Adm {
             .unwrap_or(0)
     }
 
+    /// Says that a volume has no disk here.
+    pub(super) fn no_disk(&self) -> i32 {
+        eprintln!(
+            "The {} command requires a local disk, but the configuration gives none.",
+            self.command.name
+        );
+        10
+    }
+
     /// For each selected volume, until one fails. Volumes without a disk are refused where the
     /// command needs one, but skipped with `all`.
     pub(super) fn each_volume(
@@ -113,11 +122,7 @@ impl Adm {
                 if target.of_all {
                     continue;
                 }
-                eprintln!(
-                    "The {} command requires a local disk, but the configuration gives none.",
-                    self.command.name
-                );
-                return 10;
+                return self.no_disk();
             }
             let code = f(volume);
             if code != 0 {
@@ -155,8 +160,8 @@ impl Adm {
         })
     }
 
-    /// First `drbdsetup`; if that cannot help, `drbdmeta`. These exit codes of `drbdsetup` are
-    /// final. Dry runs show both.
+    /// First `drbdsetup`; if that cannot help, `drbdmeta` with the `--force` of the command line. These exit codes of
+    /// `drbdsetup` are final. Dry runs show both.
     pub(super) fn or_meta(&self, first: Call, fallback: Vec<Call>, last: &[i32]) -> i32 {
         let first = Call {
             quiet: !self.invocation.dry_run,
@@ -167,10 +172,15 @@ impl Adm {
             return code;
         }
         if fallback.is_empty() {
-            code
-        } else {
-            self.calls(&fallback)
+            return code;
         }
+        let mut fallback = fallback;
+        for call in &mut fallback {
+            if self.invocation.is_set("force") && !call.args.iter().any(|a| a == "--force") {
+                call.args.push("--force".to_owned());
+            }
+        }
+        self.calls(&fallback)
     }
 
     /// One target.
@@ -252,16 +262,21 @@ impl Adm {
             }),
             "forget-peer" => self.each_connection(target, resource, |c| {
                 let peer = resource.peer_of(c).and_then(|h| h.node_id);
-                let fallback = target
-                    .volumes(resource)
-                    .into_iter()
-                    .filter_map(|v| meta(resource, v, peer, &["forget-peer"]))
-                    .collect();
-                self.or_meta(
-                    self.plain(resource, [command, name, &id(c)]),
-                    fallback,
-                    &[11, 17],
-                )
+                let first = self.plain(resource, [command, name, &id(c)]);
+                let mut fallback = Vec::new();
+                for volume in target.volumes(resource) {
+                    match meta(resource, volume, peer, &["forget-peer"]) {
+                        Some(call) => fallback.push(call),
+                        // Only the node could have done it.
+                        None => {
+                            return match self.or_meta(first, Vec::new(), &[11, 17]) {
+                                code @ (0 | 11 | 17) if !self.invocation.dry_run => code,
+                                _ => self.no_disk(),
+                            };
+                        }
+                    }
+                }
+                self.or_meta(first, fallback, &[11, 17])
             }),
             "wait-connect" | "wait-sync" => self.wait(target, resource),
             "invalidate" => self.invalidate(target, resource),
@@ -297,22 +312,5 @@ impl Adm {
         let name = resource.map_or("", |r| &r.name);
         let call = Call::new(Program::Setup, name, Limit::Short, args);
         self.call(&call)
-    }
-
-    fn proxy(&self, target: &Target, resource: &Resource) -> i32 {
-        self.each_connection(target, resource, |c| {
-            if c.paths
-                .iter()
-                .flat_map(|p| &p.endpoints)
-                .all(|e| e.proxy.is_none())
-            {
-                return 0;
-            }
-            eprintln!(
-                "{}: the proxy is a separate product; control it with drbd-proxy-ctl.",
-                self.command.name
-            );
-            1
-        })
     }
 }

@@ -34,6 +34,14 @@ fn bad(exit: i32, message: impl Into<String>) -> Bad {
     }
 }
 
+/// Nothing of this name.
+pub(super) fn undefined(text: &str) -> Bad {
+    bad(
+        1,
+        format!("'{text}' not defined in your config (for this host)."),
+    )
+}
+
 /// All resources of this host, stacked ones or the others.
 pub(super) fn every(config: &Config, stacked: bool) -> Vec<Target> {
     config
@@ -52,12 +60,7 @@ pub(super) fn every(config: &Config, stacked: bool) -> Vec<Target> {
 
 /// Reads one selector.
 pub(super) fn one(config: &Config, text: &str, node_name: &str) -> Result<Target, Bad> {
-    let undefined = || {
-        bad(
-            1,
-            format!("'{text}' not defined in your config (for this host)."),
-        )
-    };
+    let undefined = || undefined(text);
     if let Some(minor) = text.strip_prefix("minor-") {
         let minor: u32 = minor.parse().map_err(|_| undefined())?;
         for (index, resource) in config.resources.iter().enumerate() {
@@ -83,6 +86,7 @@ pub(super) fn one(config: &Config, text: &str, node_name: &str) -> Result<Target
         Some((name, peer)) => (name, Some(peer)),
         None => (name, None),
     };
+    let volume = volume.map(number).transpose()?;
     let index = config
         .resources
         .iter()
@@ -91,7 +95,14 @@ pub(super) fn one(config: &Config, text: &str, node_name: &str) -> Result<Target
     let (Some(index), Some(resource)) = (index, resource) else {
         return Err(undefined());
     };
-    let volume = volume.map(|v| self::volume(resource, v)).transpose()?;
+    if let Some(number) = volume
+        && resource.my_host().and_then(|h| h.volume(number)).is_none()
+    {
+        return Err(bad(
+            1,
+            format!("Resource '{}' has no volume {number}", resource.name),
+        ));
+    }
     let connection = peer
         .map(|p| self::peer(resource, p, text, node_name))
         .transpose()?;
@@ -103,20 +114,12 @@ pub(super) fn one(config: &Config, text: &str, node_name: &str) -> Result<Target
     })
 }
 
-fn volume(resource: &Resource, text: &str) -> Result<u32, Bad> {
+fn number(text: &str) -> Result<u32, Bad> {
     if text.is_empty() {
         return Err(bad(100, "missing number argument"));
     }
-    let number = text
-        .parse::<u32>()
-        .map_err(|_| bad(20, format!("{text} is not a valid number")))?;
-    match resource.my_host().and_then(|h| h.volume(number)) {
-        Some(_) => Ok(number),
-        None => Err(bad(
-            1,
-            format!("Resource '{}' has no volume {number}", resource.name),
-        )),
-    }
+    text.parse()
+        .map_err(|_| bad(20, format!("{text} is not a valid number")))
 }
 
 fn peer(resource: &Resource, peer: &str, text: &str, node_name: &str) -> Result<usize, Bad> {
@@ -167,9 +170,10 @@ pub(super) fn fit(config: &Config, command: &Command, target: &mut Target) -> Re
     }
     let whole = matches!(
         command.scope,
-        Scope::Resource | Scope::Optional | Scope::Connection
+        Scope::Nothing | Scope::Resource | Scope::Optional | Scope::Connection
     );
     if whole
+        && command.name != "dump"
         && let Some(number) = target.volume
         && !volumes.iter().any(|v| v.number == number && v.implicit)
     {

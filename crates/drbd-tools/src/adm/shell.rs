@@ -42,7 +42,7 @@ impl Adm {
                 resource.span.line,
                 resource.name
             ),
-            "sh-lr-of" => return self.lower_resource(resource),
+            "sh-lr-of" => return Self::lower_resource(resource),
             "sh-ip" => {
                 return self.each_peer_device(target, resource, |connection, _| {
                     let own = connection
@@ -65,8 +65,7 @@ impl Adm {
                         "sh-md-idx" => println!(
                             "{}",
                             volume
-                                .meta_disk
-                                .as_ref()
+                                .meta()
                                 .map_or_else(|| "none".to_owned(), |m| m.index_word())
                         ),
                         "sh-udev" => {
@@ -91,18 +90,14 @@ impl Adm {
         0
     }
 
-    fn lower_resource(&self, resource: &Resource) -> i32 {
-        if !self.invocation.stacked {
-            eprintln!("sh-lower-resource only available in stacked mode");
-            return 1;
-        }
+    fn lower_resource(resource: &Resource) -> i32 {
         match resource.my_host().map(|h| &h.kind) {
             Some(HostKind::Stacked(lower)) => {
                 println!("{lower}");
                 0
             }
             _ => {
-                eprintln!("'{}' is not stacked on this host", resource.name);
+                eprintln!("sh-lower-resource only available in stacked mode");
                 1
             }
         }

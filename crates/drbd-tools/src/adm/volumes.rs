@@ -20,11 +20,7 @@ impl Adm {
         command: &[&str],
     ) -> i32 {
         let Some(mut call) = meta(resource, volume, None, command) else {
-            eprintln!(
-                "The {} command requires a local disk, but the configuration gives none.",
-                self.command.name
-            );
-            return 10;
+            return self.no_disk();
         };
         call.args.extend(self.given().iter().map(Passed::word));
         self.call(&call)
@@ -97,7 +93,8 @@ impl Adm {
                 call.args
                     .push(format!("--sync-from-peer-node-id={}", peer_id(resource, c)));
             }
-            self.or_meta(call, self.forced(resource, volume, "invalidate"), &[11, 17])
+            let fallback = meta(resource, volume, None, &["invalidate"]);
+            self.or_meta(call, fallback.into_iter().collect(), &[11, 17])
         })
     }
 
@@ -110,7 +107,9 @@ impl Adm {
             if !self.invocation.dry_run && matches!(code, 0 | 17) {
                 return code;
             }
-            let fallback = self.forced(resource, volume, "outdate");
+            let fallback: Vec<Call> = meta(resource, volume, None, &["outdate"])
+                .into_iter()
+                .collect();
             if fallback.is_empty() {
                 return code;
             }
@@ -120,19 +119,6 @@ impl Adm {
                 failed => failed,
             }
         })
-    }
-
-    /// A `drbdmeta` command with `--force` if that was given.
-    fn forced(&self, resource: &Resource, volume: &Volume, command: &str) -> Vec<Call> {
-        let mut calls: Vec<Call> = meta(resource, volume, None, &[command])
-            .into_iter()
-            .collect();
-        if self.invocation.is_set("force") {
-            calls
-                .iter_mut()
-                .for_each(|c| c.args.push("--force".to_owned()));
-        }
-        calls
     }
 
     /// The size of a device in sectors as the system sees it.
