@@ -94,6 +94,11 @@ impl Engine {
             if pd.pdisk < DiskState::UpToDate {
                 known.flags.got_neg_ack = false;
             }
+            if pd.repl < ReplState::Established {
+                known.flags.had_exposed = false;
+            } else if pd.pdisk == DiskState::UpToDate {
+                known.flags.had_exposed = known.uuids.current.same(volume.exposed);
+            }
             if pd.is_sync_source() {
                 known.flags.slot_touched = true;
             }

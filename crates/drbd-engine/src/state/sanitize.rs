@@ -466,7 +466,14 @@ impl Engine {
                     .peer_device(n, v)
                     .is_some_and(|k| k.uuids.current.same(exposed))
         });
+        // It had what this node exposes, and gave that up for the data of another one, as after a split brain.
+        // Nobody looks at the old data here any more (a deviation: the reference holds on to it until a restart).
+        let gave_up = new.role == Role::Secondary
+            && old.pdisk == DiskState::Inconsistent
+            && known.flags.had_exposed
+            && !good_peer;
         if (good_peer || !exposed.is_none())
+            && !gave_up
             && old.pdisk != DiskState::UpToDate
             && !exposed.same(known.uuids.current)
             && let Some(pd) = new.pd_mut(peer, v)
