@@ -81,6 +81,9 @@ impl Engine {
                     .peer_device(node, v)
                     .map(|k| k.uuids.current)
                     .unwrap_or_default(),
+                sync_target: self
+                    .peer_device(node, v)
+                    .is_some_and(|k| k.uuids.flags.contains(UuidFlags::SYNC_TARGET)),
             })
             .collect()
     }

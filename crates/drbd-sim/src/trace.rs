@@ -3,6 +3,7 @@
 use drbd_engine::effect::Effect;
 use drbd_engine::event::{Event, OpOutput};
 use drbd_engine::status::Object;
+use drbd_proto::Packet;
 
 use crate::clock::Time;
 
@@ -47,6 +48,33 @@ impl Trace {
     }
 }
 
+/// A packet. Of the many identifiers only those that say something.
+fn packet_text(packet: &Packet) -> String {
+    let Packet::Uuids110(u) = packet else {
+        return format!("{packet:?}");
+    };
+    let bitmap: Vec<String> = u
+        .bitmap_mask
+        .iter()
+        .filter_map(|n| Some(format!("{n}:{}", u.bitmap_uuids.get(n.index())?)))
+        .collect();
+    let history: Vec<String> = u
+        .history
+        .iter()
+        .filter(|x| !x.is_none())
+        .map(|x| x.to_string())
+        .collect();
+    format!(
+        "Uuids110 current {} dirty {} flags {:?} nodes {:x} bitmap [{}] history [{}]",
+        u.current,
+        u.dirty_bits,
+        u.flags,
+        u.node_mask.0,
+        bitmap.join(" "),
+        history.join(" ")
+    )
+}
+
 /// An event in one line.
 pub fn event(event: &Event) -> String {
     match event {
@@ -59,7 +87,8 @@ pub fn event(event: &Event) -> String {
             payload,
         } => {
             format!(
-                "> from {peer} {stream} v{volume} {packet:?}{}",
+                "> from {peer} {stream} v{volume} {}{}",
+                packet_text(packet),
                 payload.map_or(String::new(), |b| format!(" buf {}", b.0))
             )
         }
@@ -88,7 +117,8 @@ pub fn effect(effect: &Effect) -> String {
             payload,
             notify,
         } => format!(
-            "< to {peer} {stream} v{volume} {packet:?}{}{}",
+            "< to {peer} {stream} v{volume} {}{}{}",
+            packet_text(packet),
             payload.map_or(String::new(), |b| format!(" buf {}", b.0)),
             notify.map_or(String::new(), |o| format!(" notify {}", o.0)),
         ),

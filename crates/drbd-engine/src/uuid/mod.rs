@@ -81,6 +81,8 @@ pub struct PeerFacts {
     pub repl: ReplState,
     /// Its current UUID as last heard; `Uuid::NONE` if unknown.
     pub current: Uuid,
+    /// That is the UUID of its sync source: it does not have all of that data yet (flag SYNC_TARGET).
+    pub sync_target: bool,
 }
 
 impl PeerFacts {

@@ -51,9 +51,10 @@ impl GenIds {
                 tracked.insert(node);
             }
         }
+        // A peer that is on its way to this generation may stop half-way: its bitmap UUID is still needed.
         let equal = peers
             .iter()
-            .filter(|p| p.has_data() && p.current.same(source.current))
+            .filter(|p| p.has_data() && !p.sync_target && p.current.same(source.current))
             .fold(NodeMask::EMPTY, |mask, p| mask.with(p.node));
         let newer = self.set_slots(start, tracked.minus(equal), dagtag, nodes);
         self.set_slots(Uuid::NONE, NodeMask(!tracked.0 | equal.0), dagtag, nodes);

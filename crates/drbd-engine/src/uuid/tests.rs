@@ -32,6 +32,8 @@ struct Cluster {
     ids: Vec<GenIds>,
     nodes: Vec<Nodes>,
     disks: Vec<[DiskState; 3]>,
+    /// Nodes that show the UUID of their sync source, this one.
+    targets: [Option<Uuid>; 3],
     created: u64,
     dagtag: u64,
 }
@@ -60,6 +62,7 @@ impl Cluster {
             ids: ids.collect(),
             nodes: nodes.collect(),
             disks: (0..3).map(|_| [disk; 3]).collect(),
+            targets: [None; 3],
             created: next,
             dagtag: 0,
         }
@@ -72,7 +75,8 @@ impl Cluster {
                 node: node(n),
                 disk: self.disks[me][n],
                 repl: ReplState::Established,
-                current: self.ids[n].current(),
+                current: self.targets[n].unwrap_or(self.ids[n].current()),
+                sync_target: self.targets[n].is_some(),
             })
             .collect()
     }
@@ -349,6 +353,13 @@ fn peers_with_the_same_data_are_not_outdated() {
     c.ids[C].current = u(0);
     let start = c.start(B, A);
     assert_eq!(c.end(B, A, start), mask(&[C]));
+    c.expect(B, u(2), [(A, O), (C, u(1))], &[]);
+    // Nor has one that gets it right now: it may stop half-way.
+    c.ids[B].current = u(1);
+    c.ids[B].put(node(C), O, Dagtag(0));
+    c.targets[C] = Some(u(2));
+    let start = c.start(B, A);
+    c.end(B, A, start);
     c.expect(B, u(2), [(A, O), (C, u(1))], &[]);
 }
 
