@@ -234,7 +234,8 @@ impl Adjust<'_> {
                     self.adm
                         .schedule_minor(schedule, self.index, self.resource, volume);
                     if !skip_net && !skip_disk {
-                        for connection in self.selected(target) {
+                        let stays = |c: &&Connection| !self.is_recreated(c);
+                        for connection in self.selected(target).into_iter().filter(stays) {
                             self.peer_device(schedule, connection, volume.number);
                         }
                     }
@@ -346,7 +347,7 @@ impl Adjust<'_> {
             let first = schedule.len();
             let cuts = old.is_some_and(|old| is_connected(old) && self.interrupts(connection, old));
             match old {
-                None => self.new_peer(schedule, connection, None),
+                None => self.new_peer(schedule, connection, false),
                 Some(old) => self.connection(schedule, connection, old),
             }
             self.adm
@@ -362,6 +363,18 @@ impl Adjust<'_> {
                 schedule.hold_back_last(wait);
             }
         }
+    }
+
+    /// True if an option differs that a connection is born with.
+    fn is_recreated(&self, connection: &Connection) -> bool {
+        let id = self.resource.peer_of(connection).and_then(|h| h.node_id);
+        let running = self.run.into_iter().flat_map(|r| &r.connections);
+        let mut same = running.filter(|r| r.peer_node_id == id);
+        same.any(|old| {
+            differing(&old.net, &self.net(connection))
+                .iter()
+                .any(|n| is_fixed(n))
+        })
     }
 
     /// `wait-connect-connection` after a connection was interrupted; running into the timeout is
@@ -431,7 +444,8 @@ impl Adjust<'_> {
         fixed || paths.loses_all()
     }
 
-    fn new_peer(&self, schedule: &mut Schedule, connection: &Connection, old: Option<&Connection>) {
+    /// `recreated`: it was there and is made anew, which may be later than the new volumes.
+    fn new_peer(&self, schedule: &mut Schedule, connection: &Connection, recreated: bool) {
         self.adm
             .schedule_peer(schedule, self.index, self.resource, connection);
         let empty: &[Volume] = &[];
@@ -445,7 +459,7 @@ impl Adjust<'_> {
             let known = running
                 .iter()
                 .any(|v| v.number == device.volume && minor.is_some_and(|m| m.minor == v.minor));
-            if known || old.is_some() || self.skip_disk() {
+            if known || recreated || self.skip_disk() {
                 self.peer_device(schedule, connection, device.volume);
             }
         }
@@ -457,17 +471,14 @@ impl Adjust<'_> {
         let id = peer_id(self.resource, connection);
         let words_of = |first: &str| setup(self.resource, words([first, name, &id]));
         let differ = self.differ("net", &old.net, &self.net(connection));
-        if differ
-            .iter()
-            .any(|n| matches!(*n, "transport" | "load-balance-paths"))
-        {
+        if differ.iter().any(|n| is_fixed(n)) {
             schedule.add(
                 Stage::NetDown,
                 self.index,
                 "del-peer",
                 vec![words_of("del-peer")],
             );
-            self.new_peer(schedule, connection, Some(old));
+            self.new_peer(schedule, connection, true);
             return;
         }
         if !differ.is_empty() {
@@ -539,6 +550,11 @@ impl Adjust<'_> {
             );
         }
     }
+}
+
+/// Net options that cannot change.
+fn is_fixed(name: &str) -> bool {
+    Group::Net.find(name).is_some_and(|def| def.fixed)
 }
 
 /// How the paths of a connection change.

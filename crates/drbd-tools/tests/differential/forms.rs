@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::Random;
-use super::generate::{DISK, NET, PEER_DEVICE, RESOURCE, options};
+use super::options::{DISK, NET, PEER_DEVICE, RESOURCE, options};
 
 /// The files of one configuration; the first one is the main file.
 pub(super) struct Files(pub(super) Vec<(String, String)>);
