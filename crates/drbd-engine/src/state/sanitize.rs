@@ -407,10 +407,16 @@ impl Engine {
                 && disk == DiskState::Outdated
                 && self.stable_neighbour_on_my_data(new, v)
                 && self.may_be_up_to_date(new, v);
+            // What a Primary has is current, whatever is still to be reconciled with others: it will not send
+            // what it writes before this disk is UpToDate (a deviation: the reference waits for the others).
+            let like_primary = pd.repl == ReplState::Established
+                && peer_role == Role::Primary
+                && pd.pdisk == DiskState::UpToDate
+                && self.same_generation(peer, v);
             let connected = old_pd.repl < ReplState::Established
                 && pd.repl >= ReplState::Established
                 && disk == DiskState::Consistent
-                && self.may_be_up_to_date(new, v);
+                && (like_primary || self.may_be_up_to_date(new, v));
             let followed = disk == DiskState::Consistent
                 && old_pd.pdisk == DiskState::Consistent
                 && pd.pdisk == DiskState::UpToDate
