@@ -466,8 +466,8 @@ impl Geometry {
     /// Sectors of data that the offline tool counts as usable (metadata, section 2.5).
     #[must_use]
     pub fn usable_sectors(&self) -> u64 {
-        if self.placement.index == MdIndex::Internal {
-            return self.bitmap_sector();
+        if self.placement.index.is_internal() {
+            return self.first_sector();
         }
         // Whole 64-bit words per slot.
         let words = self.bitmap_sectors().saturating_mul(SECTOR_BYTES / 8);

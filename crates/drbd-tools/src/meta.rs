@@ -43,27 +43,39 @@ use console::{Console, Outputs};
 use device::Page;
 use failure::{BAD, FAILED, Failure, OK, USAGE};
 use record::{Record, Version};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use store::Store;
 
 /// Runs `drbdmeta` with the arguments after the program's name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    ExitCode::from(run_with(arguments, io::stdout, io::stderr))
+}
+
+/// Runs `drbdmeta` with the arguments after the program's name. Results go to what `out` makes, messages
+/// to what `err` makes. Returns the exit code (metadata, section 11.3).
+pub fn run_with<O: Write + 'static, E: Write + 'static>(
+    arguments: impl IntoIterator<Item = String>,
+    out: impl Fn() -> O,
+    err: impl Fn() -> E,
+) -> u8 {
     let arguments: Vec<String> = arguments.into_iter().collect();
-    let code = match execute(&arguments, Outputs::default()) {
-        Ok(code) => code,
-        Err(failure) => {
-            let text = failure.to_string();
-            if !text.is_empty() {
-                eprintln!("{text}");
-            }
-            if matches!(failure, Failure::Usage(_)) {
-                print!("{}", args::usage());
-            }
-            failure.code()
-        }
+    let outputs = Outputs {
+        out: Box::new(out()),
+        err: Box::new(err()),
     };
-    ExitCode::from(code)
+    execute(&arguments, outputs).unwrap_or_else(|failure| {
+        // Whoever reads no more does not want it.
+        let text = failure.to_string();
+        if !text.is_empty() {
+            let _ = writeln!(err(), "{text}");
+        }
+        if matches!(failure, Failure::Usage(_)) {
+            let _ = out().write_all(args::usage().as_bytes());
+        }
+        failure.code()
+    })
 }
 
 fn execute(arguments: &[String], outputs: Outputs) -> Result<u8, Failure> {

@@ -521,7 +521,9 @@ fn parse_index(text: &str, version: Version) -> Option<MdIndex> {
 
 /// The striping that the options ask for, if they do.
 pub(super) fn striping(args: &Args) -> Result<Option<AlStriping>, Failure> {
-    if args.al_stripes.is_none() && args.al_stripe_size_4k.is_none() {
+    // v07 has one layout.
+    let given = args.al_stripes.is_some() || args.al_stripe_size_4k.is_some();
+    if !given || args.format == Version::V07 {
         return Ok(None);
     }
     let stripes = args.al_stripes.unwrap_or(1);

@@ -11,16 +11,6 @@ pub(super) struct Outputs {
     pub(super) err: Box<dyn Write>,
 }
 
-impl Default for Outputs {
-    /// Standard output and error.
-    fn default() -> Self {
-        Self {
-            out: Box::new(io::stdout()),
-            err: Box::new(io::stderr()),
-        }
-    }
-}
-
 /// Output, messages, and how prompts are answered.
 pub(super) struct Console {
     out: RefCell<Box<dyn Write>>,

@@ -234,10 +234,9 @@ impl View {
             }
             Record::Uuids(superblock) => {
                 let mut same = superblock.clone();
-                same.flags = same.flags
-                    & (LocalFlags::CONSISTENT
-                        | LocalFlags::WAS_UP_TO_DATE
-                        | LocalFlags::CRASHED_PRIMARY);
+                same.flags &= LocalFlags::CONSISTENT
+                    | LocalFlags::WAS_UP_TO_DATE
+                    | LocalFlags::CRASHED_PRIMARY;
                 for peer in &mut same.peers {
                     peer.flags.remove(PeerFlags::FULL_SYNC);
                 }
@@ -358,7 +357,7 @@ fn survives(disk: &Disk, command: &str) {
             "{command}: {when}: {found:?}\nold {old:?}\nnew {new:?}"
         );
         // Killed or not, the command can be given again.
-        if tried % 8 == 0 {
+        if tried.is_multiple_of(8) {
             assert_eq!(disk.run(command).0, 0, "{command}, again, after {when}");
         }
         tried += 1;

@@ -84,7 +84,7 @@ impl Device {
         }
         let size = file
             .seek(SeekFrom::End(0))
-            .map_err(|error| Failure::io("size of", path.as_str(), error))?;
+            .map_err(|error| Failure::new(USAGE, format!("size of {path} unknown: {error}")))?;
         Ok(Self {
             file,
             path: path.clone(),

@@ -1,9 +1,11 @@
 //! What the cases are made of: devices, metadata with a history, activity logs, bitmaps.
 
+use crate::pair::Pair;
 use drbd_meta::activity_log::{AlHeader, AlLayout, AlUpdate, FREE, encode_initialised};
 use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::{AlStriping, BitmapBlockSize, Geometry, MdIndex, Placement};
 use drbd_meta::superblock::{Format, Magic, Superblock};
+use std::path::Path;
 
 /// xorshift64*: the same cases for the same seed.
 pub(crate) struct Random(pub(crate) u64);
@@ -99,16 +101,16 @@ impl Case {
         arguments
     }
 
-    /// What is compared of a file: all metadata and the data in front of it, as far as commands
-    /// could touch it.
-    pub(crate) fn window(&self) -> (u64, usize) {
-        let start = self.geometry.first_sector() * 512;
-        let end = match self.geometry.placement().index {
-            MdIndex::Indexed(_) => start + (1 << 20),
-            _ => self.geometry.placement().device_size,
+    /// The two devices for it.
+    pub(crate) fn pair(&self, reference: &Path) -> Pair {
+        let format = match self.format {
+            Format::V08 => "v08",
+            Format::V09 => "v09",
         };
-        let start = start.saturating_sub(8192);
-        (start, usize_of(end - start))
+        let size = self.geometry.placement().device_size;
+        let mut pair = Pair::new(reference, format, &self.index_argument(), size);
+        pair.superblock = self.geometry.superblock_sector() * 512;
+        pair
     }
 }
 
