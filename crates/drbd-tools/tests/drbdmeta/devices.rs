@@ -1,0 +1,184 @@
+//! Devices that others use.
+
+use crate::disk::Disk;
+use std::fs::{self, File, OpenOptions};
+use std::process::{Command, Stdio};
+
+#[test]
+fn a_file_in_use_is_refused() {
+    let disk = Disk::new(64 << 20);
+    disk.ok("create-md 1");
+    let user = disk.file();
+    user.try_lock().unwrap();
+    let output = disk.run("wipe-md");
+    assert_eq!(output.status.code(), Some(20));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("is in use")
+    );
+    drop(user);
+    disk.ok("wipe-md");
+}
+
+/// Another holder of the minor's lock is named, and nothing happens.
+#[test]
+fn a_locked_minor_is_refused() {
+    const MINOR: &str = "1048575";
+    let path = format!("/var/lock/drbd-147-{MINOR}");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let Ok(lock) = lock else {
+        eprintln!("*** NOT TESTED: cannot create {path}, which needs root ***");
+        return;
+    };
+    let disk = Disk::new(64 << 20);
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let run = || {
+        Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
+            .args([
+                "--force",
+                MINOR,
+                "v09",
+                "disk",
+                "internal",
+                "--var-lib-drbd",
+                ".",
+            ])
+            .args(["create-md", "1"])
+            .current_dir(disk.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let output = run();
+    assert_eq!(output.status.code(), Some(20));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let expected = format!("currently held by pid:{}", std::process::id());
+    assert!(text.contains(&expected), "{text}");
+    drop(lock);
+    assert!(run().status.success());
+    fs::remove_file(path).unwrap();
+}
+
+/// On a block device without `--force`: exclusive use, questions that nobody answers.
+#[test]
+fn block_devices() {
+    let disk = Disk::new(64 << 20);
+    let attach = Command::new("losetup")
+        .args(["--sector-size", "4096", "--find", "--show"])
+        .arg(disk.path())
+        .output();
+    let device = match attach {
+        Ok(output) if output.status.success() => {
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        }
+        _ => {
+            eprintln!("*** NOT TESTED: no loop device, which needs root and losetup ***");
+            return;
+        }
+    };
+    struct Detach(String);
+    impl Drop for Detach {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+        }
+    }
+    let _detach = Detach(device.clone());
+    let run = |command: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
+            .args(["-", "v09", &device, "internal", "--var-lib-drbd", "."])
+            .args(command.split_whitespace())
+            .current_dir(disk.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    assert_eq!(run("create-md 3").0, Some(0));
+    assert_eq!(run("dump-md").0, Some(0));
+    // There is metadata now, and nobody says yes.
+    let (code, text) = run("create-md 3");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("stdin not a TTY"), "{text}");
+    assert_eq!(run("wipe-md").0, Some(1));
+    assert_eq!(run("apply-al").0, Some(0));
+    // Somebody uses the device.
+    use std::os::unix::fs::OpenOptionsExt;
+    let exclusive = 0o200;
+    let user = OpenOptions::new()
+        .read(true)
+        .custom_flags(exclusive)
+        .open(&device)
+        .unwrap();
+    let (code, text) = run("apply-al");
+    assert_eq!(code, Some(20));
+    assert_eq!(
+        text,
+        format!("open({device}) failed: Device or resource busy\n")
+    );
+    assert_eq!(run("dstate").0, Some(20));
+    drop(user);
+    assert_eq!(run("dstate").0, Some(0));
+}
+
+/// A minor whose disk a node has attached is left alone.
+#[test]
+fn an_attached_minor() {
+    use std::os::unix::fs::PermissionsExt;
+    const MINOR: &str = "1048574";
+    let disk = Disk::new(64 << 20);
+    disk.ok("create-md 1");
+    let own = disk.directory.path().join("drbdmeta");
+    fs::copy(env!("CARGO_BIN_EXE_drbdmeta"), &own).unwrap();
+    let setup = disk.directory.path().join("drbdsetup");
+    // What the node says of the minor's disk, and what follows for a command that writes.
+    for (answer, exit, refused) in [
+        ("UpToDate/UpToDate", 0, true),
+        ("Inconsistent/DUnknown", 0, true),
+        ("Diskless/DUnknown", 0, false),
+        ("Unconfigured", 0, false),
+        ("", 10, false),
+        ("", 20, false),
+    ] {
+        let script = format!("#!/bin/sh\necho {answer}\nexit {exit}\n");
+        fs::write(&setup, script).unwrap();
+        fs::set_permissions(&setup, fs::Permissions::from_mode(0o755)).unwrap();
+        let run = |command: &str| {
+            let output = Command::new(&own)
+                .args(["--force", "--var-lib-drbd", ".", MINOR, "v09", "disk"])
+                .arg("internal")
+                .args(command.split_whitespace())
+                .current_dir(disk.directory.path())
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            (output.status.code(), text)
+        };
+        let before = fs::read(disk.path()).unwrap();
+        let (code, text) = run("set-gi --node-id 1 1:2:3:4");
+        if text.contains("Permission denied") {
+            eprintln!("*** NOT TESTED: no lock file can be made, which needs root ***");
+            return;
+        }
+        assert_eq!(code, Some(if refused { 20 } else { 0 }), "{answer}: {text}");
+        let says = text.contains(&format!("Device '{MINOR}' is configured!"));
+        assert_eq!(says, refused, "{answer}: {text}");
+        if refused {
+            assert!(fs::read(disk.path()).unwrap() == before);
+        }
+        let (code, text) = run("get-gi --node-id 1");
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(text.contains("# Output might be stale"), refused, "{text}");
+    }
+    for directory in ["/var/lock", "/run/drbd/lock"] {
+        let _ = fs::remove_file(format!("{directory}/drbd-147-{MINOR}"));
+    }
+}

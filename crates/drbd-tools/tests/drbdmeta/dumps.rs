@@ -1,0 +1,126 @@
+//! Dumps and what is restored from them.
+
+use crate::disk::{Disk, used};
+use drbd_meta::flags::LocalFlags;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+
+#[test]
+fn a_pipe_that_closes_early_is_no_failure() {
+    let disk = used(64 << 20, 31);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
+        .args(["--force", "-", "v09", "disk", "internal", "dump-md"])
+        .current_dir(disk.directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Metadata, section 14, TV-14: how a dump's words lie in the bitmap.
+#[test]
+fn restored_bitmaps_interleave() {
+    let disk = Disk::new(64 << 20);
+    disk.ok("create-md 3");
+    let dump = disk.ok("dump-md");
+    let (head, _) = dump.split_once("# bm-bytes").unwrap();
+    let text = head.replace("la-size-sect 0;", "la-size-sect 130984;")
+        + "bitmap[0] { 0x0000000000000001; 0x8000000000000000; 0x0123456789ABCDEF;
+               338 times 0x0000000000000000; }
+           bitmap[1] { 341 times 0x00000000FFFFFFFF; }
+           bitmap[2] { 0x00000FF000000000; 340 times 0x0000000000000000; }\n";
+    fs::write(disk.directory.path().join("dump"), &text).unwrap();
+    assert_eq!(disk.ok("verify-dump dump"), "input file parsed ok\n");
+    assert_eq!(
+        disk.ok("restore-md dump"),
+        "Successfully restored meta data\n"
+    );
+    let mut bitmap = vec![0; 8192];
+    disk.file().read_exact_at(&mut bitmap, 67_063_808).unwrap();
+    assert_eq!(
+        sha256(&bitmap),
+        "15fc7c2665fa3bd3851864fed4ee36b566720c173b7d92848a5af4fa8498f394"
+    );
+    let again = disk.ok("dump-md");
+    assert!(again.contains("    336 times 0x0000000000000000;\n    0x0000000000000000;\n}"));
+}
+
+#[test]
+fn a_dump_restores_everything_elsewhere() {
+    for options in ["", "-B 64k", "-s 3 -z 64"] {
+        let disk = Disk::new(256 << 20);
+        disk.ok(&format!("create-md 5 --effective-size 500000s {options}"));
+        let layout = disk.superblock().bitmap_layout().unwrap();
+        for slot in 0..5 {
+            disk.set_bits(
+                &layout,
+                slot,
+                (0..layout.bits()).step_by(usize::from(slot) * 7 + 3),
+            );
+        }
+        let mut superblock = disk.superblock();
+        superblock.flags.insert(LocalFlags::PRIMARY_IND);
+        superblock.members = 0x1f;
+        disk.save(&superblock);
+        let dump = disk.ok("dump-md");
+
+        let other = Disk::new(256 << 20);
+        fs::write(other.directory.path().join("dump"), &dump).unwrap();
+        // Something in the way that must not shine through.
+        other
+            .file()
+            .write_all_at(&vec![0x99; 200 << 10], 255 << 20)
+            .unwrap();
+        other.ok("restore-md dump");
+        assert_eq!(other.superblock(), superblock, "{options}");
+        for slot in 0..5 {
+            assert_eq!(other.words(slot), disk.words(slot), "{options} slot {slot}");
+        }
+        // The activity log is usable, though PRIMARY_IND demands that it be applied.
+        other.ok("apply-al");
+        assert_eq!(other.words(1), disk.words(1));
+    }
+}
+
+/// A bad dump leaves what is there alone.
+#[test]
+fn a_bad_dump_changes_nothing() {
+    let disk = used(64 << 20, 3);
+    let before = fs::read(disk.path()).unwrap();
+    let dump = String::from_utf8(disk.run("dump-md").stdout).unwrap();
+    for bad in [
+        &dump[..dump.len() - 40],
+        &dump.replace("bitmap[2]", "bitmap[1]"),
+        "",
+    ] {
+        fs::write(disk.directory.path().join("dump"), bad).unwrap();
+        assert_eq!(disk.run("restore-md dump").status.code(), Some(10));
+    }
+    assert_eq!(disk.run("restore-md missing").status.code(), Some(20));
+    assert!(fs::read(disk.path()).unwrap() == before);
+    // More words than any device has are cut, without counting them all.
+    let endless = dump.replacen(
+        "bitmap[1] {",
+        "bitmap[1] { 9223372036854775807 times 0x0000000100000002;",
+        1,
+    );
+    fs::write(disk.directory.path().join("dump"), endless).unwrap();
+    disk.ok("verify-dump dump");
+    let output = disk.run("restore-md dump");
+    assert!(output.status.success());
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("Bitmap info too large, truncated!")
+    );
+}
