@@ -124,3 +124,69 @@ fn a_bad_dump_changes_nothing() {
             .contains("Bitmap info too large, truncated!")
     );
 }
+
+/// Metadata, section 10.4: exit codes say what was found, and everything is shown whatever it is.
+#[test]
+fn superblocks_alone() {
+    let disk = used(64 << 20, 3);
+    let mut block = vec![0; 4096];
+    let at = (64 << 20) - 4096;
+    disk.file().read_exact_at(&mut block, at).unwrap();
+    assert_eq!(disk.run("dump-superblock").stdout, block);
+    assert_eq!(disk.run("dump-superblock -o binary").stdout, block);
+    let hex = disk.ok("hexdump-superblock");
+    assert!(
+        hex.starts_with("03fff000  00 00 00 00 00 01 ff a8  "),
+        "{hex}"
+    );
+    assert!(hex.ends_with("\n04000000\n"));
+    assert_eq!(hex, disk.ok("dump-superblock --output-format=hex"));
+
+    let json = disk.ok("dump-superblock -o json");
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["magic"], "0x8374026D");
+    assert_eq!(value["bm_max_peers"], 3);
+    assert_eq!(value["peers"][1]["bitmap_uuid"], "0x0000000000001000");
+    assert_eq!(value["peers"].as_array().unwrap().len(), 32);
+    assert_eq!(value["#meta"]["valid"], "VALID_MD_FOUND");
+    assert_eq!(value["#meta"]["looks_like"], "v09");
+    // In the order of the reference.
+    let order = [
+        "effective_size",
+        "current_uuid",
+        "device_uuid",
+        "flags",
+        "magic",
+        "md_size_sect",
+        "al_offset",
+        "al_nr_extents",
+        "bm_offset",
+        "bm_bytes_per_bit",
+        "la_peer_max_bio_size",
+        "al_stripes",
+        "al_stripe_size_4k",
+        "peers",
+        "bm_max_peers",
+        "node_id",
+        "members",
+        "reserved_u64",
+        "history_uuids",
+        "padding",
+        "#meta",
+    ];
+    let places = order.map(|name| json.find(&format!("\n  \"{name}\":")).unwrap());
+    assert!(places.is_sorted(), "{json}");
+
+    // At the last known place, and nowhere.
+    disk.file().set_len(65 << 20).unwrap();
+    let output = disk.run("dump-superblock");
+    assert_eq!((output.status.code(), output.stdout), (Some(2), block));
+    fs::remove_file(disk.directory.path().join("drbd-minor--1.lkbd")).unwrap();
+    let output = disk.run("dump-superblock -o json");
+    assert_eq!(output.status.code(), Some(3));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["#meta"]["valid"], "NO_VALID_MD_FOUND");
+    assert_eq!(value["#meta"]["looks_like"], "UNKNOWN");
+    assert_eq!(disk.run("dump-superblock -o xml").status.code(), Some(10));
+    assert_eq!(disk.run("dump-md -o json").status.code(), Some(10));
+}
