@@ -41,7 +41,9 @@ struct Disk {
 impl Disk {
     fn new(version: Version, index: &'static str, size: usize) -> Self {
         let disk = Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .unwrap(),
             version,
             index,
         };

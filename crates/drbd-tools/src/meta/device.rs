@@ -181,10 +181,14 @@ impl Device {
         if self.dry_run {
             return Ok(true);
         }
-        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        // Not every file system knows the first.
+        let mut ways = [FallocateFlags::ZERO_RANGE, FallocateFlags::PUNCH_HOLE].into_iter();
+        let mut way = ways.next();
         let mut at = range.start;
         while at < range.end {
             let length = range.end.saturating_sub(at).min(PIECE);
+            let Some(flags) = way else { return Ok(false) };
+            let flags = flags | FallocateFlags::KEEP_SIZE;
             match rustix::fs::fallocate(&self.file, flags, at, length) {
                 Ok(()) => {
                     self.wrote = true;
@@ -192,7 +196,10 @@ impl Device {
                     journal::zeroed(at, length);
                 }
                 Err(Errno::INTR) => continue,
-                Err(_) => return Ok(false),
+                Err(_) => {
+                    way = ways.next();
+                    continue;
+                }
             }
             at = at.saturating_add(length);
         }

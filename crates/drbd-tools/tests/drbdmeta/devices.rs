@@ -1,7 +1,7 @@
 //! Devices that others use.
 
 use crate::disk::Disk;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::process::{Command, Stdio};
 
 #[test]

@@ -1,6 +1,6 @@
 //! Metadata that moves, and slots that change hands.
 
-use crate::disk::{Disk, used};
+use crate::disk::used;
 use drbd_meta::geometry::Placement;
 use drbd_meta::superblock::PeerEntry;
 use std::fs;
