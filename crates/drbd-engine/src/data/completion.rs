@@ -1,9 +1,9 @@
 //! How an application's request ends: the disk's part, the peers' part, the answer to the application
 //! (data path, section 4).
 
-use drbd_proto::VolumeNr;
+use drbd_proto::{DiskState, VolumeNr};
 
-use crate::data::request::{Local, ReqKind, Stage};
+use crate::data::request::{Local, ReqKind, Request, Stage};
 use crate::data::{DataOpKind, ReqId};
 use crate::disk::DiskFault;
 use crate::effect::{DiscardKind, Effect, IoError};
@@ -107,7 +107,7 @@ impl Engine {
             return;
         }
         let (io, volume, kind, epoch) = (req.io, req.volume, req.kind, req.epoch);
-        let good = req.local == Local::Ok || !req.ok.is_empty();
+        let good = self.is_kept(req);
         let is_write = req.is_write();
         let result = if !good || self.fails_writes(volume) {
             Err(match req.local {
@@ -143,6 +143,22 @@ impl Engine {
         } else {
             self.data.requests.remove(&id);
         }
+    }
+
+    /// Whether a copy that counts has a request's data (data path, section 4.2). A deviation: a disk that is being
+    /// resynced, or missed writes, is no such copy. When its source is gone and comes back, the block is replaced
+    /// by the source's.
+    fn is_kept(&self, req: &Request) -> bool {
+        let counts = |disk: DiskState| disk > DiskState::Outdated && disk != DiskState::Unknown;
+        let behind = matches!(
+            self.state.disk(req.volume),
+            DiskState::Inconsistent | DiskState::Outdated
+        );
+        (req.local == Local::Ok && !behind)
+            || req
+                .ok
+                .iter()
+                .any(|n| counts(self.state.pdisk(n, req.volume)))
     }
 
     /// Whether writes that reach their goal are failed all the same (data path, section 4.2).
