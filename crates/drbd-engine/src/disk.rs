@@ -588,8 +588,12 @@ impl Engine {
             let step = self.attaching.get(&v).map(|a| a.step);
             if step == Some(Step::Negotiating) {
                 match self.state.disk(v) {
-                    DiskState::Attaching | DiskState::Negotiating => {}
-                    DiskState::Detaching | DiskState::Failed | DiskState::Diskless => {
+                    // A failed attach is answered when the device has been let go of.
+                    DiskState::Attaching
+                    | DiskState::Negotiating
+                    | DiskState::Detaching
+                    | DiskState::Failed => {}
+                    DiskState::Diskless => {
                         self.attaching.remove(&v);
                         if let Some(cmd) = self.pending.attaches.remove(&v) {
                             self.reply(cmd, Reply::new(RetCode::ERR_DATA_NOT_CURRENT));

@@ -216,9 +216,13 @@ impl Engine {
     /// path, section 4.3, item 3).
     fn give_up(&mut self, peer: NodeId, keep: Keep) {
         let ids: Vec<ReqId> = self.data.log.iter().copied().collect();
+        self.give_up_these(&ids, peer, keep);
+    }
+
+    fn give_up_these(&mut self, ids: &[ReqId], peer: NodeId, keep: Keep) {
         let mut touched = Vec::new();
         for id in ids {
-            let Some(req) = self.data.requests.get_mut(&id) else {
+            let Some(req) = self.data.requests.get_mut(id) else {
                 continue;
             };
             if !req.expect_barrier.contains(peer)
@@ -231,7 +235,7 @@ impl Engine {
             req.ok.remove(peer);
             req.sis.remove(peer);
             req.done.insert(peer);
-            touched.push(id);
+            touched.push(*id);
         }
         for id in touched {
             self.try_complete(id);
@@ -239,37 +243,39 @@ impl Engine {
         self.advance_log();
     }
 
-    /// A peer is back: what was kept for it goes out again, unless a resync covers it (data path, section
-    /// 7.6).
+    /// A peer is back: what was kept for it goes out again, unless a resync towards it covers it (data path,
+    /// section 7.6). A resync from it covers nothing: it would replace what only this node has.
     fn reconnected(&mut self, peer: NodeId) {
+        for req in self.data.requests.values_mut() {
+            req.tried.remove(peer);
+        }
         let kept = |r: &super::Request| {
             r.expect_barrier.contains(peer) && !r.done.contains(peer) && !r.sent.contains(peer)
         };
-        let ids: Vec<ReqId> = self
+        let ids: Vec<(ReqId, bool)> = self
             .data
             .log
             .iter()
-            .copied()
-            .filter(|id| self.data.requests.get(id).is_some_and(kept))
+            .filter_map(|id| {
+                let req = self.data.requests.get(id).filter(|r| kept(r))?;
+                let repl = self.state.repl(peer, req.volume);
+                let source = repl > ReplState::Established
+                    && repl != ReplState::WFBitMapT
+                    && !repl.is_sync_target();
+                Some((*id, source))
+            })
             .collect();
         if ids.is_empty() {
             return;
         }
-        let resync = self
-            .state
-            .conns
-            .get(&peer)
-            .is_none_or(|c| c.peers.values().any(|pd| pd.repl > ReplState::Established));
-        if resync {
-            self.give_up(peer, Keep::Nothing);
-            return;
-        }
-        for id in ids {
+        let covered: Vec<ReqId> = ids.iter().filter(|(_, s)| *s).map(|(id, _)| *id).collect();
+        self.give_up_these(&covered, peer, Keep::Nothing);
+        for (id, _) in ids.into_iter().filter(|(_, source)| !source) {
             let Some(req) = self.data.requests.get_mut(&id) else {
                 continue;
             };
-            if req.ok.contains(peer) {
-                // The handshake says that the peer did not restart: it has it.
+            if req.ok.contains(peer) || !req.pending.contains(peer) {
+                // The handshake says that the peer did not restart: it has it, or has refused it for good.
                 req.done.insert(peer);
             } else if let Some(conn) = self.conns.get_mut(&peer) {
                 conn.data.unconfirmed.push_back(id);
