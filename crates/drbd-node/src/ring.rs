@@ -200,15 +200,17 @@ struct Slot<T> {
     busy: Option<(T, Op)>,
 }
 
-/// How long the first of several completions may wait for the others, in microseconds: less than a disk or a peer
+/// How long the first of several completions may wait for others, in microseconds: less than a disk or a peer
 /// takes, and about what it costs to fall asleep and wake up a few times.
 const PATIENCE: u32 = 50;
+/// Which part of the operations that are due soon is waited for together. Not all: what has been served goes on - to
+/// the peer, to the application and back - while the disk works on the rest. Waiting for all of them makes disks
+/// and processors take turns.
+const SHARE: usize = 4;
 /// `IORING_RECVSEND_POLL_FIRST`: a receive operation comes after everything that was there has been taken, so it first
 /// waits for the socket to be ready, which a low-water mark can delay, and then tries.
 const POLL_FIRST: u16 = 1;
-/// From this number of completions that are due soon on, some are waited for together.
-const SEVERAL: usize = 4;
-/// Never more than this number.
+/// Never more than this number is waited for.
 const MANY: usize = 32;
 
 /// A ring whose operations carry tokens of type `T`.
@@ -334,7 +336,7 @@ impl<T> Ring<T> {
     }
 
     /// As [`wait`](Self::wait), when `soon` operations are expected to end within a short time: the first of them
-    /// waits a moment for the others, so that one turn of the reactor serves them all. Where the kernel cannot do
+    /// waits a moment for some of the others, so that one turn of the reactor serves them. Where the kernel cannot do
     /// that (before Linux 6.12), and when there are few, it is the same as `wait`.
     ///
     /// # Errors
@@ -346,10 +348,11 @@ impl<T> Ring<T> {
                 self.enqueue(entry);
             }
         }
+        let want = (soon / SHARE).clamp(1, MANY);
         let patient = self.batches
-            && soon >= SEVERAL
+            && want > 1
             && timeout.is_none_or(|t| t > Duration::from_micros(u64::from(PATIENCE)));
-        self.enter(if patient { soon.min(MANY) } else { 1 }, timeout)
+        self.enter(if patient { want } else { 1 }, timeout)
     }
 
     fn enter(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {

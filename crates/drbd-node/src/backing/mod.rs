@@ -135,6 +135,9 @@ impl Device {
         if !is_block && flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(OpenError::Claimed(path.to_owned()));
         }
+        // Each direct write would have to look for pages of its range in the cache and throw them out. This is advice:
+        // a failure means nothing.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         Device::measure(file, path, is_block).map_err(failed)
     }
 
