@@ -52,7 +52,10 @@ impl WorkDir {
                 file.write_all(chunk.get(..part as usize).unwrap_or(&chunk))?;
                 left -= part;
             }
-            file.sync_all()
+            file.sync_all()?;
+            // Pages in the cache would have to be invalidated by each direct write.
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+            Ok::<(), std::io::Error>(())
         };
         fill().map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(path)

@@ -6,6 +6,10 @@
 //! in one directory, and are opened with O_DIRECT; between the two halves of a mirror is TCP on loopback. All
 //! contenders stay up for the whole run and take turns, so that whatever else the machine does hits all of
 //! them; what is reported is the median of the turns.
+//!
+//! All this is done twice: with the files on a disk, and with the files in memory. A mirror whose halves share a
+//! disk is at most as fast as that disk is with twice the writes, whatever program does it; in memory the
+//! programs are compared alone.
 
 mod drbd;
 mod files;
@@ -23,11 +27,14 @@ use drbd_node::frontend::nbd::address::Address;
 use load::{Load, Run};
 use process::Process;
 
+/// Files here are in memory.
+const MEMORY: &str = "/dev/shm";
+
 /// Options of `cargo bench-mirror`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// How long one contender is under one load, in seconds.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// How many turns each contender gets.
     #[arg(long, default_value_t = 5)]
@@ -44,7 +51,8 @@ pub(crate) struct Args {
     /// Take drbdd and drbdmeta as they lie beside this program, without building them.
     #[arg(long)]
     no_build: bool,
-    /// Directory for the backing files; its file system must know O_DIRECT. By default in target/bench.
+    /// Only this directory for the backing files; its file system must know O_DIRECT. By default there are two
+    /// rounds: in target/bench, and in /dev/shm if there is room.
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Leave backing files and logs where they are.
@@ -78,28 +86,72 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     }
     let programs = process::programs(!args.no_build)?;
     let results = results_dir()?;
-    let mut dir = files::WorkDir::new(args.dir.as_deref().unwrap_or(&results), args.keep)?;
+    if let Some(version) = qemu::version() {
+        eprintln!("beside {version}");
+    } else {
+        eprintln!(
+            "There is no qemu-storage-daemon here (Debian: package qemu-system-common or qemu-utils), so drbd-rs is \
+             measured alone and the table says nothing about its rank."
+        );
+    }
+    let mut reports = Vec::new();
+    for place in places(args, &results) {
+        let report = round(args, &programs, &place)?;
+        print!("{report}");
+        println!("After the last flush both copies of each mirror were identical.");
+        reports.push(report);
+    }
+    let (json, picture) = (results.join("mirror.json"), results.join("mirror.svg"));
+    let write = |path: &Path, text: String| {
+        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+    };
+    write(&json, report::json(&reports))?;
+    write(&picture, svg::draw(&reports))?;
+    println!("Written: {}, {}", json.display(), picture.display());
+    Ok(())
+}
+
+/// Where the backing files lie, round by round.
+fn places(args: &Args, results: &Path) -> Vec<PathBuf> {
+    if let Some(dir) = &args.dir {
+        return vec![dir.clone()];
+    }
+    let memory = Path::new(MEMORY);
+    // Five files, and something for the rest of the system.
+    let wanted = (u64::from(args.size) << 20) * 6;
+    let free = rustix::fs::statvfs(memory).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+    if free < wanted {
+        eprintln!(
+            "{MEMORY} has less than {} MiB free: there is only the round with the files on a disk.",
+            wanted >> 20
+        );
+        return vec![results.to_owned()];
+    }
+    vec![results.to_owned(), memory.to_owned()]
+}
+
+/// Measures all contenders with their files in one place.
+fn round(
+    args: &Args,
+    programs: &process::Programs,
+    place: &Path,
+) -> Result<report::Report, String> {
+    let mut dir = files::WorkDir::new(place, args.keep)?;
     let size = u64::from(args.size) << 20;
     let mut contenders = Vec::new();
     let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only));
 
+    eprintln!("backing files in {}", place.display());
     if wanted(drbd::NAME) {
-        contenders.push(drbd::start(&programs, &dir, size)?);
+        contenders.push(drbd::start(programs, &dir, size)?);
     }
-    match qemu::version() {
-        Some(version) => {
-            eprintln!("beside {version}");
-            if wanted(qemu::MIRROR) {
-                contenders.push(qemu::start_mirror(&dir, size)?);
-            }
-            if wanted(qemu::PLAIN) {
-                contenders.push(qemu::start_plain(&dir, size)?);
-            }
+    if qemu::version().is_some() {
+        if wanted(qemu::MIRROR) {
+            contenders.push(qemu::start_mirror(&dir, size)?);
         }
-        None => eprintln!(
-            "There is no qemu-storage-daemon here (Debian: package qemu-system-common or qemu-utils), so drbd-rs is \
-             measured alone and the table says nothing about its rank."
-        ),
+        if wanted(qemu::PLAIN) {
+            contenders.push(qemu::start_plain(&dir, size)?);
+        }
     }
     let named = |load: &&Load| {
         args.load
@@ -130,7 +182,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
             }
         }
     }
-    let report = report::Report::new(args, &loads, &contenders);
+    let report = report::Report::new(args, place, &loads, &contenders);
     for contender in &mut contenders {
         for process in &mut contender.processes {
             process.stop();
@@ -140,17 +192,8 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
                 .map_err(|e| format!("{}: the copies differ: {e}", contender.name))?;
         }
     }
-    print!("{report}");
-    println!("After the last flush both copies of each mirror were identical.");
-    let (json, picture) = (results.join("mirror.json"), results.join("mirror.svg"));
-    let write = |path: &Path, text: String| {
-        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
-    };
-    write(&json, report.json())?;
-    write(&picture, svg::draw(&report))?;
-    println!("Written: {}, {}", json.display(), picture.display());
     dir.done();
-    Ok(())
+    Ok(report)
 }
 
 /// `target/bench`.

@@ -1,6 +1,7 @@
 //! What is said about the results.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -10,9 +11,11 @@ use super::{Args, Contender, drbd, qemu};
 /// Bound of an idle node's memory, in bytes.
 const MEMORY: u64 = 30 << 20;
 
-/// The results.
+/// The results of one round.
 #[derive(Serialize)]
 pub(super) struct Report {
+    /// Directory of the backing files.
+    pub(super) place: String,
     seconds: f64,
     repeats: u32,
     size_mib: u32,
@@ -118,7 +121,12 @@ fn row(contender: &Contender, load: &Load) -> Row {
 }
 
 impl Report {
-    pub(super) fn new(args: &Args, loads: &[&'static Load], contenders: &[Contender]) -> Report {
+    pub(super) fn new(
+        args: &Args,
+        place: &Path,
+        loads: &[&'static Load],
+        contenders: &[Contender],
+    ) -> Report {
         let loads = loads.iter().map(|load| {
             let rows: Vec<Row> = contenders.iter().map(|c| row(c, load)).collect();
             let iops = |name| rows.iter().find(|r| r.name == name).map(|r| r.iops);
@@ -152,6 +160,7 @@ impl Report {
             },
         });
         Report {
+            place: place.display().to_string(),
             seconds: args.seconds,
             repeats: args.repeats,
             size_mib: args.size,
@@ -159,19 +168,21 @@ impl Report {
             loads: loads.collect(),
         }
     }
+}
 
-    pub(super) fn json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
-    }
+/// All rounds for programs.
+pub(super) fn json(rounds: &[Report]) -> String {
+    let all = serde_json::json!({ "rounds": rounds });
+    serde_json::to_string_pretty(&all).unwrap_or_default() + "\n"
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\nMedians of {} turns of {} s; files of {} MiB, O_DIRECT; NBD over a Unix socket, mirrors over TCP on \
-             loopback.",
-            self.repeats, self.seconds, self.size_mib
+            "\nBacking files in {}\nMedians of {} turns of {} s; files of {} MiB, O_DIRECT; NBD over a Unix socket, \
+             mirrors over TCP on loopback.",
+            self.place, self.repeats, self.seconds, self.size_mib
         )?;
         for load in &self.loads {
             let (name, depth) = (load.name, load.depth);
@@ -209,7 +220,7 @@ impl fmt::Display for Report {
                 writeln!(
                     f,
                     "  {percent:.0} % of half the rate without a mirror. Both halves share one disk: where the disk is the \
-                     bottleneck, that is the limit; --dir /dev/shm compares the programs alone."
+                     bottleneck, about 100 % is the limit; files in memory compare the programs alone."
                 )?;
             }
         }

@@ -9,11 +9,15 @@ const LEFT: f64 = 210.0;
 const BAR: f64 = 22.0;
 const COLOURS: [&str; 3] = ["#2f6db5", "#c2573a", "#8a8a8a"];
 
-/// Draws the results.
-pub(super) fn draw(report: &Report) -> String {
+/// Draws the results of all rounds.
+pub(super) fn draw(rounds: &[Report]) -> String {
     let mut body = String::new();
     let mut y = 20.0;
-    for load in &report.loads {
+    let loads = rounds
+        .iter()
+        .flat_map(|round| round.loads.iter().map(|load| (&round.place, load)));
+    for (place, load) in loads {
+        let place = place.replace('&', "&amp;").replace('<', "&lt;");
         y += 16.0;
         let ratio = load
             .ratio
@@ -21,7 +25,7 @@ pub(super) fn draw(report: &Report) -> String {
             .unwrap_or_default();
         let _ = writeln!(
             body,
-            "<text x=\"16\" y=\"{y:.0}\" font-weight=\"bold\">{} writes{ratio}</text>",
+            "<text x=\"16\" y=\"{y:.0}\" font-weight=\"bold\">{} writes in {place}{ratio}</text>",
             load.name
         );
         y += 14.0;
