@@ -1,5 +1,7 @@
 //! `dump-md`: the metadata as text (metadata, section 10.1).
 
+mod log;
+
 use super::args::Args;
 use super::console::Console;
 use super::device::{Device, Page};
@@ -35,7 +37,10 @@ pub(super) fn dump(args: &Args, mut store: Store, console: &Console) -> Result<u
         .head(args)
         .and_then(|()| dump.body())
         .map_err(DumpError::Write);
-    match written.and_then(|()| dump.bitmaps(&store.device)) {
+    let written = written
+        .and_then(|()| dump.bitmaps(&store.device))
+        .and_then(|()| dump.log(&store.device, console));
+    match written {
         Ok(()) => Ok(OK),
         Err(DumpError::Read(failure)) => Err(failure),
         // Nobody reads on; that is the reader's choice.
@@ -176,6 +181,17 @@ impl<W: Write> Dump<'_, W> {
         writeln!(out, "la-peer-max-bio-size {};", sb.la_peer_max_bio_size)?;
         writeln!(out, "al-stripes {};", sb.striping.stripes())?;
         writeln!(out, "al-stripe-size-4k {};", sb.striping.stripe_size_4k())
+    }
+
+    /// The activity log, for those who ask for it very often.
+    fn log(&mut self, device: &Device, console: &Console) -> Result<(), DumpError> {
+        const VERY_OFTEN: u32 = 10;
+        if console.verbose >= VERY_OFTEN {
+            let text = log::blocks(device, self.geometry).map_err(DumpError::Read)?;
+            self.out.write_all(text.as_bytes())?;
+            self.out.flush()?;
+        }
+        Ok(())
     }
 
     fn bitmaps(&mut self, device: &Device) -> Result<(), DumpError> {

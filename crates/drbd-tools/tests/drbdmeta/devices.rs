@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -101,6 +102,21 @@ fn block_devices() {
             String::from_utf8(output.stderr).unwrap(),
         )
     };
+    // The reference clears the bitmap even then.
+    let before = vec![0x5a; 16 << 10];
+    let near_end = disk.file().metadata().unwrap().len() - (56 << 10);
+    let block = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&device)
+        .unwrap();
+    block.write_all_at(&before, near_end).unwrap();
+    block.sync_all().unwrap();
+    assert_eq!(run("--dry-run create-md 3").0, Some(0));
+    let mut after = vec![0; before.len()];
+    block.read_exact_at(&mut after, near_end).unwrap();
+    assert!(after == before);
+    drop(block);
     assert_eq!(run("create-md 3").0, Some(0));
     assert_eq!(run("dump-md").0, Some(0));
     // There is metadata now, and nobody says yes.

@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 pub(crate) struct Disk {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) index: &'static str,
+    pub(crate) format: &'static str,
 }
 
 impl Disk {
@@ -24,6 +25,7 @@ impl Disk {
         Self {
             directory,
             index: "internal",
+            format: "v09",
         }
     }
 
@@ -44,7 +46,7 @@ impl Disk {
             .args([
                 "--force",
                 "-",
-                "v09",
+                self.format,
                 "disk",
                 self.index,
                 "--var-lib-drbd",

@@ -92,6 +92,27 @@ fn a_dump_restores_everything_elsewhere() {
     }
 }
 
+/// The reference restores the first 32 MiB of a bitmap and leaves the rest as it was.
+#[test]
+fn a_bitmap_of_more_than_32_mib() {
+    let disk = Disk::new(200 << 30);
+    disk.ok("create-md 8 --initialize-bitmap=skip --effective-size 190G");
+    let layout = disk.superblock().bitmap_layout().unwrap();
+    assert!(layout.area_bytes() > 40 << 20);
+    let bits = [0, 77, layout.bits() / 2, layout.bits() - 1];
+    for slot in [0, 5, 7] {
+        disk.set_bits(&layout, slot, bits);
+    }
+    let words = [0, 5, 6, 7].map(|slot| disk.words(slot));
+    let dump = disk.ok("dump-md");
+    fs::write(disk.directory.path().join("dump"), dump).unwrap();
+    disk.ok("create-md 8 --initialize-bitmap=set-all");
+    disk.ok("restore-md dump");
+    for (slot, words) in [0, 5, 6, 7].into_iter().zip(words) {
+        assert!(disk.words(slot) == words, "slot {slot}");
+    }
+}
+
 /// A bad dump leaves what is there alone.
 #[test]
 fn a_bad_dump_changes_nothing() {

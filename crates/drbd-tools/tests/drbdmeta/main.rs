@@ -5,4 +5,5 @@ mod create;
 mod devices;
 mod disk;
 mod dumps;
+mod images;
 mod moves;

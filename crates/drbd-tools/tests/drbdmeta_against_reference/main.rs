@@ -334,3 +334,40 @@ fn existing_data() {
     pair.poke(0, &ext(1024));
     assert_eq!(pair.command("create-md 1"), 40);
 }
+
+/// The reference reads what ours moved to the end of a device that has grown.
+#[test]
+fn a_grown_device() {
+    let Some(reference) = reference() else { return };
+    let _guard = REFERENCE_IN_USE.lock();
+    for (slots, growth) in [(1, 1 << 20), (3, 8192), (3, 400 << 20)] {
+        const SIZE: u64 = 64 << 20;
+        let mut pair = internal(SIZE, Format::V09, slots).pair(&reference);
+        assert_eq!(pair.command(&format!("create-md {slots}")), 0);
+        assert_eq!(pair.command("set-gi --node-id 1 5:6:7:8:1:1"), 0);
+        pair.poke(pair.superblock, &100_000u64.to_be_bytes());
+        for n in 0..9u8 {
+            pair.poke(pair.superblock - 36_864 - u64::from(n) * 311, &[n]);
+        }
+        let dump = |pair: &Pair, tool: &str| {
+            let mut command = std::process::Command::new(tool);
+            command.args(["--force", "-", "v09", "disk", "internal", "dump-md"]);
+            command.current_dir(pair.path("ours", "."));
+            let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            let changes = ["# bits-set", "# 20", "# md_", "# al_", "# bm_"];
+            text.lines()
+                .filter(|line| !changes.iter().any(|start| line.starts_with(start)))
+                .filter(|line| !line.contains("> drbdmeta "))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let before = dump(&pair, pair::OURS);
+        pair.remember(SIZE);
+        pair.disk("ours").set_len(SIZE + growth).unwrap();
+        let moved = pair.run_side("ours", &pair::words("check-resize"));
+        assert_eq!(moved.status.code(), Some(0), "{moved:?}");
+        let after = dump(&pair, reference.to_str().unwrap());
+        assert!(after.len() > 200);
+        assert_eq!(after, before);
+    }
+}

@@ -106,6 +106,12 @@ impl Pair {
             .unwrap()
     }
 
+    /// Tells our tool that the device had another size.
+    pub(crate) fn remember(&self, size: u64) {
+        let path = self.directory.path().join("drbd-minor--1.lkbd");
+        fs::write(path, format!("{size}\tdisk\n")).unwrap();
+    }
+
     /// Writes the same to both.
     pub(crate) fn poke(&self, offset: u64, bytes: &[u8]) {
         for side in SIDES {
@@ -290,6 +296,8 @@ fn masked_output(text: &str, v08: bool) -> Vec<String> {
         let members = line.starts_with("# members ");
         // The reference counts the last slot only.
         let bits = many_slots && line.starts_with("# bits-set");
+        // Advice on the activity log.
+        let advice = line.starts_with("###");
         // 9.22 prints no flags for v08.
         let flags = v08 && line.starts_with("    flags 0x");
         // Commands that 9.22 does not have, in the usage text.
@@ -299,7 +307,7 @@ fn masked_output(text: &str, v08: bool) -> Vec<String> {
             "  repair-md ",
         ];
         let newer = newer.iter().any(|name| line.starts_with(name));
-        !(varies || clipped || members || bits || flags || newer)
+        !(varies || clipped || advice || members || bits || flags || newer)
     });
     lines.map(|(_, line)| line.to_owned()).collect()
 }
