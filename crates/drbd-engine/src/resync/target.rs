@@ -221,6 +221,26 @@ impl Engine {
         if let Some(run) = self.run_mut(peer, volume) {
             run.prepared = round;
         }
+        self.restart_own_targets(peer, volume);
+    }
+
+    /// This node has been a source itself: what it gave its targets is older than what it gets now, and they know
+    /// nothing of the new marks. They have to fetch the bitmap again.
+    fn restart_own_targets(&mut self, source: NodeId, volume: VolumeNr) {
+        let targets: Vec<NodeId> = self
+            .state
+            .peers_of(volume)
+            .filter(|(n, c, pd)| {
+                *n != source
+                    && c.cstate == ConnState::Connected
+                    && (pd.is_sync_source() || pd.repl == ReplState::WFBitMapS)
+            })
+            .map(|(n, _, _)| n)
+            .collect();
+        for target in targets {
+            let text = "this node is a sync target itself now: its targets have to begin again";
+            self.fail_connection(target, ConnState::NetworkFailure, text);
+        }
     }
 
     /// Whether all peers send their application's writes here (data path, section 16.4).
