@@ -9,7 +9,7 @@
 
 mod attach;
 mod convert;
-mod raw;
+pub mod raw;
 mod v07;
 
 pub use attach::{AttachError, AttachRequest};

@@ -9,63 +9,107 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// v09, DRBD 9 (metadata, section 3.4).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub(super) struct V09 {
-    pub(super) effective_size: U64,
-    pub(super) current_uuid: U64,
-    pub(super) members: U64,
-    pub(super) reserved_u64: [U64; 3],
-    pub(super) device_uuid: U64,
-    pub(super) flags: U32,
-    pub(super) magic: U32,
-    pub(super) md_size_sect: U32,
-    pub(super) al_offset: I32,
-    pub(super) al_nr_extents: U32,
-    pub(super) bm_offset: I32,
-    pub(super) bm_bytes_per_bit: U32,
-    pub(super) la_peer_max_bio_size: U32,
-    pub(super) bm_max_peers: U32,
-    pub(super) node_id: I32,
-    pub(super) al_stripes: U32,
-    pub(super) al_stripe_size_4k: U32,
-    pub(super) reserved_u32: [U32; 2],
-    pub(super) peers: [V09Peer; MAX_NODES],
-    pub(super) history_uuids: [U64; HISTORY_UUIDS],
-    pub(super) zero: [u8; 2704],
+pub struct V09 {
+    /// Last agreed size in sectors.
+    pub effective_size: U64,
+    /// Current data generation.
+    pub current_uuid: U64,
+    /// Mask of member nodes.
+    pub members: U64,
+    /// Zero.
+    pub reserved_u64: [U64; 3],
+    /// Random id from the administration tool.
+    pub device_uuid: U64,
+    /// Flags.
+    pub flags: U32,
+    /// Magic number.
+    pub magic: U32,
+    /// Sectors of all metadata.
+    pub md_size_sect: U32,
+    /// Activity log's first sector, from the superblock.
+    pub al_offset: I32,
+    /// Extents of the activity log.
+    pub al_nr_extents: U32,
+    /// Bitmap's first sector, from the superblock.
+    pub bm_offset: I32,
+    /// Bytes of storage per bit.
+    pub bm_bytes_per_bit: U32,
+    /// Last agreed maximum request size in bytes.
+    pub la_peer_max_bio_size: U32,
+    /// Bitmap slots.
+    pub bm_max_peers: U32,
+    /// Own node id, -1 for none.
+    pub node_id: I32,
+    /// Stripes of the activity log.
+    pub al_stripes: U32,
+    /// 4 KiB blocks of a stripe.
+    pub al_stripe_size_4k: U32,
+    /// Zero.
+    pub reserved_u32: [U32; 2],
+    /// An entry per node id.
+    pub peers: [V09Peer; MAX_NODES],
+    /// Former generations, youngest first.
+    pub history_uuids: [U64; HISTORY_UUIDS],
+    /// Zero.
+    pub zero: [u8; 2704],
 }
 
 /// One peer entry of [`V09`].
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub(super) struct V09Peer {
-    pub(super) bitmap_uuid: U64,
-    pub(super) bitmap_dagtag: U64,
-    pub(super) flags: U32,
-    pub(super) bitmap_index: I32,
-    pub(super) reserved_u32: [U32; 2],
+pub struct V09Peer {
+    /// Data generation since which the bits count.
+    pub bitmap_uuid: U64,
+    /// Dagtag of that moment.
+    pub bitmap_dagtag: U64,
+    /// Flags.
+    pub flags: U32,
+    /// Bitmap slot, -1 for none.
+    pub bitmap_index: I32,
+    /// Zero.
+    pub reserved_u32: [U32; 2],
 }
 
 /// v08, DRBD 8.0 to 8.4 (metadata, section 3.3).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub(super) struct V08 {
-    pub(super) effective_size: U64,
-    pub(super) current_uuid: U64,
-    pub(super) bitmap_uuid: U64,
-    pub(super) history_uuids: [U64; HISTORY_UUIDS_V08],
-    pub(super) device_uuid: U64,
-    pub(super) reserved_u64: U64,
-    pub(super) flags: U32,
-    pub(super) magic: U32,
-    pub(super) md_size_sect: U32,
-    pub(super) al_offset: I32,
-    pub(super) al_nr_extents: U32,
-    pub(super) bm_offset: I32,
-    pub(super) bm_bytes_per_bit: U32,
-    pub(super) la_peer_max_bio_size: U32,
-    pub(super) al_stripes: U32,
-    pub(super) al_stripe_size_4k: U32,
-    pub(super) reserved_u32: U32,
-    pub(super) zero: [u8; 3996],
+pub struct V08 {
+    /// Last agreed size in sectors.
+    pub effective_size: U64,
+    /// Current data generation.
+    pub current_uuid: U64,
+    /// Data generation since which the bits count.
+    pub bitmap_uuid: U64,
+    /// Former generations, youngest first.
+    pub history_uuids: [U64; HISTORY_UUIDS_V08],
+    /// Random id from the administration tool.
+    pub device_uuid: U64,
+    /// Zero.
+    pub reserved_u64: U64,
+    /// Flags.
+    pub flags: U32,
+    /// Magic number.
+    pub magic: U32,
+    /// Sectors of all metadata.
+    pub md_size_sect: U32,
+    /// Activity log's first sector, from the superblock.
+    pub al_offset: I32,
+    /// Extents of the activity log.
+    pub al_nr_extents: U32,
+    /// Bitmap's first sector, from the superblock.
+    pub bm_offset: I32,
+    /// Bytes of storage per bit.
+    pub bm_bytes_per_bit: U32,
+    /// Last agreed maximum request size in bytes.
+    pub la_peer_max_bio_size: U32,
+    /// Stripes of the activity log.
+    pub al_stripes: U32,
+    /// 4 KiB blocks of a stripe.
+    pub al_stripe_size_4k: U32,
+    /// Zero.
+    pub reserved_u32: U32,
+    /// Zero.
+    pub zero: [u8; 3996],
 }
 
 /// v07, DRBD 0.7 (metadata, section 3.2): known to the offline tool alone.

@@ -137,6 +137,10 @@ fn damaged_dumps() {
             pair.put("dump", text.as_bytes());
             let [theirs, ours] =
                 ["reference", "ours"].map(|side| pair.run_side(side, &words("verify-dump dump")));
+            // The reference does not survive all of them.
+            if theirs.status.code().is_none() {
+                continue;
+            }
             // A number that does not fit into its field is cut by the reference; an activity log of
             // no blocks it finds later; and 9.22 knows no largest block size.
             let said = String::from_utf8_lossy(&ours.stderr).into_owned();
@@ -174,6 +178,7 @@ fn damaged_dumps() {
                     "too big",
                     "accepted",
                     "Invalid value for bm-byte-per-bit",
+                    "blocks of 4 KiB",
                 ]
                 .iter()
                 .any(|part| line.contains(part))

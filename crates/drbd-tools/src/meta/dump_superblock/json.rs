@@ -5,48 +5,12 @@ use super::{Shown, Validity};
 use crate::meta::device::Device;
 use crate::meta::failure::{BAD, Failure};
 use drbd_meta::Block;
-use drbd_meta::limits::{HISTORY_UUIDS, MAX_NODES};
-use drbd_meta::superblock::Format;
+use drbd_meta::superblock::{Format, raw};
 use serde::Serialize;
 use std::collections::BTreeMap;
-
-/// Reads fields one after the other.
-struct Fields<'a> {
-    block: &'a Block,
-    at: usize,
-}
-
-impl Fields<'_> {
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let rest = self.block.get(self.at..).unwrap_or_default();
-        self.at = self.at.saturating_add(N);
-        rest.first_chunk::<N>().copied().unwrap_or([0; N])
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_be_bytes(self.bytes())
-    }
-
-    fn i32(&mut self) -> i32 {
-        i32::from_be_bytes(self.bytes())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_be_bytes(self.bytes())
-    }
-
-    fn uuid(&mut self) -> String {
-        format!("0x{:016X}", self.u64())
-    }
-
-    fn flags(&mut self) -> String {
-        format!("0x{:08X}", self.u32())
-    }
-
-    fn uuids(&mut self, count: usize) -> Vec<String> {
-        (0..count).map(|_| self.uuid()).collect()
-    }
-}
+use std::mem::offset_of;
+use zerocopy::byteorder::big_endian::{U32, U64};
+use zerocopy::transmute_ref;
 
 /// The order of the fields is that of the output.
 #[derive(Serialize)]
@@ -54,8 +18,14 @@ struct Decoded {
     effective_size: u64,
     current_uuid: String,
     device_uuid: String,
-    #[serde(flatten)]
-    sizes: Sizes,
+    flags: String,
+    magic: String,
+    md_size_sect: u32,
+    al_offset: i32,
+    al_nr_extents: u32,
+    bm_offset: i32,
+    bm_bytes_per_bit: u32,
+    la_peer_max_bio_size: u32,
     al_stripes: u32,
     al_stripe_size_4k: u32,
     peers: Vec<Peer>,
@@ -65,19 +35,6 @@ struct Decoded {
     padding: Padding,
     #[serde(rename = "#meta")]
     origin: Origin,
-}
-
-/// The fields from byte 56 on, which both layouts have in the same places.
-#[derive(Serialize)]
-struct Sizes {
-    flags: String,
-    magic: String,
-    md_size_sect: u32,
-    al_offset: i32,
-    al_nr_extents: u32,
-    bm_offset: i32,
-    bm_bytes_per_bit: u32,
-    la_peer_max_bio_size: u32,
 }
 
 #[derive(Serialize)]
@@ -138,90 +95,83 @@ pub(super) fn text(format: Format, shown: &Shown, device: &Device) -> Result<Str
 }
 
 fn v08(block: &Block, origin: Origin) -> Decoded {
-    let mut f = Fields { block, at: 0 };
-    let effective_size = f.u64();
-    let current_uuid = f.uuid();
-    let bitmap_uuid = f.uuid();
-    let history_uuids = f.uuids(2);
-    let device_uuid = f.uuid();
-    f.u64();
-    let sizes = sizes(&mut f);
+    let raw: &raw::V08 = transmute_ref!(block);
     // DRBD up to 8.3 did not store the striping.
-    let (al_stripes, al_stripe_size_4k) = match (f.u32(), f.u32()) {
+    let (al_stripes, al_stripe_size_4k) = match (raw.al_stripes.get(), raw.al_stripe_size_4k.get())
+    {
         (0, 0) => (1, 8),
         striping => striping,
     };
     Decoded {
-        effective_size,
-        current_uuid,
-        device_uuid,
-        sizes,
+        effective_size: raw.effective_size.get(),
+        current_uuid: uuid(raw.current_uuid),
+        device_uuid: uuid(raw.device_uuid),
+        flags: word(raw.flags),
+        magic: word(raw.magic),
+        md_size_sect: raw.md_size_sect.get(),
+        al_offset: raw.al_offset.get(),
+        al_nr_extents: raw.al_nr_extents.get(),
+        bm_offset: raw.bm_offset.get(),
+        bm_bytes_per_bit: raw.bm_bytes_per_bit.get(),
+        la_peer_max_bio_size: raw.la_peer_max_bio_size.get(),
         al_stripes,
         al_stripe_size_4k,
         peers: vec![Peer {
-            bitmap_uuid,
+            bitmap_uuid: uuid(raw.bitmap_uuid),
             v09: None,
         }],
         v09: None,
-        history_uuids,
-        padding: padding(block, 100),
+        history_uuids: raw.history_uuids.map(uuid).into(),
+        padding: padding(block, offset_of!(raw::V08, zero)),
         origin,
     }
 }
 
 fn v09(block: &Block, origin: Origin) -> Decoded {
-    let mut f = Fields { block, at: 0 };
-    let effective_size = f.u64();
-    let current_uuid = f.uuid();
-    let members = f.uuid();
-    let reserved_u64 = [f.u64(), f.u64(), f.u64()];
-    let device_uuid = f.uuid();
-    let sizes = sizes(&mut f);
-    let (bm_max_peers, node_id) = (f.u32(), f.i32());
-    let (al_stripes, al_stripe_size_4k) = (f.u32(), f.u32());
-    let reserved_u32 = [f.u32(), f.u32()];
-    let peers = (0..MAX_NODES).map(|_| Peer {
-        bitmap_uuid: f.uuid(),
+    let raw: &raw::V09 = transmute_ref!(block);
+    let peers = raw.peers.iter().map(|peer| Peer {
+        bitmap_uuid: uuid(peer.bitmap_uuid),
         v09: Some(PeerV09 {
-            bitmap_dagtag: f.u64(),
-            flags: f.flags(),
-            bitmap_index: f.i32(),
-            reserved_u32: [f.u32(), f.u32()],
+            bitmap_dagtag: peer.bitmap_dagtag.get(),
+            flags: word(peer.flags),
+            bitmap_index: peer.bitmap_index.get(),
+            reserved_u32: peer.reserved_u32.map(U32::get),
         }),
     });
-    let peers = peers.collect();
     Decoded {
-        effective_size,
-        current_uuid,
-        device_uuid,
-        sizes,
-        al_stripes,
-        al_stripe_size_4k,
-        peers,
+        effective_size: raw.effective_size.get(),
+        current_uuid: uuid(raw.current_uuid),
+        device_uuid: uuid(raw.device_uuid),
+        flags: word(raw.flags),
+        magic: word(raw.magic),
+        md_size_sect: raw.md_size_sect.get(),
+        al_offset: raw.al_offset.get(),
+        al_nr_extents: raw.al_nr_extents.get(),
+        bm_offset: raw.bm_offset.get(),
+        bm_bytes_per_bit: raw.bm_bytes_per_bit.get(),
+        la_peer_max_bio_size: raw.la_peer_max_bio_size.get(),
+        al_stripes: raw.al_stripes.get(),
+        al_stripe_size_4k: raw.al_stripe_size_4k.get(),
+        peers: peers.collect(),
         v09: Some(OnlyV09 {
-            bm_max_peers,
-            node_id,
-            members,
-            reserved_u64,
-            reserved_u32,
+            bm_max_peers: raw.bm_max_peers.get(),
+            node_id: raw.node_id.get(),
+            members: uuid(raw.members),
+            reserved_u64: raw.reserved_u64.map(U64::get),
+            reserved_u32: raw.reserved_u32.map(U32::get),
         }),
-        history_uuids: f.uuids(HISTORY_UUIDS),
-        padding: padding(block, 1392),
+        history_uuids: raw.history_uuids.map(uuid).into(),
+        padding: padding(block, offset_of!(raw::V09, zero)),
         origin,
     }
 }
 
-fn sizes(f: &mut Fields<'_>) -> Sizes {
-    Sizes {
-        flags: f.flags(),
-        magic: f.flags(),
-        md_size_sect: f.u32(),
-        al_offset: f.i32(),
-        al_nr_extents: f.u32(),
-        bm_offset: f.i32(),
-        bm_bytes_per_bit: f.u32(),
-        la_peer_max_bio_size: f.u32(),
-    }
+fn uuid(value: U64) -> String {
+    format!("0x{:016X}", value.get())
+}
+
+fn word(value: U32) -> String {
+    format!("0x{:08X}", value.get())
 }
 
 fn padding(block: &Block, start: usize) -> Padding {
