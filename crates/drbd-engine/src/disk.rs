@@ -462,7 +462,8 @@ impl Engine {
             // The configured peers start as they were known.
             let _ = configured.contains(&n);
         }
-        let no_log = volume.flags.crashed_primary
+        // As the metadata has it: a Primary whose disk failed attaches it again without having crashed.
+        let no_log = flags.contains(LocalFlags::CRASHED_PRIMARY)
             && flags.contains(LocalFlags::PRIMARY_IND)
             && flags.contains(LocalFlags::AL_DISABLED);
         disk.meta.sb.al_nr_extents = disk.options.al_extents;
