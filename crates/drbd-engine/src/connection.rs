@@ -214,6 +214,8 @@ pub(crate) struct PeerDeviceFlags {
     pub quorate: bool,
     /// GOT_NEG_ACK.
     pub got_neg_ack: bool,
+    /// This node got blocks in a reconciliation that the peer, at the same generation, may lack.
+    pub lacks_reconciled: bool,
     /// In this connection the peer had the data this diskless node exposes.
     pub had_exposed: bool,
 }

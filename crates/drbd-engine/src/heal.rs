@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::options::OnIoError;
 use crate::state::change::ChangeFlags;
 use crate::timer::Timer;
+use crate::twopc::{ChangeKind, Requester};
 
 /// How long such a state may last.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -44,16 +45,41 @@ impl Engine {
                     disk,
                     DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent
                 );
-                waits && self.is_stuck(*v, disk)
+                waits && self.is_stuck(*v, disk) || !self.lacking_peers(*v).is_empty()
             })
             .collect()
     }
 
-    fn is_stuck(&self, v: VolumeNr, disk: DiskState) -> bool {
-        let busy = self
-            .state
+    /// Peers that lack blocks which this node got in a reconciliation. Their generation is the same, so no
+    /// comparison brings them.
+    fn lacking_peers(&self, v: VolumeNr) -> Vec<NodeId> {
+        let disk = self.state.disk(v);
+        self.state
             .peers_of(v)
-            .any(|(_, _, pd)| pd.repl > ReplState::Established);
+            .filter(|(n, c, pd)| {
+                disk == DiskState::UpToDate
+                    && pd.pdisk == DiskState::UpToDate
+                    && pd.repl == ReplState::Established
+                    && c.peer_role != Role::Primary
+                    && self
+                        .peer_device(*n, v)
+                        .is_some_and(|k| k.flags.lacks_reconciled)
+                    && self.stable(&self.state, v).0
+                    && self.same_generation(*n, v)
+                    && self.bitmap_weight(*n, v) != 0
+            })
+            .map(|(n, _, _)| n)
+            .collect()
+    }
+
+    fn is_stuck(&self, v: VolumeNr, disk: DiskState) -> bool {
+        // A resync that gets on, or is paused by somebody who can end that. What this node is to send to
+        // others later, or to get from a disk that is bad itself, helps nobody.
+        let busy = self.state.peers_of(v).any(|(_, _, pd)| match pd.repl {
+            ReplState::PausedSyncT => pd.pdisk >= DiskState::Outdated,
+            ReplState::SyncSource | ReplState::PausedSyncS => false,
+            repl => repl > ReplState::Established,
+        });
         if busy || self.twopc.active.is_some() {
             return false;
         }
@@ -145,6 +171,20 @@ impl Engine {
     /// It lasted too long.
     pub(crate) fn heal(&mut self) {
         for v in self.stuck_volumes() {
+            for peer in self.lacking_peers(v) {
+                if let Some(known) = self.peer_device_mut(peer, v) {
+                    known.flags.lacks_reconciled = false;
+                }
+                let change = ChangeKind::Resync {
+                    peer,
+                    volume: v,
+                    repl: ReplState::WFBitMapS,
+                };
+                self.twopc_request(change, Requester::Nobody);
+            }
+            if self.state.disk(v) == DiskState::UpToDate {
+                continue;
+            }
             if self.state.disk(v) == DiskState::Consistent {
                 // A peer that still sees the Primary we lost never tells us its position.
                 for conn in self.conns.values_mut() {

@@ -260,6 +260,17 @@ impl Engine {
             // 9.6). It has to hear of this end first: the watch over stuck disks asks again.
             return;
         }
+        let reconciled = self
+            .peer_device(peer, v)
+            .is_some_and(|k| k.flags.reconciliation_resync);
+        if reconciled {
+            for (n, conn) in self.conns.iter_mut().filter(|(n, _)| **n != peer) {
+                let up_to_date = self.state.pdisk(*n, v) == DiskState::UpToDate;
+                if let Some(known) = conn.peers.get_mut(&v).filter(|_| up_to_date) {
+                    known.flags.lacks_reconciled = true;
+                }
+            }
+        }
         let outdated = self.adopt_source(peer, v);
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.flags.stable_resync = true;

@@ -94,6 +94,9 @@ impl Engine {
             if pd.pdisk < DiskState::UpToDate {
                 known.flags.got_neg_ack = false;
             }
+            if pd.repl != ReplState::Established {
+                known.flags.lacks_reconciled = false;
+            }
             if pd.repl < ReplState::Established {
                 known.flags.had_exposed = false;
             } else if pd.pdisk == DiskState::UpToDate {
