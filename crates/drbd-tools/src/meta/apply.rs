@@ -1,10 +1,12 @@
 //! `apply-al`: marks what the activity log calls hot as out of sync, and makes the log clean
 //! (metadata, sections 5.5 to 5.8).
 
+use super::args::Args;
 use super::console::{Console, human_size};
 use super::device::Device;
 use super::failure::{FAILED, Failure, OK};
 use super::record::{Record, Version};
+use super::resize;
 use super::store::{self, Store};
 use drbd_meta::activity_log::legacy::{replay_pmem, replay_sectors};
 use drbd_meta::activity_log::{AlBlock, AlBlockError, AlLayout, ReplayError, replay};
@@ -24,7 +26,11 @@ struct Log {
     reinitialise: bool,
 }
 
-pub(super) fn apply(mut store: Store, console: &Console) -> Result<u8, Failure> {
+pub(super) fn apply(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
+    // Every attach begins with this command, also the first one after the device has grown.
+    if !resize::bring_home(args, &mut store, console)? {
+        return Ok(OK);
+    }
     let (mut record, geometry) = store.take()?;
     let needed = record.must_apply_al();
     let log = match read_log(&store.device, &record, &geometry, console) {

@@ -529,17 +529,20 @@ fn restore_md() {
 
 #[test]
 fn a_grown_device() {
-    for (create, growth) in [
-        ("create-md 1", 4096),
-        ("create-md 3", 8192),
-        ("create-md 3", 36864),
-        ("create-md 31", 3 * MIB),
+    for (create, growth, command) in [
+        ("create-md 1", 4096, "check-resize"),
+        ("create-md 3", 8192, "check-resize"),
+        ("create-md 3", 8192, "apply-al"),
+        ("create-md 3", 36864, "check-resize"),
+        ("create-md 31", 3 * MIB, "check-resize"),
+        ("create-md 2", 5 * MIB, "apply-al"),
+        ("create-md 2", 16384, "create-md 2"),
     ] {
         let disk = used(Version::V09, "internal", create);
         disk.crashed();
         let mut bytes = disk.load();
         bytes.resize(bytes.len() + growth, 0);
         disk.store(&bytes);
-        survives(&disk, "check-resize");
+        survives(&disk, command);
     }
 }

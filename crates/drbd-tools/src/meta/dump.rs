@@ -2,7 +2,7 @@
 
 mod log;
 
-use super::args::Args;
+use super::args::{self, Args};
 use super::console::Console;
 use super::device::{Device, Page};
 use super::failure::{FAILED, Failure, OK};
@@ -19,7 +19,15 @@ const LINE_WORDS: u64 = 8;
 const RUN_WORDS: u64 = 16;
 
 pub(super) fn dump(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
-    let (record, geometry) = store.take()?;
+    let mut found = store.found.take();
+    let moved = match (&found, store.at_last_known.take()) {
+        (None, Some((record, geometry))) => {
+            found = Some((store::clip(record, &geometry, console), geometry));
+            Some(resized(&store, &geometry))
+        }
+        _ => None,
+    };
+    let (record, geometry) = found.ok_or_else(args::no_valid_metadata)?;
     if !record.is_clean() {
         console.err("Found meta data is \"unclean\", please apply-al first");
         if !args.force {
@@ -32,6 +40,7 @@ pub(super) fn dump(args: &Args, mut store: Store, console: &Console) -> Result<u
         out,
         record: &record,
         geometry: &geometry,
+        resized: moved.unwrap_or_default(),
     };
     let written = dump
         .head(args)
@@ -49,6 +58,24 @@ pub(super) fn dump(args: &Args, mut store: Store, console: &Console) -> Result<u
     }
 }
 
+/// Says that the metadata lies where the device once ended.
+fn resized(store: &Store, old: &Geometry) -> String {
+    let path = &store.device.path;
+    format!(
+        "#\n\
+         ### Device seems to have been resized!\n\
+         ### dumping meta data from the last known position\n\
+         ### current size of {path}: {} byte\n\
+         ### expected position of meta data:\n\
+         ## md_offset {}\n\
+         ### last known size of {path}: {} byte\n\
+         ### adjusted position of meta data:\n",
+        store.device.size,
+        store.md_offset,
+        old.placement().device_size
+    )
+}
+
 enum DumpError {
     Read(Failure),
     Write(io::Error),
@@ -64,6 +91,8 @@ struct Dump<'a, W> {
     out: W,
     record: &'a Record,
     geometry: &'a Geometry,
+    /// Comments on metadata that is not where it belongs.
+    resized: String,
 }
 
 impl<W: Write> Dump<'_, W> {
@@ -103,6 +132,7 @@ impl<W: Write> Dump<'_, W> {
             writeln!(self.out, "max-peers {};", self.record.slots())?;
         }
         writeln!(self.out, "# md_size_sect {size}")?;
+        self.out.write_all(self.resized.as_bytes())?;
         for (name, sector) in [
             ("md_offset", self.geometry.superblock_sector()),
             ("al_offset", self.geometry.al_sector()),

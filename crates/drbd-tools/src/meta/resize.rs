@@ -29,6 +29,25 @@ pub(super) fn check(args: &Args, mut store: Store, console: &Console) -> Result<
     relocate(&mut store, record, &old, console)
 }
 
+/// Moves metadata that was left behind when the device grew, so that what follows finds it. Returns
+/// whether it is at its place now; with `--dry-run` it is not.
+pub(super) fn bring_home(
+    args: &Args,
+    store: &mut Store,
+    console: &Console,
+) -> Result<bool, Failure> {
+    let (None, Some((record, old))) = (&store.found, &store.at_last_known) else {
+        return Ok(true);
+    };
+    let (record, old) = (record.clone(), *old);
+    relocate(store, record, &old, console)?;
+    if args.dry_run {
+        return Ok(false);
+    }
+    store.look(args, console)?;
+    Ok(true)
+}
+
 /// Moves the metadata from its old place to the end of the device.
 ///
 /// Old and new place may overlap, so there is no order of copying that a crash could not hit. Until
@@ -61,7 +80,7 @@ pub(super) fn relocate(
         .write("activity log", byte(new.al_sector()), &al)?;
     move_bitmap(store, old, &new)?;
     store.save(&record, &new, console)?;
-    console.err("Internal drbd meta data successfully moved.");
+    console.out("Internal drbd meta data successfully moved.");
 
     // What is left of the old place would be found by those who look for it.
     let end = byte(old.first_sector()).saturating_add(byte(old.md_size_sect().into()));

@@ -45,7 +45,8 @@ pub(super) fn restore(
     mut store: Store,
     console: &mut Console,
 ) -> Result<u8, Failure> {
-    if store.found.is_some() && !console.confirmed("Valid meta-data in place, overwrite?") {
+    let valid = store.found.is_some() || store.at_last_known.is_some();
+    if valid && !console.confirmed("Valid meta-data in place, overwrite?") {
         return Err(Failure::Silent(FAILED));
     }
     let mut parser = Parser::new(text);

@@ -69,13 +69,8 @@ fn forgotten(superblock: &Superblock, node: usize) -> PeerEntry {
 /// Without `--dry-run` the damage is repaired. Metadata that a grown device left behind is moved
 /// first, so that what follows finds it.
 pub(super) fn repair(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
-    if let (None, Some((record, old))) = (&store.found, &store.at_last_known) {
-        let (record, old) = (record.clone(), *old);
-        let moved = resize::relocate(&mut store, record, &old, console)?;
-        if args.dry_run {
-            return Ok(moved);
-        }
-        store.look(args, console)?;
+    if !resize::bring_home(args, &mut store, console)? {
+        return Ok(OK);
     }
     let (mut record, geometry) = store.take()?;
     let superblock = match &mut record {
