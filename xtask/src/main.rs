@@ -1,6 +1,7 @@
 //! What a developer runs: `cargo xtask COMMAND`.
 
 mod bench;
+mod bench_config;
 mod demo;
 mod no_std;
 
@@ -24,6 +25,8 @@ enum Task {
     NoStd,
     /// Measure the mirror beside QEMU's.
     BenchMirror(bench::Args),
+    /// Measure drbdadm on a large configuration beside the real tool.
+    BenchConfig(bench_config::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::NoStd => no_std::run(),
         Task::BenchMirror(args) => bench::run(&args),
+        Task::BenchConfig(args) => bench_config::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

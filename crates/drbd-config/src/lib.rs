@@ -5,16 +5,8 @@
 //! table of options that the tools and the daemon share.
 //!
 //! What the reference (release 9.34) accepts is accepted and what it refuses is refused, with the
-//! same first lines of messages and the same exit codes, except that this crate
-//!
-//! - compares driver versions in `require-drbd-module-version-*` as numbers;
-//! - reports an `address` endpoint that no host has, a pair of hosts that is connected twice, and
-//!   node ids that clash in a mesh;
-//! - reports a `skip` that is not followed by a block, and a `device` without a name;
-//! - takes text in quotes only if it is UTF-8, and files up to 16 MiB;
-//! - goes on after a syntax error to report those of further resources;
-//! - dumps what reads back: names that are keywords are quoted, `address` endpoints end with one
-//!   `;`, volumes of stacked sections are not left out, XML is well-formed.
+//! same first lines of messages and the same exit codes, except for the differences on purpose in
+//! `docs/configuration.md`.
 
 pub mod diagnostic;
 pub mod dump;

@@ -329,3 +329,94 @@ fn large_numbers_end_quickly() {
         start.elapsed()
     );
 }
+
+/// Only what is named on the command line may be a pipe; a terminal or a pipe that is included would be read for ever.
+#[test]
+fn what_is_included_is_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.res");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|s| s.success()) {
+        eprintln!("NOT TESTED: mkfifo does not work");
+        return;
+    }
+    std::fs::create_dir(dir.path().join("folder.res")).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket.res"));
+    assert!(socket.is_ok());
+    let run = |text: &str| {
+        let main = dir.path().join("main.conf");
+        std::fs::write(&main, text).unwrap();
+        let mut parser = Parser::new(&Environment::named("alpha"));
+        parser.read(Input::File(main));
+        let parsed = parser.finish();
+        let errors = expand::failed(&parsed.diagnostics);
+        let shown = parsed.diagnostics.iter();
+        let shown: String = shown.map(|d| d.render(&parsed.config.sources)).collect();
+        (errors, shown)
+    };
+    for literal in [
+        "include \"pipe.res\";",
+        "include \"folder.res\";",
+        "include \"socket.res\";",
+        "resource r { template-file \"pipe.res\"; }",
+    ] {
+        let (failed, shown) = run(literal);
+        assert!(failed, "{literal}: {shown}");
+        assert!(shown.contains("main.conf:1: Failed to open "), "{shown}");
+    }
+    // Found by a pattern they are mentioned and left out.
+    let (failed, shown) = run("include \"*.res\";");
+    assert!(
+        !failed && shown.matches("Failed to open include file").count() == 3,
+        "{shown}"
+    );
+    assert_eq!(run("include \"/dev/null\";"), (false, String::new()));
+}
+
+/// 100 MB: a file, an endless device, a line, a comment. Refused at once, without reading them into memory.
+#[test]
+fn huge_files_are_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let huge = dir.path().join("huge.conf");
+    std::fs::File::create(&huge)
+        .unwrap()
+        .set_len(100 << 20)
+        .unwrap();
+    let main = dir.path().join("main.conf");
+    std::fs::write(&main, "include \"huge.conf\";\n").unwrap();
+    let start = Instant::now();
+    for (file, exit) in [(&huge, 20), (&main, 10), (&"/dev/zero".into(), 20)] {
+        let mut parser = Parser::new(&Environment::named("alpha"));
+        parser.read(Input::File(file.clone()));
+        let parsed = parser.finish();
+        let error = parsed.diagnostics.first().unwrap();
+        assert_eq!(error.exit, exit, "{error:?}");
+        assert!(
+            error
+                .render(&parsed.config.sources)
+                .contains("larger than 16 MiB"),
+            "{error:?}"
+        );
+    }
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+/// A file that may not be read, and what its directory hides.
+#[test]
+fn unreadable_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret.res");
+    std::fs::write(&secret, "resource r { }").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).unwrap();
+    if std::fs::read(&secret).is_ok() {
+        eprintln!("NOT TESTED: this user may read everything");
+        return;
+    }
+    let mut parser = Parser::new(&Environment::named("alpha"));
+    parser.read(Input::File(secret));
+    let parsed = parser.finish();
+    let error = parsed.diagnostics.first().unwrap();
+    assert_eq!(error.exit, 20);
+    assert!(error.message.contains("Permission denied"), "{error:?}");
+}

@@ -305,6 +305,7 @@ impl Parser {
     fn open_beside(&mut self, span: Span, name: &str) -> Result<(FileId, Arc<[u8]>), String> {
         let path = self.directory(span).join(name);
         let display = path.display().to_string();
+        plain_file(&path)?;
         let file = self.open(&path, display)?;
         let text = self
             .config
@@ -320,7 +321,9 @@ impl Parser {
         if !self.seen.insert(canonical(&pending.path)) {
             return Ok(None);
         }
-        match self.open(&pending.path, pending.path.display().to_string()) {
+        let opened = plain_file(&pending.path)
+            .and_then(|()| self.open(&pending.path, pending.path.display().to_string()));
+        match opened {
             Ok(file) => Ok(Some(self.frame(file))),
             Err(reason) => {
                 let message = format!("Failed to open include file '{}'.", pending.name);
@@ -596,6 +599,19 @@ fn unexpected_top(token: &Token<'_>) -> tokens::Stop {
          \trequire-drbd-module-version-{eq,ne,gt,ge,lt,le}",
         TOP_WORDS,
     )
+}
+
+/// What a configuration names must be a file: reading a pipe or a terminal could take for ever. What the administrator names
+/// on the command line may be a pipe, such as the shell's `<(...)`.
+fn plain_file(path: &Path) -> Result<(), String> {
+    let kind = std::fs::metadata(path).map_err(|e| reason(&e))?.file_type();
+    if kind.is_file() || path == Path::new("/dev/null") {
+        Ok(())
+    } else if kind.is_dir() {
+        Err("is a directory".to_owned())
+    } else {
+        Err("is not a regular file".to_owned())
+    }
 }
 
 /// The reason of an I/O error without the number.

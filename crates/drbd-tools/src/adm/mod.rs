@@ -1,16 +1,8 @@
 //! `drbdadm`: works on the configuration file and calls `drbdsetup` and `drbdmeta` ("Command line
 //! tools", sections 2 to 7).
 //!
-//! The commands it issues, their order and the exit codes are those of the reference, release 9.34,
-//! with these differences on purpose:
-//!
-//! - helpers are those beside the program (or given with `-s`, `-m`), never others in `PATH`;
-//! - `outdate` gives `drbdsetup` the minor only; the reference's extra word makes it fail;
-//! - `disk-options` never passes a size on, which `drbdsetup` does not take;
-//! - `adjust` deletes a minor before it creates its successor;
-//! - two selectors for two connections of one resource both work;
-//! - meta data in a regular file: `drbdmeta` is given `--force` where it would not ask anything;
-//! - a `drbdmeta` without `repair-md` is no obstacle to attaching.
+//! The commands it issues, their order and the exit codes are those of the reference, release 9.34; `docs/configuration.md`
+//! lists the differences on purpose.
 
 mod adjust;
 mod calls;
@@ -28,6 +20,7 @@ mod shell;
 mod up;
 mod usage;
 mod volumes;
+mod wait;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -132,6 +125,31 @@ fn start(program: &Path, invocation: Invocation) -> i32 {
     // The process ends: taking a large configuration apart would only cost time.
     std::mem::forget(adm);
     code
+}
+
+/// All commands that people call, with the words that complete their options.
+pub(crate) fn completions(
+    words: impl Fn(&drbd_config::options::OptionDef) -> Vec<String>,
+) -> Vec<(&'static str, Vec<String>)> {
+    let listed = commands::all().filter(|c| c.level != commands::Level::Handler);
+    listed
+        .map(|c| {
+            let table = c.setup_options().filter(|o| !o.internal).flat_map(&words);
+            let extra = c.extra.iter().map(|e| match e.takes {
+                commands::Takes::Required => format!("--{}=", e.name),
+                _ => format!("--{}", e.name),
+            });
+            (c.name, extra.chain(table).collect())
+        })
+        .collect()
+}
+
+/// The options that every command takes.
+pub(crate) fn general_options() -> Vec<String> {
+    cli::GENERAL
+        .iter()
+        .map(|(name, _, value)| format!("--{name}{}", if *value { "=" } else { "" }))
+        .collect()
 }
 
 /// Prints findings; the exit code of the first error.

@@ -8,7 +8,7 @@ use super::cli::Passed;
 use super::commands::{Limit, is_handler};
 use super::helper::{Call, Program};
 use super::load::register;
-use super::schedule::{After, Schedule};
+use super::schedule::{After, Progress, Schedule};
 use super::select::Target;
 
 impl Adm {
@@ -50,8 +50,13 @@ impl Adm {
                 Err(code) => return code,
             },
         }
-        let go_on = self.command.name == "adjust-with-progress";
-        schedule.run(&self.helpers, go_on, |after| self.after(after))
+        let display = self.command.name == "adjust-with-progress" && !self.invocation.dry_run;
+        let progress = display.then(Progress::new);
+        let code = schedule.run(&self.helpers, progress, |after| self.after(after));
+        if display {
+            Progress::end();
+        }
+        code
     }
 
     /// Consequences of a command that was successful.

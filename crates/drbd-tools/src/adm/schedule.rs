@@ -1,5 +1,7 @@
 //! Commands in stages across resources ("Command line tools", section 4.1).
 
+use std::io::Write;
+
 use super::helper::{Call, EXIT_EXECUTION, Helpers};
 
 /// When a command runs.
@@ -36,6 +38,21 @@ impl Stage {
         Stage::Connect,
         Stage::Wait,
     ];
+
+    /// What people are told is being done.
+    const fn label(self) -> &'static str {
+        match self {
+            Stage::Resource => "create res",
+            Stage::ResourceOptions => "adjust res",
+            Stage::DiskDown | Stage::DiskUp => "prepare disk",
+            Stage::Disconnect | Stage::NetDown | Stage::NetUp | Stage::Paths => "prepare net",
+            Stage::NetOptions => "adjust net",
+            Stage::PeerDeviceOptions => "adjust peer_devices",
+            Stage::Disk => "adjust disk",
+            Stage::Connect => "attempt to connect",
+            Stage::Wait => "wait",
+        }
+    }
 
     /// Without these, nothing further of the resource can work.
     fn is_essential(self) -> bool {
@@ -132,11 +149,12 @@ impl Schedule {
         self.tasks.get_mut(index?)
     }
 
-    /// Runs everything. `done` is told about every success that has consequences.
+    /// Runs everything. `done` is told about every success that has consequences. With a display of the progress errors do
+    /// not end the run.
     pub(super) fn run(
         mut self,
         helpers: &Helpers,
-        go_on: bool,
+        mut progress: Option<Progress>,
         mut done: impl FnMut(&After),
     ) -> i32 {
         let mut state: Vec<Option<bool>> = vec![None; self.tasks.len()];
@@ -155,25 +173,24 @@ impl Schedule {
                     if !ready {
                         continue;
                     }
-                    if broken.contains(&task.resource) {
-                        let resource = task.calls.first().map_or("", |c| &c.resource);
-                        eprintln!(
-                            "drbdadm: {} {resource}: skipped due to earlier error",
-                            task.name
-                        );
-                        if let Some(s) = state.get_mut(i) {
-                            *s = Some(false);
+                    let skipped = broken.contains(&task.resource);
+                    let code = match &mut progress {
+                        Some(progress) => progress.task(task, skipped, helpers),
+                        None if skipped => {
+                            let resource = task.calls.first().map_or("", |c| &c.resource);
+                            eprintln!(
+                                "drbdadm: {} {resource}: skipped due to earlier error",
+                                task.name
+                            );
+                            0
                         }
-                        continue;
-                    }
-                    let code = task
-                        .calls
-                        .iter()
-                        .map(|call| helpers.run(call))
-                        .find(|code| *code != 0)
-                        .unwrap_or(0);
+                        None => task.run(helpers),
+                    };
                     if let Some(s) = state.get_mut(i) {
-                        *s = Some(code == 0);
+                        *s = Some(!skipped && code == 0);
+                    }
+                    if skipped {
+                        continue;
                     }
                     if code == 0 {
                         done(&task.after);
@@ -183,13 +200,16 @@ impl Schedule {
                     if stage.is_essential() {
                         broken.push(task.resource);
                     }
-                    if code == EXIT_EXECUTION && !go_on {
+                    if code == EXIT_EXECUTION && progress.is_none() {
                         return EXIT_EXECUTION;
                     }
                 }
+                if let Some(progress) = &mut progress {
+                    progress.end_of_stage();
+                }
                 if failed {
                     worst = 1;
-                    if !go_on {
+                    if progress.is_none() {
                         return 1;
                     }
                 }
@@ -200,4 +220,77 @@ impl Schedule {
             }
         }
     }
+}
+
+impl Task {
+    /// Runs the calls until one fails.
+    fn run(&self, helpers: &Helpers) -> i32 {
+        self.calls
+            .iter()
+            .map(|call| helpers.run(call))
+            .find(|code| *code != 0)
+            .unwrap_or(0)
+    }
+}
+
+/// The display of `adjust-with-progress` on standard output: a line for each stage with the resources that it concerns. What
+/// the helpers say is not shown.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The line that is being written.
+    stage: Option<Stage>,
+    resource: Option<usize>,
+}
+
+impl Progress {
+    /// Opens the frame.
+    pub(super) fn new() -> Progress {
+        show("[\n");
+        Progress::default()
+    }
+
+    /// Closes the frame.
+    pub(super) fn end() {
+        show("]\n");
+    }
+
+    fn task(&mut self, task: &mut Task, skipped: bool, helpers: &Helpers) -> i32 {
+        if self.stage != Some(task.stage) {
+            self.stage = Some(task.stage);
+            self.resource = None;
+            show(&format!("{:>15}:", task.stage.label()));
+        }
+        let first = self.resource.replace(task.resource) != Some(task.resource);
+        let name = task
+            .calls
+            .first()
+            .map_or_else(String::new, |c| c.resource.clone());
+        if skipped {
+            if first {
+                show(&format!(" [skipped:{name}]"));
+            }
+            return 0;
+        }
+        if first {
+            show(&format!(" {name}"));
+        }
+        task.calls.iter_mut().for_each(|c| c.quiet = true);
+        let code = task.run(helpers);
+        if code != 0 {
+            show(&format!(":failed({}:{code})", task.name));
+        }
+        code
+    }
+
+    fn end_of_stage(&mut self) {
+        if self.stage.take().is_some() {
+            show("\n");
+        }
+    }
+}
+
+/// Writes at once; a reader that went away does not matter.
+fn show(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use drbd_config::model::{Connection, Resource, Volume};
-use drbd_config::options::{Group, Scale, parse_number};
+use drbd_config::options::{Scale, parse_number};
 
 use super::Adm;
-use super::calls::{self, meta, option_words, peer_id, setup, words};
+use super::calls::{self, meta, peer_id, setup, words};
 use super::cli::Passed;
 use super::helper::Call;
 use super::select::Target;
@@ -179,71 +179,5 @@ impl Adm {
             Some(call) => self.call(&call),
             None => code,
         }
-    }
-
-    /// The startup options for waiting commands.
-    fn wait_words(&self, resource: &Resource) -> Vec<String> {
-        let sections = &resource.sections;
-        if resource.stacked && !sections.stacked_timeouts {
-            let interval = Group::Net.find("connect-int").and_then(|def| {
-                sections.net.text(def.name)?;
-                sections.net.value(def).as_number()
-            });
-            let timeout = interval.map_or(20, |seconds| seconds * 2);
-            return vec!["--wfc-timeout".to_owned(), timeout.to_string()];
-        }
-        let mut args = option_words(&sections.startup, &[], self.given());
-        args.extend(self.given().iter().map(Passed::word));
-        args
-    }
-
-    fn wait_resource(&self, resource: &Resource, what: &str) -> Call {
-        let mut args = words([&format!("{what}-resource"), &resource.name]);
-        args.extend(self.wait_words(resource));
-        setup(resource, args)
-    }
-
-    pub(super) fn wait(&self, target: &Target, resource: &Resource) -> i32 {
-        let what = self.command.name;
-        let Some(connection) = target.connection.and_then(|i| resource.connections.get(i)) else {
-            return self.call(&self.wait_resource(resource, what));
-        };
-        let id = peer_id(resource, connection);
-        let mut args = match target.volume {
-            Some(v) => words([
-                &format!("{what}-volume"),
-                &resource.name,
-                &id,
-                &v.to_string(),
-            ]),
-            None => words([&format!("{what}-connection"), &resource.name, &id]),
-        };
-        args.extend(self.wait_words(resource));
-        self.call(&setup(resource, args))
-    }
-
-    /// `wait-con-int`: waits for all resources at the same time. It always succeeds, so that
-    /// booting goes on.
-    pub(super) fn wait_for_all(&self) -> i32 {
-        let resources = self
-            .config
-            .resources
-            .iter()
-            .filter(|r| !r.ignored && r.stacked == self.invocation.stacked);
-        let calls: Vec<Call> = resources
-            .map(|r| self.wait_resource(r, "wait-connect"))
-            .collect();
-        if self.invocation.dry_run {
-            self.calls(&calls);
-            return 0;
-        }
-        let children: Vec<_> = calls
-            .iter()
-            .filter_map(|c| self.helpers.spawn(c, false).ok())
-            .collect();
-        for mut child in children {
-            let _ = child.wait();
-        }
-        0
     }
 }
