@@ -93,7 +93,7 @@ struct Dump {
 impl Dump {
     fn new(verbose: bool) -> Dump {
         Dump {
-            out: String::new(),
+            out: String::with_capacity(1 << 16),
             indent: 0,
             verbose,
         }

@@ -547,7 +547,7 @@ pub struct Endpoint {
     /// Proxy.
     pub proxy: Option<Box<Proxy>>,
     /// Address under which the peers see this end.
-    pub outside_address: Option<Address>,
+    pub outside_address: Option<Box<Address>>,
     /// The host section. Set by expansion.
     pub host: Option<usize>,
     /// The address in force. Set by expansion.

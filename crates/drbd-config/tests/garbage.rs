@@ -408,7 +408,7 @@ fn unreadable_files() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret.res");
     std::fs::write(&secret, "resource r { }").unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::read(&secret).is_ok() {
         eprintln!("NOT TESTED: this user may read everything");
         return;

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use crate::diagnostic::{Diagnostic, EXIT_INVALID, Severity};
 use crate::environment::{Environment, same_host};
 use crate::model::{
-    Address, Config, Disk, Family, HostKind, MetaDisk, Origin, Resource, Text, find_volume,
+    Address, Config, Disk, Endpoint, Family, HostKind, MetaDisk, Origin, Resource, Text,
+    find_volume,
 };
 use crate::parser::conflict;
 use crate::source::{FileId, Span};
@@ -29,10 +30,11 @@ impl<K: Hash + Eq> Uses<K> {
 
 /// Minors, devices, disks and meta disks may be used once per host.
 pub(super) fn uniqueness(config: &Config, found: &mut Vec<Diagnostic>) {
-    let mut minors: Uses<(Text, u32)> = Uses(HashMap::new(), "device-minor");
-    let mut devices: Uses<(Text, Text)> = Uses(HashMap::new(), "device");
-    let mut disks: Uses<(Text, Text)> = Uses(HashMap::new(), "disk");
-    let mut metas: Uses<(Text, Text, String)> = Uses(HashMap::new(), "meta-disk");
+    let mut hosts: HashMap<Text, u32> = HashMap::new();
+    let mut minors: Uses<(u32, u32)> = Uses(HashMap::new(), "device-minor");
+    let mut devices: Uses<(u32, Text)> = Uses(HashMap::new(), "device");
+    let mut disks: Uses<(u32, Text)> = Uses(HashMap::new(), "disk");
+    let mut metas: Uses<(u32, Text, String)> = Uses(HashMap::new(), "meta-disk");
     for resource in &config.resources {
         let plain = |n: u32| find_volume(&resource.volumes, n).and_then(|v| v.disk.as_ref());
         for host in resource
@@ -40,44 +42,45 @@ pub(super) fn uniqueness(config: &Config, found: &mut Vec<Diagnostic>) {
             .iter()
             .filter(|h| h.kind != HostKind::ThisHost)
         {
-            for (name, volume) in host
-                .names
-                .iter()
-                .flat_map(|n| host.volumes.iter().map(move |v| (n, v)))
-            {
-                let mut named = false;
-                if let Some(minor) = volume.minor {
-                    let before = found.len();
-                    minors.note((name.clone(), minor), volume.device_span, found, || {
-                        format!("device-minor:{name}:{minor}")
+            for name in &host.names {
+                let next = hosts.len() as u32;
+                let id = *hosts.entry(name.clone()).or_insert(next);
+                for volume in &host.volumes {
+                    let mut named = false;
+                    if let Some(minor) = volume.minor {
+                        let before = found.len();
+                        minors.note((id, minor), volume.device_span, found, || {
+                            format!("device-minor:{name}:{minor}")
+                        });
+                        named = found.len() != before;
+                    }
+                    // A device name that only repeats the minor says nothing more.
+                    let device = volume.device.as_ref().filter(|d| {
+                        let number = d.strip_prefix("/dev/drbd").unwrap_or("");
+                        !named && number.parse().ok() != volume.minor
                     });
-                    named = found.len() != before;
-                }
-                // A device name that only repeats the minor needs no second message.
-                if let Some(device) = volume.device.as_ref().filter(|_| !named) {
-                    let key = (name.clone(), device.clone());
-                    devices.note(key, volume.device_span, found, || {
-                        format!("device:{name}:{device}")
-                    });
-                }
-                if let (Some(Disk::Path(path)), Some(outer)) = (&volume.disk, plain(volume.number))
-                    && *outer == Disk::Path(path.clone())
-                {
-                    disks.note(
-                        (name.clone(), path.clone()),
-                        volume.disk_span,
-                        found,
-                        || format!("disk:{name}:{path}"),
-                    );
-                }
-                if let Some(MetaDisk::Flexible(path) | MetaDisk::Indexed(path, _)) =
-                    &volume.meta_disk
-                {
-                    let index = volume.meta_disk.as_ref().map(MetaDisk::index_word);
-                    let index = index.unwrap_or_default();
-                    let text = format!("{name}:{path}[{index}]");
-                    let key = (name.clone(), path.clone(), index);
-                    metas.note(key, volume.meta_disk_span, found, || text.clone());
+                    if let Some(device) = device {
+                        devices.note((id, device.clone()), volume.device_span, found, || {
+                            format!("device:{name}:{device}")
+                        });
+                    }
+                    if let (Some(Disk::Path(path)), Some(Disk::Path(outer))) =
+                        (&volume.disk, plain(volume.number))
+                        && path == outer
+                    {
+                        disks.note((id, path.clone()), volume.disk_span, found, || {
+                            format!("disk:{name}:{path}")
+                        });
+                    }
+                    if let Some(MetaDisk::Flexible(path) | MetaDisk::Indexed(path, _)) =
+                        &volume.meta_disk
+                    {
+                        let index = volume.meta_disk.as_ref().map(MetaDisk::index_word);
+                        let index = index.unwrap_or_default();
+                        let text = format!("{name}:{path}[{index}]");
+                        let key = (id, path.clone(), index);
+                        metas.note(key, volume.meta_disk_span, found, || text.clone());
+                    }
                 }
             }
         }
@@ -161,6 +164,14 @@ pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
                 note(address, span, found);
             }
         }
+        // Most connections join the addresses of the hosts: these are looked at once.
+        let places: Vec<Option<Place>> = resource
+            .hosts
+            .iter()
+            .map(|h| h.address.as_ref().and_then(place))
+            .collect();
+        let mut noted = vec![false; places.len()];
+        let of_host = |e: &Endpoint| e.host.filter(|_| e.address.is_none() && e.port.is_none());
         for connection in resource
             .connections
             .iter()
@@ -170,12 +181,22 @@ pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
                 if let [a, b] = &path.endpoints[..]
                     && let (Some(x), Some(y)) = (&a.resolved, &b.resolved)
                     && x.port == y.port
-                    && place(x).is_some_and(|p| place(y) == Some(p))
+                    && match (of_host(a), of_host(b)) {
+                        (Some(a), Some(b)) => {
+                            let (a, b) = (places.get(a), places.get(b));
+                            a == b && a.is_some_and(Option::is_some)
+                        }
+                        _ => place(x).is_some_and(|p| place(y) == Some(p)),
+                    }
                 {
                     found.push(both(x, b.span));
                     continue;
                 }
                 for endpoint in &path.endpoints {
+                    let seen = of_host(endpoint).and_then(|h| noted.get_mut(h));
+                    if seen.is_some_and(|seen| std::mem::replace(seen, true)) {
+                        continue;
+                    }
                     if let Some(address) = &endpoint.resolved {
                         note(address, endpoint.span, found);
                     }

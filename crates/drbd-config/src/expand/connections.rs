@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use crate::diagnostic::Diagnostic;
 use crate::environment::same_host;
 use crate::model::{
-    Address, Connection, Endpoint, EndpointKind, Host, HostKind, Origin, Path, PeerDevice, Resource,
+    Address, Connection, Endpoint, EndpointKind, Host, HostKind, Origin, Path, PeerDevice,
+    Resource, Text,
 };
 use crate::options::OptionSet;
 use crate::source::Span;
@@ -204,6 +205,28 @@ pub(super) fn mark_own(resource: &mut Resource) {
     }
 }
 
+/// The names of all hosts by the place of their text: equal names that were written are one text. What is not found here is
+/// looked for by [`find_host`].
+struct Places(Vec<(usize, usize)>);
+
+impl Places {
+    fn of(resource: &Resource) -> Places {
+        let hosts = resource.hosts.iter().enumerate();
+        let names = hosts.flat_map(|(i, h)| h.names.iter().map(move |n| (Self::place(n), i)));
+        Places(names.collect())
+    }
+
+    fn place(text: &Text) -> usize {
+        Text::as_ptr(text).cast::<u8>().addr()
+    }
+
+    fn find(&self, name: &Text) -> Option<usize> {
+        let place = Self::place(name);
+        let found = self.0.iter().find(|(p, _)| *p == place);
+        found.map(|(_, host)| *host)
+    }
+}
+
 fn find_host(resource: &Resource, name: &str) -> Option<usize> {
     // An exact name is found first, so that alpha.a and alpha.b can live together.
     let exact = resource
@@ -221,10 +244,13 @@ fn find_host(resource: &Resource, name: &str) -> Option<usize> {
 /// Finds the host section and the address of every endpoint.
 pub(super) fn resolve(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
     let mut connections = std::mem::take(&mut resource.connections);
-    let mut pairs: HashSet<[usize; 2]> = HashSet::new();
+    // Which hosts are connected: a row for each, there are few.
+    let width = resource.hosts.len();
+    let mut pairs = vec![false; width * width];
+    let places = Places::of(resource);
     for connection in &mut connections {
         if connection.origin == Origin::Explicit {
-            resolve_one(resource, connection, found);
+            resolve_one(resource, &places, connection, found);
         }
         check_proxies(resource, connection, found);
         let Some([a, b]) = connection.hosts else {
@@ -244,7 +270,9 @@ pub(super) fn resolve(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
                 name(a)
             );
             found.push(Diagnostic::error(span, message));
-        } else if !pairs.insert(pair) {
+        } else if let Some(seen) = pairs.get_mut(pair[0] * width + pair[1])
+            && std::mem::replace(seen, true)
+        {
             found.push(connected_twice(resource, span, pair));
         }
     }
@@ -262,7 +290,12 @@ fn connected_twice(resource: &Resource, span: Span, [a, b]: [usize; 2]) -> Diagn
     Diagnostic::error(span, message).help("use several 'path' sections in one 'connection'")
 }
 
-fn resolve_one(resource: &Resource, connection: &mut Connection, found: &mut Vec<Diagnostic>) {
+fn resolve_one(
+    resource: &Resource,
+    places: &Places,
+    connection: &mut Connection,
+    found: &mut Vec<Diagnostic>,
+) {
     for path in &mut connection.paths {
         for endpoint in &mut path.endpoints {
             match endpoint.kind {
@@ -270,7 +303,7 @@ fn resolve_one(resource: &Resource, connection: &mut Connection, found: &mut Vec
                     endpoint.resolved = endpoint.address.clone();
                 }
                 EndpointKind::Host(_) | EndpointKind::Address => {
-                    resolve_endpoint(resource, endpoint, found);
+                    resolve_endpoint(resource, places, endpoint, found);
                 }
             }
         }
@@ -292,10 +325,15 @@ fn resolve_one(resource: &Resource, connection: &mut Connection, found: &mut Vec
     }
 }
 
-fn resolve_endpoint(resource: &Resource, endpoint: &mut Endpoint, found: &mut Vec<Diagnostic>) {
+fn resolve_endpoint(
+    resource: &Resource,
+    places: &Places,
+    endpoint: &mut Endpoint,
+    found: &mut Vec<Diagnostic>,
+) {
     let name = match &endpoint.kind {
         EndpointKind::Host(name) => {
-            endpoint.host = find_host(resource, name);
+            endpoint.host = places.find(name).or_else(|| find_host(resource, name));
             if endpoint.host.is_none() {
                 let message = format!(
                     "in resource {} a hostname (\"{name}\") is given\n\
@@ -374,8 +412,8 @@ fn check_proxies(resource: &Resource, connection: &Connection, found: &mut Vec<D
     }
 }
 
-/// Completes the peer devices of every connection: one for each volume.
-pub(super) fn peer_devices(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
+/// Completes the peer devices of every connection, one for each volume, unless only what was written is wanted.
+pub(super) fn peer_devices(resource: &mut Resource, extent: Extent, found: &mut Vec<Diagnostic>) {
     let Resource {
         connections,
         hosts,
@@ -407,7 +445,11 @@ pub(super) fn peer_devices(resource: &mut Resource, found: &mut Vec<Diagnostic>)
         let Some(first) = ends.first().and_then(|e| hosts.get(*e)) else {
             continue;
         };
+        if extent == Extent::Written {
+            continue;
+        }
         let given: HashSet<u32> = connection.peer_devices.iter().map(|d| d.volume).collect();
+        connection.peer_devices.reserve_exact(first.volumes.len());
         for volume in &first.volumes {
             if !given.contains(&volume.number) {
                 connection.peer_devices.push(PeerDevice {

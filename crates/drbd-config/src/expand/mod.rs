@@ -70,7 +70,7 @@ fn complete(
     stacked::disks(config, environment);
     for resource in &mut config.resources {
         connections::mark_own(resource);
-        connections::peer_devices(resource, found);
+        connections::peer_devices(resource, extent, found);
     }
     if matches!(extent, Extent::Own | Extent::All) && !failed(found) {
         config.resources.iter_mut().for_each(volumes::finish);

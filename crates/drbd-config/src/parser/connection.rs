@@ -111,6 +111,7 @@ impl Parser {
                     if c.paths.first().is_some_and(|p| p.implicit) {
                         self.report(Diagnostic::error(token.span, MIXED_PATHS));
                     }
+                    c.paths.reserve_exact(1);
                     c.paths.push(path);
                 }
                 Keyword::Net => {
@@ -183,11 +184,18 @@ impl Parser {
                 }
             }
             Some(path) => path.endpoints.push(endpoint),
-            None => c.paths.push(Path {
-                implicit: true,
-                span: endpoint.span,
-                endpoints: vec![endpoint],
-            }),
+            // There are many of these; a path has two ends and most connections have one path.
+            None => {
+                let mut endpoints = Vec::with_capacity(2);
+                let span = endpoint.span;
+                endpoints.push(endpoint);
+                c.paths.reserve_exact(1);
+                c.paths.push(Path {
+                    implicit: true,
+                    span,
+                    endpoints,
+                });
+            }
         }
     }
 
@@ -196,7 +204,7 @@ impl Parser {
         let mut path = Path {
             implicit: false,
             span: open.span,
-            endpoints: Vec::new(),
+            endpoints: Vec::with_capacity(2),
         };
         let mut too_many = false;
         loop {
@@ -276,7 +284,7 @@ impl Parser {
                 endpoint.proxy = Some(Box::new(self.proxy(t)?));
             }
             Kind::Keyword(Keyword::OutsideAddress) => {
-                endpoint.outside_address = Some(self.address(t)?);
+                endpoint.outside_address = Some(Box::new(self.address(t)?));
                 t.expect(Kind::Semicolon)?;
             }
             _ => {

@@ -1,0 +1,167 @@
+//! Finding and opening the files that are read ("Configuration language", section 1).
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::lexer::Token;
+use crate::source::{FileId, Span, canonical};
+
+use super::tokens::Step;
+use super::{Frame, MAX_FILE, MAX_FILES, MAX_TOTAL, Parser, Pending};
+
+impl Parser {
+    /// Reads a file into the list of sources.
+    pub(super) fn open(&mut self, path: &Path, name: String) -> Result<FileId, String> {
+        if self.config.sources.len() >= MAX_FILES {
+            return Err(format!("more than {MAX_FILES} files"));
+        }
+        let file = std::fs::File::open(path).map_err(|e| reason(&e))?;
+        let kind = file.metadata().map_err(|e| reason(&e))?.file_type();
+        if kind.is_dir() {
+            return Err("is a directory".to_owned());
+        }
+        let limit = MAX_FILE.min(MAX_TOTAL.saturating_sub(self.total));
+        let mut text = Vec::new();
+        file.take(limit + 1)
+            .read_to_end(&mut text)
+            .map_err(|e| reason(&e))?;
+        if text.len() as u64 > limit {
+            return Err(format!(
+                "larger than {} MiB, this is no configuration file",
+                limit >> 20
+            ));
+        }
+        self.total += text.len() as u64;
+        let absolute = match (path.parent(), path.file_name()) {
+            (Some(dir), Some(file)) => {
+                let dir = if dir.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    dir
+                };
+                canonical(dir).join(file)
+            }
+            _ => path.to_path_buf(),
+        };
+        Ok(self.config.sources.add(name, absolute, text.into()))
+    }
+
+    /// Directory of the file a statement stands in.
+    fn directory(&self, span: Span) -> PathBuf {
+        self.config
+            .sources
+            .get(span.file)
+            .and_then(|f| f.path.parent())
+            .filter(|d| !d.as_os_str().is_empty())
+            .map_or_else(
+                || std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+                Path::to_path_buf,
+            )
+    }
+
+    /// Opens a file named relative to the file a statement stands in.
+    pub(super) fn open_beside(
+        &mut self,
+        span: Span,
+        name: &str,
+    ) -> Result<(FileId, Arc<[u8]>), String> {
+        let path = self.directory(span).join(name);
+        let display = path.display().to_string();
+        plain_file(&path)?;
+        let file = self.open(&path, display)?;
+        let text = self
+            .config
+            .sources
+            .get(file)
+            .map(|f| f.text.clone())
+            .unwrap_or_default();
+        Ok((file, text))
+    }
+
+    /// Opens a file to include, unless it was read before.
+    pub(super) fn include(&mut self, pending: Pending) -> Step<Option<Frame>> {
+        if !self.seen.insert(canonical(&pending.path)) {
+            return Ok(None);
+        }
+        let opened = plain_file(&pending.path)
+            .and_then(|()| self.open(&pending.path, pending.path.display().to_string()));
+        match opened {
+            Ok(file) => Ok(Some(self.frame(file))),
+            Err(reason) => {
+                let message = format!("Failed to open include file '{}'.", pending.name);
+                let finding = Diagnostic::error(pending.span, message).full().help(reason);
+                self.report(if pending.literal {
+                    finding
+                } else {
+                    Diagnostic {
+                        severity: Severity::Warning,
+                        ..finding
+                    }
+                });
+                Ok(None)
+            }
+        }
+    }
+
+    /// The files an `include` names.
+    pub(super) fn included(&mut self, name: &Token<'_>) -> Vec<Pending> {
+        let wild = name.text.contains(['*', '?', '[']);
+        let mut pattern = PathBuf::from(glob::Pattern::escape(
+            &self.directory(name.span).display().to_string(),
+        ));
+        pattern.push(&*name.text);
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let pending = |path: PathBuf| Pending {
+            path,
+            name: name.text.to_string(),
+            span: name.span,
+            literal: !wild,
+        };
+        if !wild {
+            return vec![pending(self.directory(name.span).join(&*name.text))];
+        }
+        match glob::glob_with(&pattern.to_string_lossy(), options) {
+            Ok(paths) => {
+                let files: Vec<Pending> = paths.flatten().map(pending).collect();
+                if files.is_empty() && self.verbose {
+                    let message = format!("no match for include pattern '{}'.", name.text);
+                    self.report(Diagnostic::warning(name.span, message));
+                }
+                files
+            }
+            Err(error) => {
+                let message = format!("Invalid include pattern '{}': {}.", name.text, error.msg);
+                self.report(Diagnostic::error(name.span, message));
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// What a configuration names must be a file: reading a pipe or a terminal could take for ever. What the administrator names
+/// on the command line may be a pipe, such as the shell's `<(...)`.
+fn plain_file(path: &Path) -> Result<(), String> {
+    let kind = std::fs::metadata(path).map_err(|e| reason(&e))?.file_type();
+    if kind.is_file() || path == Path::new("/dev/null") {
+        Ok(())
+    } else if kind.is_dir() {
+        Err("is a directory".to_owned())
+    } else {
+        Err("is not a regular file".to_owned())
+    }
+}
+
+/// The reason of an I/O error without the number.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "No such file or directory".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "Permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
