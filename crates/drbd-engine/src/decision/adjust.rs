@@ -70,6 +70,16 @@ pub(super) fn outdated_source(f: &Facts<'_>, d: &Decision) -> bool {
     d.rule == Rule::CrashedPrimary && source <= DiskState::Outdated && target == DiskState::UpToDate
 }
 
+/// One disk is Inconsistent and nobody brings it up to date: its source has gone, or became a target itself.
+pub(super) fn forsaken(f: &Facts<'_>, d: &Decision) -> bool {
+    let alone = |disk, flags: UuidFlags| {
+        disk == DiskState::Inconsistent && !flags.contains(UuidFlags::SYNC_TARGET)
+    };
+    let mine = alone(f.me.disk, f.flags) && f.other.disk == DiskState::UpToDate;
+    let theirs = alone(f.other.disk, f.theirs.flags) && f.me.disk == DiskState::UpToDate;
+    d.strategy == NoSync && (mine || theirs)
+}
+
 /// The blocks to send to a peer that is itself the target of another node: it has that node's current
 /// UUID, but its own bitmap UUID says where it really stands.
 fn source_form(f: &Facts<'_>) -> Strategy {

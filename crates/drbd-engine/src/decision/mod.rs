@@ -448,7 +448,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
             // Without this an UpToDate disk would become the target of one that is Outdated, and with the next
             // offers all would be Outdated (a deviation: the reference does not look at the disks here).
             let crashed = d.strategy.is_if_both_failed() || adjust::outdated_source(facts, &d);
-            if disk_states || crashed {
+            if disk_states || crashed || adjust::forsaken(facts, &d) {
                 adjust::by_disk_states(facts, &mut d);
             }
             if disk_states {
