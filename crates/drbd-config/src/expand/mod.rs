@@ -47,7 +47,7 @@ fn complete(
     found: &mut Vec<Diagnostic>,
 ) {
     for resource in &mut config.resources {
-        volumes::distribute(resource, found);
+        volumes::distribute(resource, &environment.node_name, found);
     }
     stacked::resolve(config, found);
     check::uniqueness(config, found);

@@ -5,7 +5,7 @@ use crate::model::{Disk, Given, Host, MetaDisk, Resource, Volume};
 use crate::options::OptionSet;
 
 /// Copies resource level volumes into every host section and checks that the result is complete.
-pub(super) fn distribute(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
+pub(super) fn distribute(resource: &mut Resource, node: &str, found: &mut Vec<Diagnostic>) {
     let Resource {
         volumes,
         hosts,
@@ -27,7 +27,9 @@ pub(super) fn distribute(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
         found.push(
             Diagnostic::error(
                 resource.span,
-                format!("in resource {name}:\n\ta host sections ('on HOST {{ ... }}') is missing."),
+                format!(
+                    "in resource {name}:\n\ta host sections ('on {node} {{ ... }}') is missing."
+                ),
             )
             .full(),
         );
