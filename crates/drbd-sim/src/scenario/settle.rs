@@ -32,7 +32,6 @@ impl Run {
         let end = self.cluster.now() + LIMIT;
         let mut stuck: BTreeMap<(usize, usize), u32> = BTreeMap::new();
         let mut calm = 0;
-        let mut outdated = 0;
         loop {
             self.pass(2 * SEC);
             if self.cluster.failure.is_some() {
@@ -51,10 +50,6 @@ impl Run {
                 return self.cluster.violation(None, Violation { rule: "L", what });
             }
             self.help(&mut stuck);
-            outdated = if self.all_outdated() { outdated + 1 } else { 0 };
-            if outdated == 8 {
-                self.force();
-            }
         }
         if self.cluster.lenient {
             self.accept_any();
@@ -97,45 +92,6 @@ impl Run {
                         && pds.iter().all(|(_, d)| d.repl == ReplState::Established)
                 })
         }) && c.app_idle()
-    }
-
-    /// Whether everybody is connected, and of some volume there are Outdated copies only: each was left behind by
-    /// a Primary that had lost its data. Only `primary --force` gets out of this (state machine, section 10.1).
-    fn all_outdated(&self) -> bool {
-        let c = &self.cluster;
-        let connected = (0..c.config.nodes).all(|n| {
-            c.status(n).is_some_and(|s| {
-                s.connections.iter().all(|(_, i, pds)| {
-                    i.cstate == ConnState::Connected
-                        && pds.iter().all(|(_, d)| d.repl == ReplState::Established)
-                })
-            })
-        });
-        let with_disk = || (0..c.config.nodes).filter(|n| !c.config.diskless[*n]);
-        connected
-            && (0..c.config.volumes.len())
-                .any(|v| with_disk().all(|n| c.disk_state(n, v) == DiskState::Outdated))
-    }
-
-    /// The administrator says that a node's data is the best there is. It must not lack anything.
-    fn force(&mut self) {
-        let c = &self.cluster;
-        let volumes = c.config.volumes.len();
-        let Some(n) = (0..c.config.nodes).find(|n| !c.config.diskless[*n]) else {
-            return;
-        };
-        if let Some(v) = (0..volumes).find(|v| !c.lenient && !c.is_current(n, *v)) {
-            let what = format!(
-                "every copy of volume {v} is Outdated, and node {n}'s lacks an acknowledged write"
-            );
-            return self
-                .cluster
-                .violation(Some(n), Violation { rule: "D1", what });
-        }
-        let what = format!("all copies are Outdated: node {n} is forced to be Primary");
-        self.cluster.note(|| what);
-        self.cluster
-            .script(n, vec![Command::Primary { force: true }]);
     }
 
     /// What an administrator does who wants everything to be connected and UpToDate.
