@@ -96,7 +96,7 @@ impl Engine {
         }
         let (block_id, size) = (id.block_id(), Bytes(len));
         let packet = if self.has_feature(peer, Features::RESYNC_DAGTAG) {
-            let (dagtag_node_id, dagtag) = self.own_position();
+            let (dagtag_node_id, dagtag) = self.own_position(peer, volume);
             let request = DagtagRequest {
                 sector,
                 block_id,

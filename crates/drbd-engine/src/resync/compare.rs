@@ -44,7 +44,7 @@ impl Engine {
             state.compared.insert(id, request);
         }
         let packet = if self.has_feature(peer, Features::RESYNC_DAGTAG) {
-            let (dagtag_node_id, dagtag) = self.own_position();
+            let (dagtag_node_id, dagtag) = self.own_position(peer, volume);
             let (block_id, size) = (id.block_id(), Bytes(len));
             Packet::OvDagtagReq(DagtagRequest {
                 sector,
@@ -270,7 +270,7 @@ impl Engine {
         };
         let (sector, block_id, size) = (asked.sector, asked.block_id, asked.size);
         let packet = if self.has_feature(peer, Features::RESYNC_DAGTAG) {
-            let (dagtag_node_id, dagtag) = self.own_position();
+            let (dagtag_node_id, dagtag) = self.own_position(peer, volume);
             let request = DagtagRequest {
                 sector,
                 block_id,

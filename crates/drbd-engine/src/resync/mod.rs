@@ -378,10 +378,19 @@ impl Engine {
     }
 
     /// What this node knows of the one Primary's stream of writes: node and position, zero if nothing is
-    /// known (data path, section 15.7).
-    fn own_position(&self) -> (NodeId, Dagtag) {
+    /// known (data path, section 15.7). A peer that gets none of this node's writes would wait for ever.
+    fn own_position(&self, peer: NodeId, volume: VolumeNr) -> (NodeId, Dagtag) {
         if self.state.role == Role::Primary {
-            return (self.node_id, self.data.dagtag);
+            let replicates = self
+                .state
+                .pd(peer, volume)
+                .is_some_and(|pd| pd.replicates());
+            let position = if replicates {
+                self.data.dagtag
+            } else {
+                Dagtag::ZERO
+            };
+            return (self.node_id, position);
         }
         let primary = self.conns.iter().find(|(peer, c)| {
             c.dagtag_received
