@@ -351,6 +351,20 @@ impl Node {
         self.drbdadm(&args)?.ok().context(&self.name)
     }
 
+    /// Runs `drbdadm secondary`. The daemon notices a moment later that a client has closed the device.
+    ///
+    /// # Errors
+    /// When it is refused for another reason, or somebody keeps the device open.
+    pub fn demote(&self) -> Result<()> {
+        until("the device is closed", Duration::from_secs(10), || {
+            let output = self.drbdadm(&["secondary", &self.resource])?;
+            if output.code != Some(0) && output.stderr.contains("held open") {
+                return Ok(None);
+            }
+            output.ok().context(&self.name).map(|_| Some(()))
+        })
+    }
+
     /// Runs `drbdmeta MINOR v09 DISK internal` on a disk of this node.
     ///
     /// # Errors

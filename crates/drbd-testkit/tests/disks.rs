@@ -63,7 +63,7 @@ fn full_backing_disk() -> Result<()> {
         expected.check(&mut volume)?;
         bystander.check(c.node(0))?;
         drop(volume);
-        c.node(0).adm("secondary")?;
+        c.node(0).demote()?;
         c.node(1).adm("primary")?;
         expected.check(&mut c.node(1).open(0)?)
     })

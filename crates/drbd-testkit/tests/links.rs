@@ -123,7 +123,7 @@ fn broken_at_any_byte() -> Result<()> {
 fn split_brain_is_noticed() -> Result<()> {
     told(Cluster::new("split", small())?, |c| {
         c.bring_up_in_sync(0)?;
-        c.node(0).adm("secondary")?;
+        c.node(0).demote()?;
         c.cut(0, 1)?;
         for (id, peer) in [(0, 1), (1, 0)] {
             c.node(id)
@@ -135,7 +135,7 @@ fn split_brain_is_noticed() -> Result<()> {
                 SPAN,
                 4,
             )?;
-            c.node(id).adm("secondary")?;
+            c.node(id).demote()?;
         }
         c.restore(0, 1)?;
         // At least one side gives up the connection, and says why.

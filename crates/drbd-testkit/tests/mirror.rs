@@ -39,7 +39,7 @@ fn initial_sync_and_mirrored_writes() -> Result<()> {
             }
             expected[usize::from(volume)].check(&mut open)?;
         }
-        c.node(0).adm("secondary")?;
+        c.node(0).demote()?;
         c.wait_in_sync(PATIENCE)?;
         for volume in [0, 1] {
             c.compare(&[0, 1, 2], volume)?;
@@ -116,7 +116,7 @@ fn restart_of_both_nodes() -> Result<()> {
         c.bring_up_in_sync(0)?;
         let mut expected = Expected::default();
         expected.write(&mut c.node(0).open(0)?, &mut Rng::new(5), SPAN, 100)?;
-        c.node(0).adm("secondary")?;
+        c.node(0).demote()?;
         for id in [0, 1] {
             c.node(id).adm("down")?;
             c.node_mut(id).stop()?;

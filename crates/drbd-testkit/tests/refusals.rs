@@ -72,7 +72,7 @@ fn metadata_of_another_resource() -> Result<()> {
             node.adm_with("primary", &["--force"])?;
             let mut expected = Expected::default();
             expected.write(&mut node.open(0)?, &mut Rng::new(id.into()), 1 << 20, 4)?;
-            node.adm("secondary")?;
+            node.demote()?;
         }
         let before = [0, 1].map(|id| data_hash(c, id));
         for id in [0, 1] {
