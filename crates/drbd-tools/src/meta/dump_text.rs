@@ -201,11 +201,11 @@ impl<'a> Parser<'a> {
                     self.word("bitmap")?;
                     self.sign(b'[')?;
                     let number = self.number()?;
+                    self.sign(b']')?;
                     if number != i128::from(slot) {
                         let text = format!("Expected peer slot {slot} but found {number}");
                         return Err(self.error(&text));
                     }
-                    self.sign(b']')?;
                 }
             }
             self.sign(b'{')?;
