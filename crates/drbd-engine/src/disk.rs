@@ -576,7 +576,13 @@ impl Engine {
     ) {
         match result {
             Ok(_) => {}
-            Err(RetCode::NEED_CONNECTION | RetCode::IN_TRANSIENT_STATE) => self.attach_final(v),
+            Err(RetCode::NEED_CONNECTION) => self.attach_final(v),
+            // One disk negotiates at a time in a cluster (section 4.3): a peer's has the turn.
+            Err(RetCode::IN_TRANSIENT_STATE) => {
+                let kind = ChangeKind::Attach { volume: v };
+                let delay = self.twopc_backoff(3);
+                self.twopc_request_after(kind, Requester::Attach, delay);
+            }
             Err(code) => self.attach_failed(v, code, "the peers refused the attach"),
         }
     }

@@ -50,7 +50,16 @@ impl Engine {
     }
 
     fn reconcile(&mut self, peer: NodeId, lost: NodeId, theirs: Dagtag) {
-        let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+        // A volume that has no disk on one of the two has nothing to compare, and its marks stay.
+        let volumes: Vec<VolumeNr> = self
+            .volumes
+            .keys()
+            .copied()
+            .filter(|v| {
+                self.state.disk(*v) > DiskState::Diskless
+                    && self.state.pdisk(peer, *v) > DiskState::Diskless
+            })
+            .collect();
         let busy = volumes.iter().any(|v| {
             self.state.repl(peer, *v) > ReplState::Established
                 || !matches!(

@@ -8,6 +8,7 @@ mod initiator;
 mod participant;
 
 use alloc::collections::VecDeque;
+use core::time::Duration;
 
 use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, ReplState, Role, StateChange, VolumeNr};
 
@@ -173,6 +174,23 @@ impl Engine {
             requester,
             retries: 0,
             not_before: None,
+        });
+    }
+
+    /// Queues an own change that failed a moment ago and shall be tried again.
+    pub(crate) fn twopc_request_after(
+        &mut self,
+        kind: ChangeKind,
+        requester: Requester,
+        delay: Duration,
+    ) {
+        // Never in the same event: what is in the way must get a chance to go away.
+        let delay = delay.max(Duration::from_millis(1));
+        self.twopc.queue.push_back(Request {
+            kind,
+            requester,
+            retries: 0,
+            not_before: Some(self.now + delay),
         });
     }
 
