@@ -214,7 +214,8 @@ pub(crate) struct PeerDeviceFlags {
     pub quorate: bool,
     /// GOT_NEG_ACK.
     pub got_neg_ack: bool,
-    /// This node got blocks in a reconciliation that the peer, at the same generation, may lack.
+    /// This node got blocks in a resync that left its generation alone; the peer, at the same one, may lack
+    /// them.
     pub lacks_reconciled: bool,
     /// In this connection the peer had the data this diskless node exposes.
     pub had_exposed: bool,

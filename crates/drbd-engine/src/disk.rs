@@ -424,7 +424,6 @@ impl Engine {
         let effective = a.effective_size;
         let suspended_primary = self.state.role == Role::Primary && self.state.suspended();
         let quorum = self.state.devices.get(&v).is_none_or(|d| d.quorum);
-        let configured: Vec<NodeId> = self.conns.keys().copied().collect();
         let me = self.node_id;
         let primary = self.state.role == Role::Primary;
         let Some(volume) = self.volumes.get_mut(&v) else {
@@ -454,18 +453,30 @@ impl Engine {
         if !primary {
             disk.gen_ids.mark_primary(false);
         }
+        // Without an activity log nothing tells which blocks were written lately (data path, section 13.6).
+        // As the metadata has it: a Primary whose disk failed attaches it again without having crashed.
+        let no_log =
+            flags.contains(LocalFlags::PRIMARY_IND) && flags.contains(LocalFlags::AL_DISABLED);
+        let was_primary = no_log && flags.contains(LocalFlags::CRASHED_PRIMARY);
         let mut full = Vec::new();
-        for (n, entry) in NodeId::all().zip(disk.meta.sb.peers.iter_mut()) {
+        let mut unseen = Vec::new();
+        for (n, entry) in NodeId::all().zip(disk.meta.sb.peers.iter()) {
             if entry.flags.contains(PeerFlags::FULL_SYNC) {
                 full.push(n);
             }
-            // The configured peers start as they were known.
-            let _ = configured.contains(&n);
+            // A Secondary got writes that this peer did not; the marks were in memory (a deviation: the
+            // reference forgets them).
+            if no_log && !entry.flags.contains(PeerFlags::CONNECTED) {
+                unseen.extend(entry.bitmap_index.map(Slot));
+            }
         }
-        // As the metadata has it: a Primary whose disk failed attaches it again without having crashed.
-        let no_log = flags.contains(LocalFlags::CRASHED_PRIMARY)
-            && flags.contains(LocalFlags::PRIMARY_IND)
-            && flags.contains(LocalFlags::AL_DISABLED);
+        if no_log {
+            let used = |slot: Slot| {
+                let mut peers = disk.meta.sb.peers.iter();
+                peers.any(|p| p.bitmap_index == Some(slot.0))
+            };
+            unseen.extend(disk.bitmap.all_slots().filter(|slot| !used(*slot)));
+        }
         disk.meta.sb.al_nr_extents = disk.options.al_extents;
         let fresh = effective == 0;
         let al_disabled = !disk.options.al_updates;
@@ -478,7 +489,13 @@ impl Engine {
         }
         if no_log {
             if let Some(disk) = self.disk_mut(v) {
-                disk.bitmap.set_all_slots();
+                if was_primary {
+                    disk.bitmap.set_all_slots();
+                } else {
+                    for slot in unseen {
+                        disk.bitmap.set_all(slot);
+                    }
+                }
             }
             self.data_bitmap_writeout(v);
         }

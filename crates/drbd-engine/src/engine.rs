@@ -243,6 +243,7 @@ impl Engine {
                 Timer::TwoPcTimeout => self.twopc_timeout(),
                 Timer::TwoPcRetry => {}
                 Timer::Heal => self.heal(),
+                Timer::Offer => self.offer(),
                 Timer::RoleChange => self.role_change_step(),
                 Timer::RequestTimeout(_)
                 | Timer::PeerAck

@@ -24,6 +24,10 @@ use crate::twopc::{ChangeKind, Requester};
 /// How long such a state may last.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long other business goes before blocks that a peer lacks: until then the marks are all that tells of
+/// them.
+const OFFER: Duration = Duration::from_millis(50);
+
 impl Engine {
     /// Starts or stops the watch; called after changes of state.
     pub(crate) fn watch_stuck_disks(&mut self) {
@@ -31,6 +35,12 @@ impl Engine {
             self.timers.cancel(Timer::Heal);
         } else {
             self.timers.set_if_idle(Timer::Heal, self.now + PATIENCE);
+        }
+        let lacking = |v: &VolumeNr| !self.lacking_peers(*v).is_empty();
+        if self.volumes.keys().any(lacking) {
+            self.timers.set_if_idle(Timer::Offer, self.now + OFFER);
+        } else {
+            self.timers.cancel(Timer::Offer);
         }
     }
 
@@ -45,7 +55,7 @@ impl Engine {
                     disk,
                     DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent
                 );
-                waits && self.is_stuck(*v, disk) || !self.lacking_peers(*v).is_empty()
+                waits && self.is_stuck(*v, disk)
             })
             .collect()
     }
@@ -168,23 +178,23 @@ impl Engine {
             .or_else(|| good.first().copied())
     }
 
+    /// Resyncs the peers that lack blocks.
+    pub(crate) fn offer(&mut self) {
+        let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+        for volume in volumes {
+            for peer in self.lacking_peers(volume) {
+                if let Some(known) = self.peer_device_mut(peer, volume) {
+                    known.flags.lacks_reconciled = false;
+                }
+                let repl = ReplState::WFBitMapS;
+                self.twopc_request(ChangeKind::Resync { peer, volume, repl }, Requester::Nobody);
+            }
+        }
+    }
+
     /// It lasted too long.
     pub(crate) fn heal(&mut self) {
         for v in self.stuck_volumes() {
-            for peer in self.lacking_peers(v) {
-                if let Some(known) = self.peer_device_mut(peer, v) {
-                    known.flags.lacks_reconciled = false;
-                }
-                let change = ChangeKind::Resync {
-                    peer,
-                    volume: v,
-                    repl: ReplState::WFBitMapS,
-                };
-                self.twopc_request(change, Requester::Nobody);
-            }
-            if self.state.disk(v) == DiskState::UpToDate {
-                continue;
-            }
             if self.state.disk(v) == DiskState::Consistent {
                 // A peer that still sees the Primary we lost never tells us its position.
                 for conn in self.conns.values_mut() {

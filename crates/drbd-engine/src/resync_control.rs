@@ -260,10 +260,9 @@ impl Engine {
             // 9.6). It has to hear of this end first: the watch over stuck disks asks again.
             return;
         }
-        let reconciled = self
-            .peer_device(peer, v)
-            .is_some_and(|k| k.flags.reconciliation_resync);
-        if reconciled {
+        // A reconciliation, or blocks of a crashed Primary: the generation stays, so that nothing but the marks
+        // tells others what they lack now.
+        if self.same_generation(peer, v) {
             for (n, conn) in self.conns.iter_mut().filter(|(n, _)| **n != peer) {
                 let up_to_date = self.state.pdisk(*n, v) == DiskState::UpToDate;
                 if let Some(known) = conn.peers.get_mut(&v).filter(|_| up_to_date) {

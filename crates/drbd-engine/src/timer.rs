@@ -26,6 +26,8 @@ pub(crate) enum Timer {
     TwoPcRetry,
     /// A disk that could be better waits for nothing.
     Heal,
+    /// A peer lacks blocks that no comparison brings it.
+    Offer,
     /// Next step of a promotion or demotion.
     RoleChange,
     /// A request or barrier towards this peer has to be answered by now (ko-count times timeout).

@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{Bytes, DiskState, NodeId, NodeMask, ReplState, VolumeNr};
+use drbd_proto::{Bytes, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
 
 use crate::activity_log::ExtentNr;
 use crate::bitmap::Slot;
@@ -21,7 +21,14 @@ impl Engine {
             return;
         };
         let (volume, sector, len, covered) = (req.volume, req.sector, req.len, req.covered);
-        if self.state.suspended() {
+        // A peer was lost while the extents were made active: the generation that this write belongs to is
+        // not made yet, and whoever connects meanwhile would not learn that the peer lacks it.
+        let due = self.state.role == Role::Primary
+            && self
+                .volumes
+                .get(&volume)
+                .is_some_and(|v| v.flags.new_cur_uuid);
+        if self.state.suspended() || due {
             self.postpone(id);
             return;
         }

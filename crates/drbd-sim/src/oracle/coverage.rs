@@ -1,6 +1,6 @@
 //! M1, M2, M10: metadata on stable storage tells where replicas may differ.
 
-use drbd_meta::flags::LocalFlags;
+use drbd_meta::flags::{LocalFlags, PeerFlags};
 
 use crate::disk::Disk;
 use crate::format::Decoded;
@@ -68,7 +68,8 @@ fn bitmaps_decide(a: &Image, b: &Image) -> bool {
 pub fn check(images: &[Image], size: u64) -> Result<(), String> {
     for (i, a) in images.iter().enumerate() {
         for b in &images[i + 1..] {
-            if !bitmaps_decide(a, b) || disabled(a) || disabled(b) {
+            let known = marks_all(a, b.node) || marks_all(b, a.node);
+            if !bitmaps_decide(a, b) || known || relies(a, b.node) || relies(b, a.node) {
                 continue;
             }
             for d in differences(a.disk.durable(), b.disk.durable(), 0, size) {
@@ -86,9 +87,28 @@ pub fn check(images: &[Image], size: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Without an activity log (`al-updates no`) nothing durable tells where writes were on their way: a crashed
-/// Primary marks everything at attach, its Secondaries rely on that (data path, sections 13.6 and 25.4).
-fn disabled(image: &Image) -> bool {
+/// Without an activity log (`al-updates no`) nothing durable tells where writes were on their way. At attach a
+/// crashed Primary marks everything, a crashed Secondary everything towards peers it was not connected to
+/// (data path, section 13.6). What a Secondary's connected peers lack, the Primary knows.
+fn without_log(image: &Image) -> bool {
     let f = image.meta.superblock.flags;
     f.contains(LocalFlags::AL_DISABLED) && f.contains(LocalFlags::PRIMARY_IND)
+}
+
+/// Whether `image` will mark everything towards `peer` when it is attached.
+fn marks_all(image: &Image, peer: usize) -> bool {
+    let connected = image.meta.superblock.peers[peer]
+        .flags
+        .contains(PeerFlags::CONNECTED);
+    let crashed = image
+        .meta
+        .superblock
+        .flags
+        .contains(LocalFlags::CRASHED_PRIMARY);
+    without_log(image) && (crashed || !connected)
+}
+
+/// Whether `image` relies on a Primary that knows what `peer` lacks.
+fn relies(image: &Image, peer: usize) -> bool {
+    without_log(image) && !marks_all(image, peer)
 }
