@@ -3,4 +3,5 @@
 pub mod adm;
 pub mod generated;
 pub mod meta;
+mod minor_lock;
 pub mod setup;

@@ -6,6 +6,7 @@
 //! | `args` | What was asked for? |
 //! | `lock` | Is the minor in use? |
 //! | `device` | How is the device read and written? |
+//! | `mounts` | Is it mounted? |
 //! | `store` | Which metadata is on it? |
 //! | `lkbd` | Where was it before the device was resized? |
 //! | `record` | What does a superblock of any version say? |
@@ -16,6 +17,7 @@
 //! | `slots` | What becomes of a peer's bitmap slot? |
 //! | `dump`, `dump_superblock`, `gi` | How does metadata look as text? |
 //! | `dump_text`, `restore` | Which metadata does a dump describe? |
+//! | `v06` | What did DRBD 0.6 know? |
 
 mod apply;
 mod args;
@@ -31,12 +33,14 @@ mod gi;
 mod initial;
 mod lkbd;
 mod lock;
+mod mounts;
 mod record;
 mod resize;
 mod restore;
 mod slots;
 mod state;
 mod store;
+mod v06;
 
 use args::Args;
 use console::{Console, Outputs};
@@ -88,6 +92,10 @@ fn execute(arguments: &[String], outputs: Outputs) -> Result<u8, Failure> {
     if args.rest.len() > takes {
         console.err("Ignoring additional arguments");
     }
+    if let Some(of) = args.v06 {
+        lock::minor(&args.device)?;
+        return v06::run(&args, of, &console);
+    }
     if args.command.name == "create-md" {
         args::max_peers(&args)?;
     }
@@ -108,7 +116,8 @@ fn execute(arguments: &[String], outputs: Outputs) -> Result<u8, Failure> {
         return Err(Failure::new(BAD, "Required Argument missing"));
     }
     let minor = lock::minor(&args.device)?;
-    let _locks = minor.map(lock::lock).transpose()?;
+    let locks = minor.map(crate::minor_lock::take).transpose();
+    let _locks = locks.map_err(|error| Failure::new(USAGE, error.to_string()))?;
     let attached = minor.is_some_and(lock::is_attached);
     if attached && args.command.modifies {
         return Err(Failure::new(

@@ -141,6 +141,8 @@ pub(super) struct Args {
     pub(super) var_lib: PathBuf,
     pub(super) device: String,
     pub(super) format: Version,
+    /// The minor whose counters of v06 are meant; `format` is v07 then.
+    pub(super) v06: Option<u8>,
     pub(super) meta_dev: String,
     pub(super) index: MdIndex,
     pub(super) command: &'static Command,
@@ -208,19 +210,23 @@ pub(super) fn parse(arguments: &[String]) -> Result<Args, Failure> {
         "v07" => Version::V07,
         "v08" => Version::V08,
         "v09" => Version::V09,
-        "v06" => {
-            let text = "The format v06 is not supported; v07, v08 and v09 are.";
-            return Err(Failure::new(super::failure::UNSUPPORTED, text));
-        }
+        // Its minor takes the place of a device; what it has in common with v07 are the counters.
+        "v06" => Version::V07,
         _ => return Err(Failure::new(USAGE, format!("Unknown format '{format}'."))),
     };
     args.meta_dev = next();
-    let index = next();
-    if index.is_empty() {
-        return Err(Failure::new(USAGE, "Too few arguments for format"));
+    if format == "v06" {
+        let minor = parse_c_number(&args.meta_dev).and_then(|minor| u8::try_from(minor).ok());
+        let text = || format!("'{}' is not a valid minor number.", args.meta_dev);
+        args.v06 = Some(minor.ok_or_else(|| Failure::new(USAGE, text()))?);
+    } else {
+        let index = next();
+        if index.is_empty() {
+            return Err(Failure::new(USAGE, "Too few arguments for format"));
+        }
+        let text = || format!("'{index}' is not a valid index number.");
+        args.index = parse_index(&index, args.format).ok_or_else(|| Failure::new(USAGE, text()))?;
     }
-    args.index = parse_index(&index, args.format)
-        .ok_or_else(|| Failure::new(USAGE, format!("'{index}' is not a valid index number.")))?;
     let name = next();
     args.command = match COMMANDS.iter().find(|c| c.name == name) {
         Some(command) => command,
@@ -261,6 +267,7 @@ fn defaults(arguments: &[String]) -> Args {
         var_lib: PathBuf::from("/var/lib/drbd"),
         device: String::new(),
         format: Version::V09,
+        v06: None,
         meta_dev: String::new(),
         index: MdIndex::Internal,
         command: COMMANDS.first().unwrap_or(&NO_COMMAND),

@@ -7,13 +7,15 @@ pub(super) mod journal;
 use super::args::Args;
 use super::console::Console;
 use super::failure::{BAD, Failure, USAGE};
+use super::mounts;
 use drbd_meta::geometry::MdIndex;
 use drbd_meta::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, SECTOR_BYTES};
 use drbd_meta::{Block, geometry::Geometry};
 use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -45,8 +47,7 @@ impl Device {
     pub(super) fn open(args: &Args, console: &mut Console) -> Result<Self, Failure> {
         let path = &args.meta_dev;
         let shared = matches!(args.index, MdIndex::Indexed(_));
-        let failed =
-            |errno: Errno| Failure::new(USAGE, format!("open({path}) failed: {}", describe(errno)));
+        let failed = |errno: Errno| Failure::new(USAGE, not_opened(path, &errno.into()));
         let mut flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
         if !shared {
             flags |= OFlags::EXCL;
@@ -54,6 +55,9 @@ impl Device {
         let mut opened = rustix::fs::open(path.as_str(), flags, Mode::empty());
         if matches!(opened, Err(Errno::BUSY)) && flags.contains(OFlags::EXCL) {
             console.err(&failed(Errno::BUSY).to_string());
+            if let Some(point) = fs::metadata(path).ok().as_ref().and_then(mounts::point) {
+                console.err(&format!("{path} is mounted on {}", point.display()));
+            }
             if args.command.name == "apply-al" && !args.force {
                 console.out("Operation canceled.");
                 return Err(Failure::Silent(USAGE));
@@ -81,6 +85,17 @@ impl Device {
                     format!("'{path}' is not a block device!"),
                 ));
             }
+        }
+        // What cannot be opened exclusively is not refused by the kernel.
+        let unsure = shared || FileType::from_raw_mode(kind) == FileType::RegularFile;
+        let metadata = (unsure && args.command.modifies).then(|| file.metadata());
+        if let Some(point) = metadata
+            .and_then(Result::ok)
+            .as_ref()
+            .and_then(mounts::point)
+        {
+            let text = format!("{path} is mounted on {}: unmount it first", point.display());
+            return Err(Failure::new(USAGE, text));
         }
         let size = file
             .seek(SeekFrom::End(0))
@@ -276,13 +291,11 @@ impl Device {
     }
 }
 
-/// The system's words for an error, without its number.
-fn describe(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// What is said about a file that cannot be opened: the system's words, without its number.
+pub(super) fn not_opened(path: impl fmt::Display, error: &io::Error) -> String {
+    let text = error.to_string();
+    let reason = text.split(" (os error").next().unwrap_or_default();
+    format!("open({path}) failed: {reason}")
 }
 
 /// A regular file has no exclusive open. Whoever uses one as a backing or metadata device holds an

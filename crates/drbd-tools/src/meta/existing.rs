@@ -9,7 +9,7 @@ use super::device::Device;
 use super::failure::{FAILED, Failure, REFUSED};
 use drbd_meta::geometry::Geometry;
 use drbd_meta::limits::{BLOCK_BYTES, MIN_DEVICE_BYTES};
-use signature::{LVM, Size, blkid, lvm_size, recognise};
+use signature::{Size, recognise};
 use std::path::Path;
 use zerocopy::IntoBytes;
 
@@ -23,17 +23,15 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let count = usize::try_from(MIN_DEVICE_BYTES).unwrap_or(0) / BLOCK_BYTES;
     let pages = device.read("check for existing data", 0, count)?;
-    let (name, size) = match recognise(pages.as_bytes()) {
-        Some((LVM, _)) => {
-            let size = lvm_size(&device.path).map_or(Size::Refuse, Size::Bytes);
-            (LVM.to_owned(), size)
+    let empty = pages.as_bytes().iter().all(|byte| *byte == 0);
+    let (name, size) = match recognise(Path::new(&device.path), pages.as_bytes()) {
+        Ok(Some(found)) => found,
+        Ok(None) | Err(_) if empty => return Ok(()),
+        Ok(None) => ("some data".to_owned(), Size::Unknown),
+        Err(reason) => {
+            console.err(&format!("There is something on {}; {reason}.", device.path));
+            ("some data".to_owned(), Size::Refuse)
         }
-        Some((name, size)) => (name.to_owned(), size),
-        None => match blkid(Path::new(&device.path)) {
-            Some(kind) => (format!("some data ({kind})"), Size::Unknown),
-            None if pages.as_bytes().iter().all(|byte| *byte == 0) => return Ok(()),
-            None => ("some data".to_owned(), Size::Unknown),
-        },
     };
     for (label, sector) in [
         ("md_offset", geometry.superblock_sector()),

@@ -1,6 +1,6 @@
 //! Generation identifiers as text: `get-gi`, `show-gi`, `set-gi` (metadata, section 10.2).
 
-mod gc;
+pub(super) mod gc;
 
 use super::args::Args;
 use super::console::{Console, human_size};

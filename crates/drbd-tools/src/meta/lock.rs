@@ -1,20 +1,11 @@
-//! The DEVICE argument: which minor, its lock file, and whether it is in use (metadata, section 8.2).
+//! The DEVICE argument: which minor, and whether it is in use (metadata, section 8.2).
 
 use super::failure::{Failure, USAGE};
-use rustix::fs::FlockOperation;
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use crate::minor_lock::MAJOR;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// DRBD's block device major.
-const MAJOR: u32 = 147;
-/// Where lock files are: of current tools, and of those before 9.24. Both are taken, so that tools of
-/// either kind are kept out.
-const LOCK_DIRS: [&str; 2] = ["/run/drbd/lock", "/var/lock"];
-/// How long to wait for another holder.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The minor number of a DEVICE argument; `None` for `-`.
 pub(super) fn minor(device: &str) -> Result<Option<u32>, Failure> {
@@ -36,67 +27,6 @@ pub(super) fn minor(device: &str) -> Result<Option<u32>, Failure> {
         USAGE,
         format!("'{device}' is no DRBD device: give its minor number, /dev/drbdN, or -"),
     ))
-}
-
-/// Takes the lock of a minor; it is held until the value is dropped.
-pub(super) fn lock(minor: u32) -> Result<Vec<File>, Failure> {
-    let mut held = Vec::new();
-    let mut failure = None;
-    for dir in LOCK_DIRS {
-        let path = Path::new(dir).join(format!("drbd-{MAJOR}-{minor}"));
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        match options.open(&path) {
-            Ok(file) => {
-                lock_file(&file, &path)?;
-                held.push(file);
-            }
-            Err(error) => {
-                failure = Some(Failure::new(
-                    USAGE,
-                    format!("open({}): {error}", path.display()),
-                ));
-            }
-        }
-    }
-    match failure {
-        // One of the directories is enough: not every system has both.
-        Some(failure) if held.is_empty() => Err(failure),
-        _ => Ok(held),
-    }
-}
-
-fn lock_file(file: &File, path: &Path) -> Result<(), Failure> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let errno = match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(errno) => errno,
-        };
-        use rustix::io::Errno;
-        let busy = errno == Errno::ACCESS || errno == Errno::AGAIN || errno == Errno::INTR;
-        if !busy {
-            let error = std::io::Error::from(errno);
-            return Err(Failure::new(
-                USAGE,
-                format!("fcntl({}): {error}", path.display()),
-            ));
-        }
-        if Instant::now() >= deadline {
-            let query = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
-            let holder = rustix::process::fcntl_getlk(file, &query).ok().flatten();
-            let pid = holder.and_then(|lock| lock.pid);
-            let pid = pid.map_or_else(|| "?".to_owned(), |p| p.as_raw_nonzero().to_string());
-            let text = format!("lock on {} currently held by pid:{pid}", path.display());
-            return Err(Failure::new(USAGE, text));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Whether a node has the minor attached: what `drbdsetup dstate` says. No such minor, or no node,

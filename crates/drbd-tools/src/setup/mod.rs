@@ -1,6 +1,7 @@
 //! `drbdsetup`: the node's view of DRBD. It talks to the daemon over its control socket; the first
 //! `new-resource` starts the daemon if none answers.
 
+use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use drbd_config::options::{Argument, COMMANDS, SetupCommand, command};
 use drbd_node::control::client::{Client, ClientError, Outcome};
 use drbd_node::control::default_path;
 use drbd_node::control::protocol::{Answer, Config, Resource};
+
+use crate::minor_lock::{self, NoLock};
 
 mod args;
 mod daemon;
@@ -174,12 +177,27 @@ fn run(command: &'static SetupCommand, parsed: &Parsed) -> u8 {
         )),
         name if name.starts_with("wait-") => wait::run(name, parsed),
         "down" if object == "all" => down_all(),
-        _ => modify(command.name, parsed),
+        _ => lock(command, parsed).and_then(|_locks| modify(command.name, parsed)),
     };
     result.unwrap_or_else(|text| {
         eprintln!("{text}");
         USAGE
     })
+}
+
+/// Keeps `drbdmeta` and other tools away from the minor that the command is about.
+fn lock(command: &SetupCommand, parsed: &Parsed) -> Result<Vec<File>, String> {
+    const UNLOCKED: &str = "check-resize";
+    let mut arguments = command.arguments.iter().zip(&parsed.arguments);
+    let minor = arguments
+        .find(|(kind, _)| **kind == Argument::Minor && command.name != UNLOCKED)
+        .and_then(|(_, text)| text.parse().ok());
+    match minor.map(minor_lock::take) {
+        Some(Ok(locks)) => Ok(locks),
+        // Who may not make lock files cannot write metadata either; the node decides what is allowed.
+        None | Some(Err(NoLock::NotOpened { .. })) => Ok(Vec::new()),
+        Some(Err(error)) => Err(error.to_string()),
+    }
 }
 
 /// Asks for the state of a resource or of all; without a daemon there is none.

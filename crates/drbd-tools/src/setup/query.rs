@@ -7,9 +7,7 @@ use drbd_node::control::address;
 
 use super::args::Parsed;
 use super::{NOT_THERE, print, resources};
-
-/// Major number of DRBD's block devices.
-const MAJOR: u32 = 147;
+use crate::minor_lock::MAJOR;
 
 /// The minor number that an argument means: a number, `/dev/drbdN`, or a device node of DRBD.
 pub(super) fn minor(text: &str) -> Option<u32> {

@@ -5,6 +5,8 @@ use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::superblock::Superblock;
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -134,10 +136,44 @@ fn other_signatures() {
     luks.fill(0);
     disk.file().write_all_at(&luks, 0).unwrap();
     assert!(!disk.ok("create-md 1").contains("Found"));
-    // A signature that is damaged counts as well, as with the reference.
+    // What nobody knows is asked about, too.
     let disk = Disk::new(64 << 20);
     disk.file().write_all_at(b"XFSB", 0).unwrap();
-    let refused = disk.run("create-md 1");
-    let text = String::from_utf8(refused.stdout).unwrap();
-    assert!(text.contains("Found xfs filesystem"), "{text}");
+    let asked = disk.run("create-md 1");
+    let text = String::from_utf8(asked.stdout).unwrap();
+    assert!(text.contains("\nFound some data\n"), "{text}");
+    let text = String::from_utf8(asked.stderr).unwrap();
+    assert!(text.contains("Do you want to proceed?"), "{text}");
+}
+
+/// Where nobody can tell what is on the device, it is not overwritten.
+#[test]
+fn without_blkid() {
+    let broken = tempfile::tempdir().unwrap();
+    let script = broken.path().join("blkid");
+    fs::write(&script, "#!/bin/sh\necho usage >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for (path, reason) in [
+        (Path::new("/nonexistent"), "install util-linux"),
+        (broken.path(), "blkid cannot tell what it is (usage)"),
+    ] {
+        let disk = Disk::new(64 << 20);
+        let run = |command: &str| {
+            let mut tool = disk.command(command);
+            tool.env("PATH", path).output().unwrap()
+        };
+        disk.file().write_all_at(b"precious", 5000).unwrap();
+        let before = fs::read(disk.path()).unwrap();
+        let refused = run("create-md 1");
+        assert_eq!(refused.status.code(), Some(40), "{refused:?}");
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(text.contains(reason), "{text}");
+        assert!(fs::read(disk.path()).unwrap() == before);
+        let forced = run("create-md 1 --ignore-sanity-checks");
+        assert!(forced.status.success(), "{forced:?}");
+        // An empty one needs nobody who tells.
+        let disk = Disk::new(64 << 20);
+        let created = disk.command("create-md 1").env("PATH", path).output();
+        assert!(created.unwrap().status.success());
+    }
 }

@@ -3,7 +3,8 @@
 use crate::disk::Disk;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 
 #[test]
 fn a_file_in_use_is_refused() {
@@ -55,14 +56,42 @@ fn a_locked_minor_is_refused() {
             .output()
             .unwrap()
     };
-    let output = run();
-    assert_eq!(output.status.code(), Some(20));
-    let text = String::from_utf8(output.stderr).unwrap();
     let expected = format!("currently held by pid:{}", std::process::id());
-    assert!(text.contains(&expected), "{text}");
+    let refused = |output: Output| {
+        assert_eq!(output.status.code(), Some(20));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(&expected), "{text}");
+    };
+    refused(run());
+    // The node's tool keeps out of the way, too, except where nothing changes.
+    let setup = |line: &str| {
+        let socket = disk.directory.path().join("no-node");
+        Command::new(env!("CARGO_BIN_EXE_drbdsetup"))
+            .args(line.split(' '))
+            .env("DRBD_CONTROL", socket)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let attach = format!("attach {MINOR} /dev/null /dev/null internal");
+    let changes = [
+        attach.as_str(),
+        &format!("detach {MINOR}"),
+        &format!("new-minor r {MINOR} 0"),
+    ];
+    for line in changes {
+        refused(setup(line));
+    }
+    assert_eq!(setup(&format!("dstate {MINOR}")).status.code(), Some(10));
     drop(lock);
     assert!(run().status.success());
-    fs::remove_file(path).unwrap();
+    for line in changes {
+        let text = String::from_utf8(setup(line).stderr).unwrap();
+        assert!(!text.contains("held"), "{line}: {text}");
+    }
+    for directory in ["/var/lock", "/run/drbd/lock"] {
+        let _ = fs::remove_file(format!("{directory}/drbd-147-{MINOR}"));
+    }
 }
 
 /// On a block device without `--force`: exclusive use, questions that nobody answers.
@@ -142,6 +171,67 @@ fn block_devices() {
     assert_eq!(run("dstate").0, Some(20));
     drop(user);
     assert_eq!(run("dstate").0, Some(0));
+}
+
+/// What is mounted is left alone, also a file that a loop device stands for, and the message says so.
+#[test]
+fn mounted_devices() {
+    let disk = Disk::new(64 << 20);
+    let made = Command::new("mkfs.ext2")
+        .args(["-q", "-F", "-b", "4096"])
+        .arg(disk.path())
+        .arg("8192")
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("*** NOT TESTED: there is no mkfs.ext2 ***");
+        return;
+    }
+    let point = disk.directory.path().join("mount point");
+    fs::create_dir(&point).unwrap();
+    let mount = |options: &[&str]| {
+        let mut command = Command::new("mount");
+        command.args(options).arg(disk.path()).arg(&point);
+        command.output().is_ok_and(|output| output.status.success())
+    };
+    if !mount(&["-o", "loop"]) {
+        eprintln!("*** NOT TESTED: cannot mount, which needs root and loop devices ***");
+        return;
+    }
+    struct Unmount(PathBuf);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(&self.0).status();
+        }
+    }
+    let mounted = Unmount(point.clone());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let escaped = point.to_str().unwrap().replace(' ', "\\040");
+    let line = mounts.lines().find(|line| line.contains(&escaped)).unwrap();
+    let device = line.split(" - ").nth(1).unwrap().split(' ').nth(1).unwrap();
+    let before = fs::read(disk.path()).unwrap();
+    // The file, whatever the layout; the device, with an index and without.
+    for (what, index, force, code) in [
+        ("disk", "internal", true, 20),
+        ("disk", "0", true, 20),
+        (device, "0", false, 20),
+        (device, "internal", false, 20),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
+            .args(force.then_some("--force"))
+            .args(["-", "v09", what, index, "--var-lib-drbd", "."])
+            .args(["create-md", "1"])
+            .current_dir(disk.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{what} {index}: {text}");
+        let expected = format!("{what} is mounted on {}", point.display());
+        assert!(text.contains(&expected), "{what} {index}: {text}");
+    }
+    assert!(fs::read(disk.path()).unwrap() == before);
+    drop(mounted);
+    disk.ok("create-md 1");
 }
 
 /// A minor whose disk a node has attached is left alone.

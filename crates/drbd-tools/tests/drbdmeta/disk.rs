@@ -42,21 +42,25 @@ impl Disk {
     }
 
     pub(crate) fn run(&self, command: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
-            .args([
-                "--force",
-                "-",
-                self.format,
-                "disk",
-                self.index,
-                "--var-lib-drbd",
-                ".",
-            ])
-            .args(command.split_whitespace())
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        self.command(command).output().unwrap()
+    }
+
+    /// The tool, ready to run a command on this device.
+    pub(crate) fn command(&self, command: &str) -> Command {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_drbdmeta"));
+        tool.args([
+            "--force",
+            "-",
+            self.format,
+            "disk",
+            self.index,
+            "--var-lib-drbd",
+            ".",
+        ])
+        .args(command.split_whitespace())
+        .current_dir(self.directory.path())
+        .stdin(Stdio::null());
+        tool
     }
 
     pub(crate) fn ok(&self, command: &str) -> String {

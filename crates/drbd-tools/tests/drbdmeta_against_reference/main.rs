@@ -310,6 +310,8 @@ fn existing_data() {
     };
     let mut swap = vec![0u8; 69632];
     swap[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    // Its version, and its last page: `blkid` looks at both.
+    (swap[1024], swap[1028]) = (1, 100);
     for (data, line, code) in [
         (ext(65_000), "create-md 1", 0),
         (ext(65_536), "create-md 1", 40),
@@ -333,6 +335,105 @@ fn existing_data() {
     pair.only = Some(KEY_LINES);
     pair.poke(0, &ext(1024));
     assert_eq!(pair.command("create-md 1"), 40);
+}
+
+/// The counters of DRBD 0.6 can be looked at; the reference does not manage to write them.
+#[test]
+fn v06() {
+    let Some(reference) = reference() else { return };
+    let _guard = REFERENCE_IN_USE.lock();
+    const MINOR: &str = "253";
+    const PATH: &str = "/var/lib/drbd/drbd253";
+    let counters: [u32; 6] = [0x3d, 2, 30, 4, 5, 0x8374_0269];
+    let bytes: Vec<u8> = counters.into_iter().flat_map(u32::to_be_bytes).collect();
+    let not_magic = vec![0; 24];
+    let short = vec![0; 23];
+    for content in [Some(bytes), Some(not_magic), Some(short), None] {
+        match &content {
+            Some(bytes) if std::fs::write(PATH, bytes).is_err() => {
+                eprintln!("*** NOT TESTED: cannot write {PATH}, which needs root ***");
+                return;
+            }
+            Some(_) => {}
+            None => std::fs::remove_file(PATH).unwrap(),
+        }
+        for (line, same_text) in [
+            ("get-gi", true),
+            ("show-gi", true),
+            ("dstate", true),
+            ("outdate", true),
+            ("read-dev-uuid", true),
+            ("apply-al", true),
+            ("invalidate", false),
+            ("set-gi 1:2:3:4:5", false),
+            ("create-md", false),
+        ] {
+            let run = |program: &std::path::Path| {
+                let mut command = std::process::Command::new(program);
+                command.args(["--force", "-", "v06", MINOR]);
+                let output = command.args(line.split(' ')).output().unwrap();
+                let lines = String::from_utf8(output.stderr).unwrap();
+                (output.status.code(), output.stdout, lines)
+            };
+            let [theirs, ours] = [reference.as_path(), std::path::Path::new(pair::OURS)].map(run);
+            assert_eq!(ours.0, theirs.0, "{line}: {theirs:?} {ours:?}");
+            if same_text {
+                assert_eq!(ours.1, theirs.1, "{line}");
+            }
+            // The reference does not look at the length.
+            let is_short = content.as_ref().is_some_and(|bytes| bytes.len() < 24);
+            if same_text && !is_short && line != "apply-al" {
+                assert_eq!(ours.2, theirs.2, "{line}");
+            }
+        }
+        let now = std::fs::read(PATH).ok();
+        assert_eq!(now, content);
+    }
+}
+
+/// File systems as their own tools make them.
+#[test]
+fn real_file_systems() {
+    let Some(reference) = reference() else { return };
+    let _guard = REFERENCE_IN_USE.lock();
+    for (maker, line, code) in [
+        ("mkfs.ext2 -q", "create-md 1", 40),
+        ("mkfs.ext3 -q", "create-md 1", 40),
+        ("mkfs.ext4 -q", "create-md 1 --ignore-sanity-checks", 40),
+        ("mkfs.ext4 -q -b 4096", "create-md 1", 40),
+        ("mkfs.xfs -q -f", "create-md 1", 40),
+        ("mkswap -q", "create-md 1", 40),
+        ("mkswap -q", "create-md 1 --ignore-sanity-checks", 0),
+        // It leaves room, except for more peers.
+        ("mkfs.ext4 -q -b 1024", "create-md 1 SMALL", 0),
+        ("mkfs.ext2 -q -b 2048", "create-md 31 SMALL", 0),
+    ] {
+        let mut pair = internal(320 << 20, Format::V09, 1).pair(&reference);
+        pair.only = Some(KEY_LINES);
+        let (line, small) = match line.strip_suffix(" SMALL") {
+            Some(line) => (line, true),
+            None => (line, false),
+        };
+        let made = pair::SIDES.map(|side| {
+            let mut words = maker.split(' ');
+            let mut command = std::process::Command::new(words.next().unwrap());
+            command.args(words).arg(pair.path(side, "disk"));
+            if small {
+                let block: u64 = maker.rsplit(' ').next().unwrap().parse().unwrap();
+                command.arg(((319 << 20) / block).to_string());
+            }
+            command.output()
+        });
+        if made.iter().any(|made| made.is_err()) {
+            eprintln!("*** NOT TESTED: there is no {maker} ***");
+            continue;
+        }
+        for made in made {
+            let made = made.unwrap();
+            assert!(made.status.success(), "{made:?}");
+        }
+        assert_eq!(pair.command(line), code, "{maker}: {line}");
+    }
 }
 
 /// The reference reads what ours moved to the end of a device that has grown.

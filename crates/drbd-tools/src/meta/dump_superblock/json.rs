@@ -15,6 +15,20 @@ use zerocopy::transmute_ref;
 /// The order of the fields is that of the output.
 #[derive(Serialize)]
 struct Decoded {
+    #[serde(flatten)]
+    head: Head,
+    peers: Vec<Peer>,
+    #[serde(flatten)]
+    v09: Option<OnlyV09>,
+    history_uuids: Vec<String>,
+    padding: Padding,
+    #[serde(rename = "#meta")]
+    origin: Origin,
+}
+
+/// What both versions have, at different places.
+#[derive(Serialize)]
+struct Head {
     effective_size: u64,
     current_uuid: String,
     device_uuid: String,
@@ -28,13 +42,27 @@ struct Decoded {
     la_peer_max_bio_size: u32,
     al_stripes: u32,
     al_stripe_size_4k: u32,
-    peers: Vec<Peer>,
-    #[serde(flatten)]
-    v09: Option<OnlyV09>,
-    history_uuids: Vec<String>,
-    padding: Padding,
-    #[serde(rename = "#meta")]
-    origin: Origin,
+}
+
+/// The head of a block in either version.
+macro_rules! head {
+    ($raw:expr) => {
+        Head {
+            effective_size: $raw.effective_size.get(),
+            current_uuid: uuid($raw.current_uuid),
+            device_uuid: uuid($raw.device_uuid),
+            flags: word($raw.flags),
+            magic: word($raw.magic),
+            md_size_sect: $raw.md_size_sect.get(),
+            al_offset: $raw.al_offset.get(),
+            al_nr_extents: $raw.al_nr_extents.get(),
+            bm_offset: $raw.bm_offset.get(),
+            bm_bytes_per_bit: $raw.bm_bytes_per_bit.get(),
+            la_peer_max_bio_size: $raw.la_peer_max_bio_size.get(),
+            al_stripes: $raw.al_stripes.get(),
+            al_stripe_size_4k: $raw.al_stripe_size_4k.get(),
+        }
+    };
 }
 
 #[derive(Serialize)]
@@ -96,26 +124,13 @@ pub(super) fn text(format: Format, shown: &Shown, device: &Device) -> Result<Str
 
 fn v08(block: &Block, origin: Origin) -> Decoded {
     let raw: &raw::V08 = transmute_ref!(block);
+    let mut head = head!(raw);
     // DRBD up to 8.3 did not store the striping.
-    let (al_stripes, al_stripe_size_4k) = match (raw.al_stripes.get(), raw.al_stripe_size_4k.get())
-    {
-        (0, 0) => (1, 8),
-        striping => striping,
-    };
+    if (head.al_stripes, head.al_stripe_size_4k) == (0, 0) {
+        (head.al_stripes, head.al_stripe_size_4k) = (1, 8);
+    }
     Decoded {
-        effective_size: raw.effective_size.get(),
-        current_uuid: uuid(raw.current_uuid),
-        device_uuid: uuid(raw.device_uuid),
-        flags: word(raw.flags),
-        magic: word(raw.magic),
-        md_size_sect: raw.md_size_sect.get(),
-        al_offset: raw.al_offset.get(),
-        al_nr_extents: raw.al_nr_extents.get(),
-        bm_offset: raw.bm_offset.get(),
-        bm_bytes_per_bit: raw.bm_bytes_per_bit.get(),
-        la_peer_max_bio_size: raw.la_peer_max_bio_size.get(),
-        al_stripes,
-        al_stripe_size_4k,
+        head,
         peers: vec![Peer {
             bitmap_uuid: uuid(raw.bitmap_uuid),
             v09: None,
@@ -139,19 +154,7 @@ fn v09(block: &Block, origin: Origin) -> Decoded {
         }),
     });
     Decoded {
-        effective_size: raw.effective_size.get(),
-        current_uuid: uuid(raw.current_uuid),
-        device_uuid: uuid(raw.device_uuid),
-        flags: word(raw.flags),
-        magic: word(raw.magic),
-        md_size_sect: raw.md_size_sect.get(),
-        al_offset: raw.al_offset.get(),
-        al_nr_extents: raw.al_nr_extents.get(),
-        bm_offset: raw.bm_offset.get(),
-        bm_bytes_per_bit: raw.bm_bytes_per_bit.get(),
-        la_peer_max_bio_size: raw.la_peer_max_bio_size.get(),
-        al_stripes: raw.al_stripes.get(),
-        al_stripe_size_4k: raw.al_stripe_size_4k.get(),
+        head: head!(raw),
         peers: peers.collect(),
         v09: Some(OnlyV09 {
             bm_max_peers: raw.bm_max_peers.get(),

@@ -23,7 +23,7 @@ const fn counters(superblock: &V07Superblock) -> [u32; 4] {
     ]
 }
 
-pub(super) fn line(superblock: &V07Superblock) -> String {
+pub(in crate::meta) fn line(superblock: &V07Superblock) -> String {
     let [human, timeout, connected, arbitrary] = counters(superblock);
     let bit = |flag| u8::from(superblock.flags & flag != 0);
     let [primary, connected_ind, full_sync] = AFTER.map(bit);
@@ -33,7 +33,7 @@ pub(super) fn line(superblock: &V07Superblock) -> String {
     )
 }
 
-pub(super) fn show(superblock: &V07Superblock, console: &Console) {
+pub(in crate::meta) fn show(superblock: &V07Superblock, console: &Console) {
     let [human, timeout, connected, arbitrary] = counters(superblock);
     let pick = |flag, yes, no| {
         if superblock.flags & flag != 0 {
