@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use crate::environment::Environment;
-use crate::lexer::Keyword;
 use crate::model::{
     Common, Config, Connection, Disk, Endpoint, EndpointKind, Global, Host, HostKind, MetaDisk,
     Path, Proxy, ProxyOptions, Resource, Sections, UsageCount, Volume,
@@ -19,11 +18,16 @@ const VALUE_COLUMN: usize = 24;
 /// Width of keywords before addresses and external meta disks, at any depth.
 const ADDRESS_WIDTH: usize = 16;
 const STEP: usize = 4;
+/// Bytes that are written at once.
+const PIECE: usize = 1 << 15;
+
+/// Longest text that is not quoted.
+const BARE: usize = 80;
 
 /// Quotes a text if a bare word could not stand for it.
 pub fn quote(text: &str) -> Cow<'_, str> {
     let bare = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    if !text.is_empty() && text.len() <= 80 && text.chars().all(bare) {
+    if !text.is_empty() && text.len() <= BARE && text.chars().all(bare) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 2);
@@ -41,8 +45,12 @@ pub fn quote(text: &str) -> Cow<'_, str> {
 /// Quotes a name: also if it would be read as something else than a name.
 fn name(text: &str) -> Cow<'_, str> {
     let mut lexer = crate::lexer::Lexer::new(crate::source::FileId::default());
-    let plain = matches!(lexer.next(text.as_bytes()).kind, crate::lexer::Kind::Word);
-    if Keyword::of(text).is_some() || !plain {
+    let first = lexer.next(text.as_bytes());
+    let plain = first.kind == crate::lexer::Kind::Word;
+    if plain && first.text.len() == text.len() && text.len() <= BARE {
+        return Cow::Borrowed(text);
+    }
+    if !plain {
         let quoted = quote(text);
         return match quoted {
             Cow::Borrowed(text) => Cow::Owned(format!("\"{text}\"")),
@@ -54,6 +62,18 @@ fn name(text: &str) -> Cow<'_, str> {
 
 /// All of a configuration: `global`, `common` and the resources.
 pub fn config(config: &Config, environment: &Environment, verbose: bool) -> String {
+    let mut out = String::new();
+    write_config(config, environment, verbose, &mut |text| out.push_str(text));
+    out
+}
+
+/// The same in pieces, for a reader that need not have it all at once.
+pub fn write_config(
+    config: &Config,
+    environment: &Environment,
+    verbose: bool,
+    write: &mut dyn FnMut(&str),
+) {
     let mut d = Dump::new(verbose);
     let main = config.main.and_then(|m| config.sources.get(m));
     let _ = writeln!(
@@ -67,9 +87,13 @@ pub fn config(config: &Config, environment: &Environment, verbose: bool) -> Stri
         d.out.push('\n');
     }
     for r in &config.resources {
+        if d.out.len() > PIECE {
+            write(&d.out);
+            d.out.clear();
+        }
         d.resource(config, r, environment);
     }
-    d.out
+    write(&d.out);
 }
 
 /// A single resource.
@@ -93,7 +117,7 @@ struct Dump {
 impl Dump {
     fn new(verbose: bool) -> Dump {
         Dump {
-            out: String::with_capacity(1 << 16),
+            out: String::with_capacity(2 * PIECE),
             indent: 0,
             verbose,
         }
@@ -395,7 +419,6 @@ impl Dump {
     }
 
     fn endpoint(&mut self, resource: &Resource, e: &Endpoint) {
-        let blanks = " ".repeat(self.indent);
         let host = e.host.and_then(|h| resource.hosts.get(h));
         let address = if self.verbose {
             e.resolved.as_ref()
@@ -405,10 +428,12 @@ impl Dump {
         self.pad();
         match &e.kind {
             EndpointKind::Host(host) => {
-                let _ = write!(self.out, "host {}", name(host));
+                self.out.push_str("host ");
+                self.out.push_str(&name(host));
                 match (address, e.port) {
                     (Some(address), _) => {
-                        let _ = write!(self.out, "{blanks}{:ADDRESS_WIDTH$} {address}", " address");
+                        self.pad();
+                        let _ = write!(self.out, "{:ADDRESS_WIDTH$} {address}", " address");
                     }
                     (None, Some(port)) => {
                         let _ = write!(self.out, " port {port}");
@@ -432,10 +457,12 @@ impl Dump {
             }
         }
         if let Some(proxy) = &e.proxy {
-            let _ = write!(self.out, "{blanks} via ");
+            self.pad();
+            self.out.push_str(" via ");
             self.proxy(proxy);
         } else if let Some(outside) = &e.outside_address {
-            let _ = writeln!(self.out, "{blanks} via outside-address {outside};");
+            self.pad();
+            let _ = writeln!(self.out, " via outside-address {outside};");
         } else {
             self.out.push_str(";\n");
         }

@@ -31,7 +31,7 @@ pub struct SourceFile {
     /// Absolute name.
     pub path: PathBuf,
     /// The bytes.
-    pub text: Arc<[u8]>,
+    pub text: Arc<Vec<u8>>,
 }
 
 impl SourceFile {
@@ -53,7 +53,7 @@ pub struct Sources {
 
 impl Sources {
     /// Adds a file. The number of files is bounded by the reader.
-    pub fn add(&mut self, name: String, path: PathBuf, text: Arc<[u8]>) -> FileId {
+    pub fn add(&mut self, name: String, path: PathBuf, text: Arc<Vec<u8>>) -> FileId {
         let id = FileId(self.files.len() as u32);
         self.files.push(SourceFile { name, path, text });
         id

@@ -12,7 +12,7 @@ use crate::model::{
     find_volume,
 };
 use crate::parser::conflict;
-use crate::source::{FileId, Span};
+use crate::source::{FileId, Sources, Span};
 
 /// First uses of one kind of thing.
 struct Uses<K>(HashMap<K, Span>, &'static str);
@@ -31,9 +31,11 @@ impl<K: Hash + Eq> Uses<K> {
 /// Minors, devices, disks and meta disks may be used once per host.
 pub(super) fn uniqueness(config: &Config, found: &mut Vec<Diagnostic>) {
     let mut hosts: HashMap<Text, u32> = HashMap::new();
-    let mut minors: Uses<(u32, u32)> = Uses(HashMap::new(), "device-minor");
+    let all = config.resources.iter().flat_map(|r| &r.hosts);
+    let volumes = all.map(|h| h.names.len() * h.volumes.len()).sum();
+    let mut minors: Uses<(u32, u32)> = Uses(HashMap::with_capacity(volumes), "device-minor");
     let mut devices: Uses<(u32, Text)> = Uses(HashMap::new(), "device");
-    let mut disks: Uses<(u32, Text)> = Uses(HashMap::new(), "disk");
+    let mut disks: Uses<(u32, Text)> = Uses(HashMap::with_capacity(volumes), "disk");
     let mut metas: Uses<(u32, Text, String)> = Uses(HashMap::new(), "meta-disk");
     for resource in &config.resources {
         let plain = |n: u32| find_volume(&resource.volumes, n).and_then(|v| v.disk.as_ref());
@@ -109,10 +111,32 @@ fn place(address: &Address) -> Option<Place> {
     })
 }
 
-/// Two resources must not share an address, nor the two ends of a path.
-pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
-    let mut uses: HashMap<Place, (usize, Span)> = HashMap::new();
-    for (r, resource) in config.resources.iter().enumerate() {
+/// Which resource uses an address first: two resources must not share one, nor the two ends of a path.
+pub(super) struct AddressUses {
+    first: HashMap<Place, (usize, Span)>,
+    /// The names of the resources so far.
+    names: Vec<Text>,
+}
+
+impl AddressUses {
+    pub(super) fn new(config: &Config) -> AddressUses {
+        let hosts = config.resources.iter().map(|r| r.hosts.len()).sum();
+        AddressUses {
+            first: HashMap::with_capacity(hosts),
+            names: Vec::with_capacity(config.resources.len()),
+        }
+    }
+
+    /// Notes the addresses of the resource at `r`, the next one.
+    pub(super) fn note_all(
+        &mut self,
+        r: usize,
+        resource: &Resource,
+        sources: &Sources,
+        found: &mut Vec<Diagnostic>,
+    ) {
+        let AddressUses { first: uses, names } = self;
+        names.push(resource.name.clone());
         let both = |address: &Address, span: Span| {
             let message = format!(
                 "in resource {} {} is used for both endpoints",
@@ -129,12 +153,12 @@ pub(super) fn addresses(config: &Config, found: &mut Vec<Diagnostic>) {
                 }
                 Entry::Occupied(first) if first.get().0 != r => {
                     let (other, first) = *first.get();
-                    let other = config.resources.get(other).map_or("", |o| &*o.name);
+                    let other = names.get(other).map_or("", |name| &**name);
                     let message = format!(
                         "in resource {}\n    {} is also used {}:{} (resource {other})",
                         resource.name,
                         address.word(),
-                        config.sources.full_name(first),
+                        sources.full_name(first),
                         first.line,
                     );
                     found.push(Diagnostic::error(span, message).full());

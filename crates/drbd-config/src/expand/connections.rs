@@ -331,7 +331,7 @@ fn resolve_endpoint(
     endpoint: &mut Endpoint,
     found: &mut Vec<Diagnostic>,
 ) {
-    let name = match &endpoint.kind {
+    let name: &str = match &endpoint.kind {
         EndpointKind::Host(name) => {
             endpoint.host = places.find(name).or_else(|| find_host(resource, name));
             if endpoint.host.is_none() {
@@ -347,7 +347,7 @@ fn resolve_endpoint(
                 found.push(Diagnostic::error(endpoint.span, message).maybe_help(help));
                 return;
             }
-            name.to_string()
+            name
         }
         _ => {
             let same = |h: &Host| h.address.is_some() && h.address == endpoint.address;
@@ -364,7 +364,7 @@ fn resolve_endpoint(
                 ));
                 return;
             }
-            String::new()
+            ""
         }
     };
     let host = endpoint.host.and_then(|h| resource.hosts.get(h));

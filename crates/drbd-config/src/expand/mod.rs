@@ -54,24 +54,26 @@ fn complete(
     if failed(found) {
         return;
     }
-    for resource in &mut config.resources {
+    // One resource after the other, as long as its connections are at hand; the findings come in the order of the rules.
+    let (mut resolving, mut clashes, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let mut uses = check::AddressUses::new(config);
+    for (at, resource) in config.resources.iter_mut().enumerate() {
         connections::check_endpoints(resource, found);
+        find_me(resource, environment, &mut resolving);
+        connections::generate(resource, extent, &mut resolving);
+        connections::resolve(resource, &mut resolving);
+        node_ids::assign(resource, &mut resolving);
+        uses.note_all(at, resource, &config.sources, &mut clashes);
+        connections::mark_own(resource);
+        connections::peer_devices(resource, extent, &mut unknown);
     }
     if failed(found) {
         return;
     }
-    for resource in &mut config.resources {
-        find_me(resource, environment, found);
-        connections::generate(resource, extent, found);
-        connections::resolve(resource, found);
-        node_ids::assign(resource, found);
-    }
-    check::addresses(config, found);
+    found.append(&mut resolving);
+    found.append(&mut clashes);
+    found.append(&mut unknown);
     stacked::disks(config, environment);
-    for resource in &mut config.resources {
-        connections::mark_own(resource);
-        connections::peer_devices(resource, extent, found);
-    }
     if matches!(extent, Extent::Own | Extent::All) && !failed(found) {
         config.resources.iter_mut().for_each(volumes::finish);
         inherit::merge(config, found);

@@ -1,7 +1,7 @@
 //! Volumes of the resource into its hosts ("Configuration language", sections 9.1 and 9.2).
 
 use crate::diagnostic::Diagnostic;
-use crate::model::{Disk, Given, Host, MetaDisk, Resource, Volume};
+use crate::model::{Disk, Given, Host, MetaDisk, Resource, Text, Volume};
 use crate::options::OptionSet;
 
 /// Copies resource level volumes into every host section and checks that the result is complete.
@@ -12,6 +12,7 @@ pub(super) fn distribute(resource: &mut Resource, node: &str, found: &mut Vec<Di
         name,
         ..
     } = resource;
+    let mut names = DeviceNames::default();
     for host in hosts.iter_mut() {
         let own = host.volumes.len();
         for volume in volumes.iter() {
@@ -20,7 +21,7 @@ pub(super) fn distribute(resource: &mut Resource, node: &str, found: &mut Vec<Di
         host.volumes.sort_by_key(|v| v.number);
         let stacked = host.is_stacked();
         for volume in &mut host.volumes {
-            complete(volume, stacked, name, &host_name(&host.names), found);
+            complete(volume, stacked, name, &host.names, &mut names, found);
         }
     }
     if hosts.is_empty() {
@@ -57,8 +58,24 @@ pub(super) fn distribute(resource: &mut Resource, node: &str, found: &mut Vec<Di
     compare(resource, found);
 }
 
-fn host_name(names: &[crate::model::Text]) -> String {
-    names.first().map_or_else(String::new, |n| n.to_string())
+/// The names that follow from minors. A minor has the same name on all hosts.
+#[derive(Default)]
+struct DeviceNames(Vec<(u32, Text)>);
+
+impl DeviceNames {
+    /// As many as are worth looking through.
+    const KEPT: usize = 16;
+
+    fn of(&mut self, minor: u32) -> Text {
+        if let Some((_, name)) = self.0.iter().find(|(m, _)| *m == minor) {
+            return name.clone();
+        }
+        let name: Text = format!("/dev/drbd{minor}").into();
+        if self.0.len() < Self::KEPT {
+            self.0.push((minor, name.clone()));
+        }
+        name
+    }
 }
 
 /// Completes one of the `own` first volumes of a host, or appends a new one.
@@ -121,10 +138,12 @@ fn complete(
     volume: &mut Volume,
     stacked: bool,
     resource: &str,
-    host: &str,
+    host: &[Text],
+    names: &mut DeviceNames,
     found: &mut Vec<Diagnostic>,
 ) {
     let missing = |what: &str| {
+        let host = host.first().map_or("", |name| name);
         Diagnostic::error(
             volume.span,
             format!("in resource {resource}, on {host} {{ ... }}: '{what}' keyword missing."),
@@ -157,7 +176,7 @@ fn complete(
         }
     }
     if let (None, Some(minor)) = (&volume.device, volume.minor) {
-        volume.device = Some(format!("/dev/drbd{minor}").into());
+        volume.device = Some(names.of(minor));
     }
     if stacked {
         volume.meta_disk = Some(MetaDisk::Internal);

@@ -18,12 +18,14 @@ impl Parser {
             return Err(format!("more than {MAX_FILES} files"));
         }
         let file = std::fs::File::open(path).map_err(|e| reason(&e))?;
-        let kind = file.metadata().map_err(|e| reason(&e))?.file_type();
-        if kind.is_dir() {
+        let metadata = file.metadata().map_err(|e| reason(&e))?;
+        if metadata.is_dir() {
             return Err("is a directory".to_owned());
         }
         let limit = MAX_FILE.min(MAX_TOTAL.saturating_sub(self.total));
-        let mut text = Vec::new();
+        // It may be larger in a moment, or not tell; then it grows.
+        let expected = metadata.len().min(limit).saturating_add(1);
+        let mut text = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
         file.take(limit + 1)
             .read_to_end(&mut text)
             .map_err(|e| reason(&e))?;
@@ -45,7 +47,7 @@ impl Parser {
             }
             _ => path.to_path_buf(),
         };
-        Ok(self.config.sources.add(name, absolute, text.into()))
+        Ok(self.config.sources.add(name, absolute, Arc::new(text)))
     }
 
     /// Directory of the file a statement stands in.
@@ -66,7 +68,7 @@ impl Parser {
         &mut self,
         span: Span,
         name: &str,
-    ) -> Result<(FileId, Arc<[u8]>), String> {
+    ) -> Result<(FileId, Arc<Vec<u8>>), String> {
         let path = self.directory(span).join(name);
         let display = path.display().to_string();
         plain_file(&path)?;

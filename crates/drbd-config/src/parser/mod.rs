@@ -100,7 +100,7 @@ pub struct Parser {
 
 /// A file that is being read.
 struct Frame {
-    text: Arc<[u8]>,
+    text: Arc<Vec<u8>>,
     lexer: Lexer,
 }
 
@@ -183,8 +183,9 @@ impl Parser {
     fn run(&mut self, input: Input) -> Step<()> {
         let frame = match input {
             Input::Text { name, text } => {
-                let text: Arc<[u8]> = text.into();
-                self.config.sources.add(name, PathBuf::new(), text)
+                self.config
+                    .sources
+                    .add(name, PathBuf::new(), Arc::new(text))
             }
             Input::File(path) => {
                 let name = path.display().to_string();

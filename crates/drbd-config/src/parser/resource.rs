@@ -244,6 +244,7 @@ impl Parser {
                 Keyword::Connection => {
                     let connection = self.connection(t)?;
                     if let Owner::Resource(resource) = owner {
+                        make_room(resource);
                         resource.connections.push(connection);
                     }
                 }
@@ -475,4 +476,17 @@ fn floating_name(address: &Address) -> String {
             }
         })
         .collect()
+}
+
+/// Room for all pairs of the hosts as soon as there are more than a few connections: moving them again and again takes
+/// longer than reading them.
+fn make_room(resource: &mut Resource) {
+    const FEW: usize = 4;
+    const MANY: usize = 32;
+    let connections = &mut resource.connections;
+    let hosts = resource.hosts.len();
+    if connections.len() == FEW && connections.capacity() == FEW && hosts <= MANY {
+        let pairs = hosts * hosts.saturating_sub(1) / 2;
+        connections.reserve_exact(pairs.saturating_sub(FEW));
+    }
 }

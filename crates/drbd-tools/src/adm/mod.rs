@@ -353,11 +353,11 @@ impl Adm {
         let xml = self.command.name == "dump-xml";
         if all {
             self.config.resources.iter().try_for_each(local)?;
-            print(&if xml {
-                dump_xml::config(&self.config)
+            if xml {
+                print(&dump_xml::config(&self.config));
             } else {
-                dump::config(&self.config, &self.environment, verbose)
-            });
+                dump::write_config(&self.config, &self.environment, verbose, &mut print);
+            }
             return Ok(0);
         }
         let (targets, worst) = self.targets()?;

@@ -27,13 +27,13 @@ struct Counters {
 }
 
 pub(super) fn run(args: &Args, minor: u8, console: &Console) -> Result<u8, Failure> {
+    if args.command.name == "apply-al" {
+        let text = "apply-al only implemented for DRBD >= 0.7";
+        return Err(Failure::new(FAILED, text));
+    }
     let path = args.var_lib.join(format!("drbd{minor}"));
-    let found = read(&path, console);
+    let found = read(&path, console)?;
     match (args.command.name, found) {
-        ("apply-al", _) => Err(Failure::new(
-            FAILED,
-            "apply-al only implemented for DRBD >= 0.7",
-        )),
         ("check-resize", _) => Err(Failure::new(
             FAILED,
             "Operation only supported for >= v8 internal meta data",
@@ -77,25 +77,25 @@ pub(super) fn run(args: &Args, minor: u8, console: &Console) -> Result<u8, Failu
     }
 }
 
-fn read(path: &Path, console: &Console) -> Option<V07Superblock> {
+fn read(path: &Path, console: &Console) -> Result<Option<V07Superblock>, Failure> {
     let mut counters = Counters::new_zeroed();
     let result = File::open(path).and_then(|mut file| file.read_exact(counters.as_mut_bytes()));
     match result {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            console.err(&format!("{} is too short for v06", path.display()));
-            return None;
+            let text = format!("{} is too short for v06", path.display());
+            return Err(Failure::new(BAD, text));
         }
         Err(error) => {
             console.err(&super::device::not_opened(path.display(), &error));
-            return None;
+            return Ok(None);
         }
     }
     if counters.magic.get() != MAGIC {
         console.err("v06 Magic number not found");
-        return None;
+        return Ok(None);
     }
-    Some(V07Superblock {
+    Ok(Some(V07Superblock {
         effective_size: 0,
         flags: counters.flags.get(),
         human: counters.human.get(),
@@ -106,5 +106,5 @@ fn read(path: &Path, console: &Console) -> Option<V07Superblock> {
         al_offset: 0,
         al_nr_extents: 0,
         bm_offset: 0,
-    })
+    }))
 }

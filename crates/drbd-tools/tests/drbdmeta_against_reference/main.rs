@@ -380,7 +380,6 @@ fn v06() {
             if same_text {
                 assert_eq!(ours.1, theirs.1, "{line}");
             }
-            // The reference does not look at the length.
             let is_short = content.as_ref().is_some_and(|bytes| bytes.len() < 24);
             if same_text && !is_short && line != "apply-al" {
                 assert_eq!(ours.2, theirs.2, "{line}");
@@ -414,24 +413,20 @@ fn real_file_systems() {
             Some(line) => (line, true),
             None => (line, false),
         };
-        let made = pair::SIDES.map(|side| {
-            let mut words = maker.split(' ');
-            let mut command = std::process::Command::new(words.next().unwrap());
-            command.args(words).arg(pair.path(side, "disk"));
-            if small {
-                let block: u64 = maker.rsplit(' ').next().unwrap().parse().unwrap();
-                command.arg(((319 << 20) / block).to_string());
-            }
-            command.output()
-        });
-        if made.iter().any(|made| made.is_err()) {
+        let [first, second] = pair::SIDES.map(|side| pair.path(side, "disk"));
+        let mut words = maker.split(' ');
+        let mut command = std::process::Command::new(words.next().unwrap());
+        command.args(words).arg(&first);
+        if small {
+            let block: u64 = maker.rsplit(' ').next().unwrap().parse().unwrap();
+            command.arg(((319 << 20) / block).to_string());
+        }
+        let Ok(made) = command.output() else {
             eprintln!("*** NOT TESTED: there is no {maker} ***");
             continue;
-        }
-        for made in made {
-            let made = made.unwrap();
-            assert!(made.status.success(), "{made:?}");
-        }
+        };
+        assert!(made.status.success(), "{made:?}");
+        std::fs::copy(first, second).unwrap();
         assert_eq!(pair.command(line), code, "{maker}: {line}");
     }
 }
