@@ -256,6 +256,7 @@ pub fn check_addresses(
             ),
         )
         .full()
+        .show([me.address_span])
         .help("'disable-ip-verification' in 'global' turns this check off"),
     )
 }

@@ -87,12 +87,17 @@ impl Parser {
     /// After `resource`.
     pub(super) fn resource(&mut self, t: &mut Tokens<'_>) -> Step<Resource> {
         let name = t.string("TK_STRING")?;
-        if name.text.is_empty() {
-            return Err(Diagnostic::plain("Resource name is empty.").exit(1).into());
-        }
-        if name.text.chars().any(char::is_control) {
-            let message = "Resource name is invalid - please don't use control characters.";
-            return Err(Diagnostic::plain(message).exit(1).into());
+        let bad = if name.text.is_empty() {
+            Some("Resource name is empty.")
+        } else if name.text.chars().any(char::is_control) {
+            Some("Resource name is invalid - please don't use control characters.")
+        } else {
+            None
+        };
+        if let Some(message) = bad {
+            // What follows belongs to it and is no error of its own.
+            t.accept(Kind::Open);
+            return Err(Diagnostic::plain(message).exit(1).show([name.span]).into());
         }
         let open = t.expect(Kind::Open)?;
         let name: Text = self.texts.share(&name.text);

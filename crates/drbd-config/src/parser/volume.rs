@@ -29,6 +29,22 @@ const VOLUME_WORDS: &[&str] = &[
 ];
 
 impl Parser {
+    /// A device that is only named must have its number in its name.
+    fn check_device_name(&mut self, volume: &Volume) {
+        let Some(name) = volume.device.as_ref().filter(|_| volume.minor.is_none()) else {
+            return;
+        };
+        if !name.starts_with("/dev/drbd") {
+            let message = "device name must start with /dev/drbd\n\
+                           \t(/dev/ is optional, but drbd is required)";
+            self.device_errors
+                .push((volume.device_span, message.to_owned()));
+        }
+        let message = "no minor given nor device name contains a minor number";
+        self.device_errors
+            .push((volume.device_span, message.to_owned()));
+    }
+
     /// A `volume` block, or a statement of the implicit volume 0.
     pub(super) fn volume_or_part(
         &mut self,
@@ -98,7 +114,10 @@ impl Parser {
                 }
                 let next = t.next();
                 match next.kind {
-                    Kind::Semicolon => return Ok(()),
+                    Kind::Semicolon => {
+                        self.check_device_name(volume);
+                        return Ok(());
+                    }
                     Kind::Keyword(Keyword::Minor) => {}
                     _ => return Err(unexpected(&next, "minor | ;", &["minor"])),
                 }
