@@ -385,7 +385,12 @@ impl Engine {
                         && (m != me || !client)
                         && !is_client(m)
                         && known.uuids.existing().contains(m)
-                        && known.uuids.bitmap(m).is_some_and(|u| u.is_none())
+                        && known
+                            .uuids
+                            .bitmap(m)
+                            // Marks since this very generation: the peer never met that node, and its
+                            // disk would come back as good (a deviation).
+                            .is_some_and(|u| u.is_none() || u.same(exposed))
                 });
                 let none_tracked = client
                     && configured.iter().all(|(m, _)| {

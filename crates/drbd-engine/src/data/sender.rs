@@ -6,8 +6,8 @@
 
 use drbd_proto::packet::{Barrier, DagtagPosition, Data, Discard, OutOfSync};
 use drbd_proto::{
-    BarrierNr, Bytes, Dagtag, DigestValue, DpFlags, Features, NodeId, Packet, ReplState, Sector,
-    Stream, VolumeNr,
+    BarrierNr, Bytes, Dagtag, DigestValue, DiskState, DpFlags, Features, NodeId, Packet, ReplState,
+    Sector, Stream, VolumeNr,
 };
 
 use crate::data::request::ReqKind;
@@ -40,6 +40,10 @@ impl Engine {
     /// Assigns a logged write to a peer and sends it. True if it filled the epoch (data path, section
     /// 7.2, item 2).
     pub(crate) fn replicate(&mut self, id: ReqId, peer: NodeId) -> bool {
+        let relies = match self.data.requests.get(&id) {
+            Some(req) => self.relies_on_peers(req.volume),
+            None => return false,
+        };
         let Some(req) = self.data.requests.get_mut(&id) else {
             return false;
         };
@@ -53,7 +57,7 @@ impl Engine {
         }
         req.pending.insert(peer);
         req.expect_barrier.insert(peer);
-        if conn.options.protocol != WireProtocol::A {
+        if relies || conn.options.protocol != WireProtocol::A {
             req.synchronous.insert(peer);
         }
         conn.data.unconfirmed.push_back(id);
@@ -63,6 +67,13 @@ impl Engine {
             return false;
         };
         epoch_writes >= conn.options.max_epoch_size.max(1) || (!data && conn.apv() < 114)
+    }
+
+    /// Whether no disk here keeps what is written. Then a write is complete when a peer's disk has it, whatever
+    /// the protocol: on the way, or in a peer's memory, it is nowhere if the connection breaks, and the next
+    /// read would show older data. A deviation from the reference; each write says what answer it wants.
+    fn relies_on_peers(&self, volume: VolumeNr) -> bool {
+        self.state.disk(volume) != DiskState::UpToDate
     }
 
     /// Sends a write to a peer (data path, section 3.6). Also for the second time after a reconnect.
@@ -96,12 +107,20 @@ impl Engine {
             Some(req) => self.next_seq(peer, req.volume),
             None => return,
         };
+        let relies = match self.data.requests.get(&id) {
+            Some(req) => self.relies_on_peers(req.volume),
+            None => return,
+        };
         let (Some(req), Some(conn)) = (self.data.requests.get_mut(&id), self.conns.get_mut(&peer))
         else {
             return;
         };
         let (volume, apv) = (req.volume, conn.apv());
-        let protocol = conn.options.protocol;
+        let protocol = match (req.synchronous.contains(peer), conn.options.protocol) {
+            (false, _) => WireProtocol::A,
+            (true, WireProtocol::B) if !relies => WireProtocol::B,
+            (true, _) => WireProtocol::C,
+        };
         let mut flags = DpFlags::RW_SYNC;
         flags = flags.with(DpFlags::MAY_SET_IN_SYNC, in_resync(repl));
         if apv >= 95 {

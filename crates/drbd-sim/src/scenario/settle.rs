@@ -84,12 +84,16 @@ impl Run {
             c.script_done(n)
                 && c.open_requests(n) == 0
                 && !(i.susp_user || i.susp_nod || i.susp_fen || i.susp_quorum || i.susp_uuid)
-                && s.devices
-                    .iter()
-                    .all(|(_, d)| c.config.diskless[n] || d.disk == DiskState::UpToDate)
+                // With protocols A and B the application has its answer before the disks of the peers do.
+                && s.devices.iter().all(|(_, d)| {
+                    d.lower_pending == 0
+                        && (c.config.diskless[n] || d.disk == DiskState::UpToDate)
+                })
                 && s.connections.iter().all(|(_, i, pds)| {
                     i.cstate == ConnState::Connected
-                        && pds.iter().all(|(_, d)| d.repl == ReplState::Established)
+                        && pds.iter().all(|(_, d)| {
+                            d.repl == ReplState::Established && d.pending == 0 && d.unacked == 0
+                        })
                 })
         }) && c.app_idle()
     }
