@@ -3,6 +3,7 @@
 mod bench;
 mod bench_config;
 mod demo;
+mod interop;
 mod no_std;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum Task {
     BenchMirror(bench::Args),
     /// Measure drbdadm on a large configuration beside the real tool.
     BenchConfig(bench_config::Args),
+    /// Our node beside the DRBD of a kernel: all scenarios, in both directions.
+    Interop(interop::Args),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Task::NoStd => no_std::run(),
         Task::BenchMirror(args) => bench::run(&args),
         Task::BenchConfig(args) => bench_config::run(&args),
+        Task::Interop(args) => interop::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,7 +19,7 @@ mod node;
 mod place;
 mod proxy;
 pub mod rng;
-mod spawn;
+pub mod spawn;
 mod status;
 mod volume;
 pub mod wait;

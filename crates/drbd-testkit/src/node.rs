@@ -105,6 +105,26 @@ impl Node {
         })
     }
 
+    /// A node that shares its resource with nodes of another kind. The caller writes its configuration.
+    ///
+    /// # Errors
+    /// When its directory cannot be made.
+    pub fn alone(
+        name: &str,
+        id: u8,
+        place: Place,
+        dir: PathBuf,
+        resource: &str,
+        disk: PathBuf,
+        minor: u32,
+    ) -> Result<Node> {
+        let story = Story::BlockDevice;
+        let mut node = Node::new(name.to_owned(), id, place, dir, resource.to_owned(), story)?;
+        node.disks.push(disk);
+        node.minors.push(minor);
+        Ok(node)
+    }
+
     /// Where its processes run.
     pub fn place(&self) -> &Arc<Place> {
         &self.place

@@ -8,7 +8,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// The kernel kills the child when the thread that starts it ends, however that comes about.
-pub(crate) fn die_with_thread(command: &mut Command) {
+pub fn die_with_thread(command: &mut Command) {
     let set = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
     // SAFETY: between fork and exec only one system call is made; it allocates nothing and takes no lock.
     unsafe {

@@ -1,0 +1,260 @@
+//! A guest: a kernel with DRBD in a process, and a shell in it that does what it is told.
+//!
+//! Its root is the host's own file tree, read-only; a directory of the run is mounted at `/mnt`, where
+//! scripts are handed in and their output comes back. Over the console goes only which script to run
+//! and what became of it.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use drbd_testkit::{Context, Error, Output, Place, Result, spawn};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::confine;
+
+/// How long a guest may take to come up.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// What guests are made of.
+#[derive(Debug, Clone)]
+pub(super) struct Image {
+    /// The kernel, a program.
+    pub(super) kernel: PathBuf,
+    /// Modules in the order in which they are loaded.
+    pub(super) modules: Vec<PathBuf>,
+    /// The busybox of the packages.
+    pub(super) busybox: PathBuf,
+    /// Directories of programs, before those of the host.
+    pub(super) path: Vec<PathBuf>,
+}
+
+/// One guest as it is to be booted.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    pub(super) name: String,
+    /// Its address, with the length of the prefix.
+    pub(super) address: String,
+    /// The network device of the host that it is connected to.
+    pub(super) tap: String,
+    /// The last byte of its hardware address.
+    pub(super) number: u8,
+    /// Files that are its disks, `/dev/ubda` and so on.
+    pub(super) disks: Vec<PathBuf>,
+    /// Directory of the run that it sees at `/mnt`.
+    pub(super) dir: PathBuf,
+}
+
+/// A running guest.
+pub(super) struct Guest {
+    machine: Machine,
+    child: Child,
+    console: Mutex<Console>,
+}
+
+struct Console {
+    input: ChildStdin,
+    lines: Receiver<String>,
+    next: u32,
+}
+
+fn init_script(image: &Image, machine: &Machine) -> String {
+    let mut script = format!("#!{} sh\n", image.busybox.display());
+    let path: Vec<String> = image.path.iter().map(|p| p.display().to_string()).collect();
+    let _ = write!(
+        script,
+        "export PATH={}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C\n\
+         b={}\n\
+         $b mount -t proc proc /proc; $b mount -t sysfs sysfs /sys\n\
+         $b mount -t devtmpfs dev /dev 2>/dev/null\n\
+         $b mount -t hostfs none /mnt -o {}\n\
+         for d in /run /tmp /var/lib; do $b mount -t tmpfs tmpfs $d; done\n\
+         $b mkdir -p /run/lock /run/drbd /var/lib/drbd /var/lock 2>/dev/null\n\
+         $b hostname {}\n\
+         ip link set lo up; ip addr add {} dev vec0; ip link set vec0 up\n",
+        path.join(":"),
+        image.busybox.display(),
+        machine.dir.display(),
+        machine.name,
+        machine.address,
+    );
+    for module in &image.modules {
+        let _ = writeln!(script, "$b insmod {}", module.display());
+    }
+    // Helpers are not what is tested, unless a scenario names one.
+    script.push_str(
+        "for p in /sys/module/drbd/parameters/usermode_helper; do echo disabled >$p; done\n\
+         cd /mnt; echo @@ready\n\
+         while read -r n; do\n\
+         $b sh $n.cmd >$n.out 2>$n.err </dev/null\n\
+         echo @@$n $?\n\
+         done\n\
+         $b poweroff -f\n",
+    );
+    script
+}
+
+impl Guest {
+    /// Boots a guest in a network.
+    ///
+    /// # Errors
+    /// When it does not come up; with what it said.
+    pub(super) fn boot(image: &Image, machine: &Machine, net: &Arc<Place>) -> Result<Guest> {
+        let init = machine.dir.join("init");
+        std::fs::write(&init, init_script(image, machine)).context(init.display())?;
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&init, executable).context(init.display())?;
+        let log = machine.dir.join("console.log");
+        let log = File::options().append(true).create(true).open(log);
+        let mut log = log.context("the log of the console")?;
+        let mut command = Command::new(&image.kernel);
+        command
+            .args(["mem=192M", "root=/dev/root", "rootfstype=hostfs"])
+            .args(["rootflags=/", "ro", "con=null", "con0=fd:0,fd:1", "quiet"])
+            .arg(format!("init={}", init.display()))
+            .arg(format!(
+                "vec0:transport=tap,ifname={},depth=64,mac=02:00:00:00:00:{:02x}",
+                machine.tap, machine.number
+            ))
+            .current_dir(&machine.dir)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log.try_clone().context("log")?);
+        for (i, disk) in machine.disks.iter().enumerate() {
+            command.arg(format!("ubd{i}={}", disk.display()));
+        }
+        spawn::die_with_thread(&mut command);
+        if confine::needed() {
+            command.arg(confine::NO_AVX);
+            confine::without_register_sets(&mut command);
+        }
+        let child = net.run(move || command.spawn())?;
+        let mut child = child.context(format!("cannot start {}", image.kernel.display()))?;
+        let input = child.stdin.take().context("the console has no input")?;
+        let output = child.stdout.take().context("the console has no output")?;
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                let Ok(line) = line else { break };
+                let _ = writeln!(log, "{line}");
+                if let Some(at) = line.find("@@")
+                    && send
+                        .send(line.get(at + 2..).unwrap_or("").to_owned())
+                        .is_err()
+                {
+                    break;
+                }
+            }
+        });
+        let guest = Guest {
+            machine: machine.clone(),
+            child,
+            console: Mutex::new(Console {
+                input,
+                lines,
+                next: 0,
+            }),
+        };
+        let ready = guest.lock()?.wait_for("ready", BOOT);
+        ready
+            .context(format!("{} does not boot", machine.name))
+            .map_err(|e| Error::new(format!("{e}\n{}", guest.log_tail(20))))?;
+        Ok(guest)
+    }
+
+    fn lock(&self) -> Result<std::sync::MutexGuard<'_, Console>> {
+        self.console.lock().context("the console is in use")
+    }
+
+    /// Runs a script in the guest.
+    ///
+    /// # Errors
+    /// When the guest is gone, or does not get it done in time.
+    pub(super) fn sh(&self, script: &str, limit: Duration) -> Result<Output> {
+        let mut console = self.lock()?;
+        let n = console.next;
+        console.next += 1;
+        let file = |kind: &str| self.machine.dir.join(format!("{n}.{kind}"));
+        std::fs::write(file("cmd"), format!("{script}\n")).context("script")?;
+        writeln!(console.input, "{n}").context(format!("{}: console", self.machine.name))?;
+        let code = console
+            .wait_for(&n.to_string(), limit)
+            .context(format!("{}: `{script}`", self.machine.name))?;
+        let text = |kind: &str| {
+            let bytes = std::fs::read(file(kind)).unwrap_or_default();
+            let _ = std::fs::remove_file(file(kind));
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        text("cmd");
+        Ok(Output {
+            line: script.to_owned(),
+            code: code.parse().ok(),
+            stdout: text("out"),
+            stderr: text("err"),
+        })
+    }
+
+    /// Pulls the plug: what the guest's disks have is all that stays.
+    pub(super) fn kill(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    /// The last lines of its kernel's log, or of its console if it does not answer.
+    pub(super) fn log_tail(&self, lines: usize) -> String {
+        let said = self.sh("dmesg | grep -v vector", Duration::from_secs(5));
+        let text = match said {
+            Ok(output) => output.stdout,
+            Err(_) => console_log(&self.machine.dir),
+        };
+        let all: Vec<&str> = text.lines().collect();
+        let last = all.get(all.len().saturating_sub(lines)..).unwrap_or(&[]);
+        let name = &self.machine.name;
+        format!("-- end of the log of {name}:\n{}\n", last.join("\n"))
+    }
+}
+
+fn console_log(dir: &Path) -> String {
+    let bytes = std::fs::read(dir.join("console.log")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl Console {
+    /// Waits for a line that begins with a word; the rest of it.
+    fn wait_for(&mut self, word: &str, limit: Duration) -> Result<String> {
+        loop {
+            match self.lines.recv_timeout(limit) {
+                Ok(line) => {
+                    let (first, rest) = line.split_once(' ').unwrap_or((&line, ""));
+                    if first.trim() == word {
+                        return Ok(rest.trim().to_owned());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let seconds = limit.as_secs();
+                    return Err(Error::new(format!("no answer within {seconds} s")));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::new("the guest has ended"));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

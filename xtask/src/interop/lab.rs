@@ -1,0 +1,555 @@
+//! The nodes of a run, the network between them, and what their device has to contain.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use drbd_testkit::cleanup::Directory;
+use drbd_testkit::rng::Rng;
+use drbd_testkit::{Context, Error, Node, Place, Result, Spaces, Status};
+
+use super::capture::Capture;
+use super::guest::{Image, Machine};
+use super::side::{Kind, RESOURCE, Side};
+
+/// How long something may take that should happen soon, on a slow machine.
+pub(super) const SOON: Duration = Duration::from_secs(30);
+
+const BLOCK: u64 = 4096;
+
+/// What the nodes of a run are like.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    /// Size of each disk in bytes.
+    pub(super) size: u64,
+    /// Lines of the `net` section.
+    pub(super) net: Vec<String>,
+    /// Lines of the `disk` section.
+    pub(super) disk: Vec<String>,
+    /// Lines of the `options` section.
+    pub(super) options: Vec<String>,
+    /// Nodes without a disk.
+    pub(super) diskless: Vec<u8>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let lines = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
+        Options {
+            size: 32 << 20,
+            net: lines(&[
+                "protocol C",
+                "ping-int 2",
+                "connect-int 2",
+                "timeout 18",
+                "ping-timeout 15",
+                "max-buffers 8000",
+            ]),
+            disk: lines(&["c-plan-ahead 0", "resync-rate 200M"]),
+            options: lines(&["auto-promote no"]),
+            diskless: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Adds a line to the `net` section; one with the same first word goes.
+    pub(super) fn net(mut self, line: &str) -> Options {
+        set(&mut self.net, line);
+        self
+    }
+
+    /// Adds a line to the `disk` section.
+    pub(super) fn disk(mut self, line: &str) -> Options {
+        set(&mut self.disk, line);
+        self
+    }
+
+    /// Adds a line to the `options` section.
+    pub(super) fn option(mut self, line: &str) -> Options {
+        set(&mut self.options, line);
+        self
+    }
+}
+
+fn set(lines: &mut Vec<String>, line: &str) {
+    let first = |l: &str| l.split_whitespace().next().map(str::to_owned);
+    lines.retain(|l| first(l) != first(line));
+    lines.push(line.to_owned());
+}
+
+/// What a run is made from.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) image: Image,
+    /// Whether the module in it is of the 8 series.
+    pub(super) legacy: bool,
+    /// Where traffic is recorded, if it is.
+    pub(super) capture: Option<PathBuf>,
+}
+
+/// A run. Everything goes away with it.
+pub(super) struct Lab {
+    // Dropped in this order: processes before the network they are in.
+    pub(super) sides: Vec<Side>,
+    capture: Option<Capture>,
+    hub: Arc<Place>,
+    options: Options,
+    legacy: bool,
+    /// What the device has to contain.
+    model: Vec<u8>,
+    rng: Rng,
+    writes: u32,
+    dir: Directory,
+    disks: Directory,
+}
+
+fn address(id: u8) -> String {
+    format!("10.77.0.{}", id + 1)
+}
+
+fn hardware_address(id: u8) -> String {
+    format!("02:00:00:00:00:{:02x}", id + 1)
+}
+
+/// Runs a shell script in a place.
+fn sh(place: &Place, script: &str) -> Result<()> {
+    let mut command = Command::new("sh");
+    command.arg("-ec").arg(script).stdin(Stdio::null());
+    let output = place
+        .run(move || command.output())?
+        .context(script)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::new(format!("`{script}`: {}", said.trim())))
+}
+
+impl Lab {
+    /// Makes nodes of these kinds and starts them. The resource is not up yet.
+    pub(super) fn new(setup: &Setup, kinds: &[Kind], options: Options) -> Result<Lab> {
+        let (dir, disks) = (Directory::short()?, Directory::for_disks()?);
+        let hub = Arc::new(Place::new("hub", Spaces::Own)?);
+        sh(&hub, "ip link add br0 type bridge && ip link set br0 up")?;
+        let capture = match &setup.capture {
+            Some(path) => Some(Capture::start(&hub, path)?),
+            None => None,
+        };
+        let mut lab = Lab {
+            sides: Vec::new(),
+            capture,
+            hub,
+            legacy: setup.legacy,
+            model: Vec::new(),
+            rng: Rng::new(7),
+            writes: 0,
+            options,
+            dir,
+            disks,
+        };
+        for (id, kind) in (0..).zip(kinds) {
+            let side = lab.make_side(setup, id, *kind)?;
+            lab.sides.push(side);
+        }
+        let config = lab.config();
+        for side in &mut lab.sides {
+            let path = side.dir().join("drbd.conf");
+            std::fs::write(&path, config(side.kind())).context(path.display())?;
+            side.power_on()?;
+        }
+        Ok(lab)
+    }
+
+    fn make_side(&self, setup: &Setup, id: u8, kind: Kind) -> Result<Side> {
+        let name = match kind {
+            Kind::Ours => format!("ours{id}"),
+            Kind::Kernel => format!("kern{id}"),
+        };
+        let dir = self.dir.path().join(&name);
+        std::fs::create_dir_all(&dir).context(dir.display())?;
+        let disk = self.disks.path().join(format!("{name}.img"));
+        let file = File::create(&disk).context(disk.display())?;
+        file.set_len(self.options.size).context(disk.display())?;
+        match kind {
+            Kind::Ours => {
+                let place = Place::new(&name, Spaces::Own)?;
+                let pid = std::process::id();
+                let thread = place.run(|| rustix::thread::gettid().as_raw_nonzero())?;
+                sh(
+                    &self.hub,
+                    &format!(
+                        "ip link add port{id} type veth peer name eth0 netns /proc/{pid}/task/{thread}/ns/net\n\
+                         ip link set port{id} master br0 up"
+                    ),
+                )?;
+                let (mac, ip) = (hardware_address(id), address(id));
+                sh(
+                    &place,
+                    &format!(
+                        "ip link set eth0 address {mac} && ip addr add {ip}/24 dev eth0 && ip link set eth0 up"
+                    ),
+                )?;
+                let minor = 100 + u32::from(id);
+                Ok(Side::ours(Node::alone(
+                    &name, id, place, dir, RESOURCE, disk, minor,
+                )?))
+            }
+            Kind::Kernel => {
+                let tap = format!("tap{id}");
+                sh(
+                    &self.hub,
+                    &format!("ip tuntap add {tap} mode tap && ip link set {tap} master br0 up"),
+                )?;
+                let machine = Machine {
+                    name,
+                    address: format!("{}/24", address(id)),
+                    tap,
+                    number: id + 1,
+                    disks: vec![disk],
+                    dir,
+                };
+                Side::kernel(id, &setup.image, machine, &self.hub, setup.legacy)
+            }
+        }
+    }
+
+    /// The configuration, in the form for one kind of node.
+    fn config(&self) -> impl Fn(Kind) -> String + use<> {
+        let options = self.options.clone();
+        let legacy = self.legacy;
+        let nodes: Vec<_> = self
+            .sides
+            .iter()
+            .map(|s| (s.name.clone(), s.id, s.minor(), s.backing()))
+            .collect();
+        move |kind| {
+            let old = legacy && kind == Kind::Kernel;
+            let mut out = format!(
+                "global {{ usage-count no; disable-ip-verification; }}\nresource {RESOURCE} {{\n"
+            );
+            for (name, lines) in [
+                ("net", &options.net),
+                ("disk", &options.disk),
+                ("options", &options.options),
+            ] {
+                if old && name == "options" {
+                    continue;
+                }
+                let _ = writeln!(out, "    {name} {{");
+                for line in lines {
+                    let _ = writeln!(out, "        {line};");
+                }
+                out.push_str("    }\n");
+            }
+            for (name, id, minor, disk) in &nodes {
+                let ip = address(*id);
+                let _ = writeln!(out, "    on {name} {{");
+                if !old {
+                    let _ = writeln!(out, "        node-id {id};");
+                }
+                let disk = if options.diskless.contains(id) {
+                    "none".to_owned()
+                } else {
+                    format!("\"{disk}\"")
+                };
+                let _ = writeln!(
+                    out,
+                    "        device minor {minor}; disk {disk}; meta-disk internal; address {ip}:7788;\n    }}"
+                );
+            }
+            if nodes.len() > 2 {
+                let names: Vec<&str> = nodes.iter().map(|n| n.0.as_str()).collect();
+                let _ = writeln!(out, "    connection-mesh {{ hosts {}; }}", names.join(" "));
+            }
+            out.push_str("}\n");
+            out
+        }
+    }
+
+    /// Changes the options; the nodes' configuration files are written again.
+    pub(super) fn configure(&mut self, change: impl FnOnce(Options) -> Options) -> Result<()> {
+        self.options = change(self.options.clone());
+        let config = self.config();
+        for side in &self.sides {
+            let path = side.dir().join("drbd.conf");
+            std::fs::write(&path, config(side.kind())).context(path.display())?;
+        }
+        Ok(())
+    }
+
+    /// A node.
+    pub(super) fn side(&self, id: u8) -> Result<&Side> {
+        self.sides.get(usize::from(id)).context("no such node")
+    }
+
+    /// A node.
+    pub(super) fn side_mut(&mut self, id: u8) -> Result<&mut Side> {
+        self.sides.get_mut(usize::from(id)).context("no such node")
+    }
+
+    /// Creates metadata on a node.
+    pub(super) fn create_md(&self, id: u8) -> Result<()> {
+        if self.options.diskless.contains(&id) {
+            return Ok(());
+        }
+        let side = self.side(id)?;
+        let peers = if side.legacy() { "" } else { " --max-peers=7" };
+        side.adm(&format!("create-md --force{peers}")).map(drop)
+    }
+
+    /// Metadata and `up` everywhere; waits for the connections.
+    pub(super) fn up(&self) -> Result<()> {
+        for side in &self.sides {
+            self.create_md(side.id)?;
+        }
+        for side in &self.sides {
+            side.adm("up")?;
+        }
+        self.wait_connected()
+    }
+
+    /// Waits until all nodes are connected.
+    pub(super) fn wait_connected(&self) -> Result<()> {
+        for side in &self.sides {
+            side.wait("connected", SOON, |s| {
+                self.peers_of(side.id).iter().all(|p| s.connection(*p) == "Connected")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn peers_of(&self, id: u8) -> Vec<u8> {
+        self.sides.iter().map(|s| s.id).filter(|i| *i != id).collect()
+    }
+
+    /// Makes the disks of two fresh nodes equal from the first one, which stays Primary. The disk of the
+    /// first one contains something before.
+    pub(super) fn up_in_sync(&mut self, primary: u8) -> Result<()> {
+        self.fill_disk(primary)?;
+        self.up()?;
+        self.side(primary)?.adm("primary --force")?;
+        self.wait_in_sync()?;
+        self.learn(primary)
+    }
+
+    /// The model becomes what a node's disk holds.
+    pub(super) fn learn(&mut self, id: u8) -> Result<()> {
+        let side = self.side(id)?;
+        let size = side.sh(&format!("blockdev --getsize64 {}", side.device()))?;
+        let size: usize = size.trim().parse().context("size")?;
+        let mut bytes = std::fs::read(side.disk()).context(side.disk().display())?;
+        bytes.truncate(size);
+        self.model = bytes;
+        Ok(())
+    }
+
+    /// Puts random bytes at some places of a disk that is not in use.
+    fn fill_disk(&mut self, id: u8) -> Result<()> {
+        let path = self.side(id)?.disk().to_owned();
+        let file = File::options().write(true).open(&path).context(path.display())?;
+        let mut bytes = vec![0; 256 << 10];
+        for i in 0..16 {
+            self.rng.fill(&mut bytes);
+            let at = i * (self.options.size / 16);
+            file.write_all_at(&bytes, at).context(path.display())?;
+        }
+        Ok(())
+    }
+
+    fn in_sync(&self, side: &Side, s: &Status) -> bool {
+        let disk = |id: u8| {
+            if self.options.diskless.contains(&id) { "Diskless" } else { "UpToDate" }
+        };
+        s.disk(0) == disk(side.id)
+            && self.peers_of(side.id).iter().all(|peer| {
+                s.connection(*peer) == "Connected"
+                    && s.peer(*peer, 0).is_some_and(|p| {
+                        p.replication == "Established"
+                            && p.disk == disk(*peer)
+                            && p.out_of_sync == 0
+                    })
+            })
+    }
+
+    /// Waits until all nodes are connected and up to date.
+    pub(super) fn wait_in_sync(&self) -> Result<()> {
+        for side in &self.sides {
+            side.wait("in sync", Duration::from_secs(60), |s| self.in_sync(side, s))?;
+        }
+        Ok(())
+    }
+
+    /// Random places of the device, in bytes, on block boundaries.
+    pub(super) fn places(&mut self, count: usize, blocks: u64) -> Vec<(u64, u64)> {
+        let all = (self.model.len() as u64 / BLOCK).saturating_sub(blocks).max(1);
+        let mut chosen = BTreeSet::new();
+        while chosen.len() < count {
+            chosen.insert(self.rng.below(all / blocks) * blocks);
+        }
+        chosen.into_iter().map(|b| (b * BLOCK, blocks * BLOCK)).collect()
+    }
+
+    /// A script that writes random data at these places past the cache, and the data.
+    pub(super) fn write_script(
+        &mut self,
+        id: u8,
+        places: &[(u64, u64)],
+    ) -> Result<(String, Vec<Vec<u8>>)> {
+        self.writes += 1;
+        let name = format!("data{}", self.writes);
+        let side = self.side(id)?;
+        let (device, shared) = (side.device(), side.shared(&name));
+        let file = side.dir().join(&name);
+        let mut data = Vec::new();
+        let mut script = String::from("set -e\n");
+        let mut at = 0;
+        for (offset, len) in places {
+            let mut bytes = vec![0; usize::try_from(*len).unwrap_or(0)];
+            self.rng.fill(&mut bytes);
+            let unit = if offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) { BLOCK } else { 512 };
+            // One request if the place is not too long for one.
+            let (bs, count, skip, seek) = if offset.is_multiple_of(*len) && at % len == 0 && *len <= 1 << 20 {
+                (*len, 1, at / len, offset / len)
+            } else {
+                (unit, len / unit, at / unit, offset / unit)
+            };
+            let _ = writeln!(
+                script,
+                "dd if={shared} of={device} bs={bs} count={count} skip={skip} seek={seek} oflag=direct conv=notrunc status=none"
+            );
+            at += len;
+            data.push(bytes);
+        }
+        let _ = writeln!(script, "rm {shared}");
+        std::fs::write(&file, data.concat()).context(file.display())?;
+        Ok((script, data))
+    }
+
+    /// Writes random data at these places on a node, one request after the other.
+    pub(super) fn write(&mut self, id: u8, places: &[(u64, u64)]) -> Result<()> {
+        let (script, data) = self.write_script(id, places)?;
+        self.side(id)?.sh(&script)?;
+        self.expect(places, &data);
+        Ok(())
+    }
+
+    /// The device has to contain this from now on.
+    pub(super) fn expect(&mut self, places: &[(u64, u64)], data: &[Vec<u8>]) {
+        for ((offset, _), bytes) in places.iter().zip(data) {
+            let at = usize::try_from(*offset).unwrap_or(usize::MAX);
+            if let Some(place) = self.model.get_mut(at..at.saturating_add(bytes.len())) {
+                place.copy_from_slice(bytes);
+            }
+        }
+    }
+
+    /// The device has to contain zeroes there.
+    pub(super) fn expect_zeroes(&mut self, offset: u64, len: u64) {
+        let zeroes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.expect(&[(offset, len)], &[zeroes]);
+    }
+
+    /// Reads the whole device through a node and compares.
+    pub(super) fn check_device(&self, id: u8) -> Result<()> {
+        let side = self.side(id)?;
+        let (device, out) = (side.device(), side.shared("whole"));
+        side.sh(&format!("dd if={device} of={out} bs=1M iflag=direct status=none"))?;
+        let file = side.dir().join("whole");
+        let result = self.same(&format!("the device of {}", side.name), &file);
+        let _ = std::fs::remove_file(file);
+        result
+    }
+
+    /// Compares the disks of nodes with what has to be there. Nobody may write meanwhile.
+    pub(super) fn check_disks(&self, ids: &[u8]) -> Result<()> {
+        for id in ids {
+            let side = self.side(*id)?;
+            if !self.options.diskless.contains(id) {
+                self.same(&format!("the disk of {}", side.name), side.disk())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn same(&self, what: &str, file: &Path) -> Result<()> {
+        let bytes = std::fs::read(file).context(file.display())?;
+        let len = self.model.len();
+        if len == 0 {
+            return Err(Error::new("nothing was written yet"));
+        }
+        let there = bytes.get(..len).context(format!("{what} is too small"))?;
+        let step = usize::try_from(BLOCK).unwrap_or(4096);
+        let different: Vec<usize> = there
+            .chunks(step)
+            .zip(self.model.chunks(step))
+            .enumerate()
+            .filter(|(_, (a, b))| a != b)
+            .map(|(i, _)| i)
+            .collect();
+        if different.is_empty() {
+            return Ok(());
+        }
+        let first = different.iter().take(8).collect::<Vec<_>>();
+        Err(Error::new(format!(
+            "{what} differs from what was written in {} blocks of 4 KiB: {first:?}",
+            different.len()
+        )))
+    }
+
+    /// All nodes in sync, and everything as it was written.
+    pub(super) fn settle(&self) -> Result<()> {
+        self.wait_in_sync()?;
+        let all: Vec<u8> = self.sides.iter().map(|s| s.id).collect();
+        // The last acknowledged writes of a Primary may still be on their way to a peer's disk with A and B.
+        let mut result = Ok(());
+        for _ in 0..20 {
+            result = self.check_disks(&all);
+            if result.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        result
+    }
+
+    fn neighbour(&self, of: u8, peer: u8, reachable: bool) -> Result<()> {
+        let side = self.side(of)?;
+        let device = if side.kind() == Kind::Ours { "eth0" } else { "vec0" };
+        let ip = address(peer);
+        side.sh(&if reachable {
+            format!("ip neigh del {ip} dev {device}")
+        } else {
+            // Packets go to a station that does not exist.
+            format!("ip neigh replace {ip} lladdr 02:00:00:00:00:99 dev {device} nud permanent")
+        })
+        .map(drop)
+    }
+
+    /// Nothing gets through between two nodes any more, and nobody is told.
+    pub(super) fn cut(&self, a: u8, b: u8) -> Result<()> {
+        self.neighbour(a, b, false)?;
+        self.neighbour(b, a, false)
+    }
+
+    /// The link is back.
+    pub(super) fn restore(&self, a: u8, b: u8) -> Result<()> {
+        self.neighbour(a, b, true)?;
+        self.neighbour(b, a, true)
+    }
+
+    /// What all nodes have to say.
+    pub(super) fn report(&self) -> String {
+        self.sides.iter().map(|s| s.report(40)).collect()
+    }
+
+    /// Ends the recording of traffic.
+    pub(super) fn stop_capture(&mut self) {
+        self.capture = None;
+    }
+}

@@ -1,0 +1,245 @@
+//! `cargo xtask interop`: our node beside the kernel's DRBD.
+//!
+//! Guests are kernels that run as ordinary processes; our nodes are `drbdd` in network name spaces; a
+//! bridge connects them. Each scenario is a function that tells the story once; it is run in both
+//! directions, with the kernel as the first Primary and with ours.
+
+mod capture;
+mod confine;
+mod guest;
+mod lab;
+mod legacy;
+mod packages;
+mod scenarios;
+mod side;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use drbd_testkit::{Context, Error, Result, binaries, cleanup};
+
+use guest::Image;
+use lab::{Lab, Options, Setup};
+use scenarios::{SCENARIOS, Scenario};
+use side::Kind;
+
+/// Runs scenarios against a kernel's DRBD.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Scenarios to run, by the beginning of their names; all of them otherwise.
+    names: Vec<String>,
+    /// A folder with the modules of the peer (drbd.ko and what it needs), instead of those of the
+    /// kernel in Debian's package.
+    #[arg(long)]
+    modules: Option<PathBuf>,
+    /// A User Mode Linux kernel, instead of the one in Debian's package.
+    #[arg(long)]
+    kernel: Option<PathBuf>,
+    /// Only the direction in which this side is the first Primary.
+    #[arg(long, value_parser = ["kernel", "ours"])]
+    first: Option<String>,
+    /// Records the traffic of each run in a pcap file in this folder.
+    #[arg(long)]
+    capture: Option<PathBuf>,
+    /// Lists the scenarios.
+    #[arg(long)]
+    list: bool,
+    /// Shows state and logs of all nodes also after a success.
+    #[arg(long)]
+    report: bool,
+}
+
+/// One story in one direction.
+struct Outcome {
+    scenario: &'static Scenario,
+    kinds: Vec<Kind>,
+    seconds: f32,
+    result: Result<()>,
+}
+
+/// What a scenario is told.
+pub(super) struct Run<'a> {
+    setup: Setup,
+    kinds: &'a [Kind],
+    report: bool,
+}
+
+impl Run<'_> {
+    /// Makes the nodes with these options, tells the story, and adds what all nodes have to say if it
+    /// ends badly.
+    fn tell(&self, options: Options, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+        let mut lab = Lab::new(&self.setup, self.kinds, options)?;
+        let result = story(&mut lab);
+        if self.report && result.is_ok() {
+            println!("{}", lab.report());
+        }
+        result.map_err(|e| {
+            lab.stop_capture();
+            Error::new(format!("{e}\n{}", lab.report()))
+        })
+    }
+
+    /// Whether the kernel is of the 8 series.
+    fn legacy(&self) -> bool {
+        self.setup.legacy
+    }
+}
+
+fn target() -> PathBuf {
+    let target = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
+    target.unwrap_or_else(std::env::temp_dir)
+}
+
+fn image(args: &Args) -> Result<(Image, bool)> {
+    let root = packages::root(&target().join("interop"))?;
+    let need = |name: &str| {
+        packages::find(&root, name).context(format!("{name} is not in the packages"))
+    };
+    let (kernel, modules) = match (&args.kernel, &args.modules) {
+        (kernel, Some(modules)) => (kernel.clone(), modules.clone()),
+        (None, None) => (None, root.join("usr/lib/uml/modules")),
+        (Some(_), None) => return Err(Error::new("--kernel needs --modules")),
+    };
+    let kernel = match kernel {
+        Some(kernel) => kernel,
+        None => need("linux.uml")?,
+    };
+    let absolute = |p: &Path| std::fs::canonicalize(p).context(p.display());
+    let modules = absolute(&modules)?;
+    let names = ["hmac.ko", "libcrc32c.ko", "lru_cache.ko", "drbd.ko", "drbd_transport_tcp.ko"];
+    let found: Vec<PathBuf> = names
+        .iter()
+        .filter_map(|name| packages::find(&modules, name))
+        .collect();
+    let drbd = found
+        .iter()
+        .find(|p| p.ends_with("drbd.ko"))
+        .context(format!("no drbd.ko in {}", modules.display()))?;
+    // Before version 9 there was no separate transport.
+    let legacy = !found.iter().any(|p| p.ends_with("drbd_transport_tcp.ko"));
+    eprintln!("the peer is {}", drbd.display());
+    let path = ["usr/sbin", "sbin", "lib/drbd", "usr/lib/drbd"].map(|d| root.join(d));
+    let image = Image {
+        kernel: absolute(&kernel)?,
+        modules: found,
+        busybox: root.join("bin/busybox"),
+        path: path.into_iter().filter(|p| p.is_dir()).collect(),
+    };
+    Ok((image, legacy))
+}
+
+/// Runs what was asked for; an error if a scenario failed.
+pub(crate) fn run(args: &Args) -> std::result::Result<(), String> {
+    if args.list {
+        for s in SCENARIOS {
+            println!("{:<22} {}", s.name, s.about);
+        }
+        return Ok(());
+    }
+    interop(args).map_err(|e| e.to_string())
+}
+
+fn check_host() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::new(
+            "interop needs root: name spaces, tap devices, loop devices",
+        ));
+    }
+    for device in ["/dev/net/tun", "/dev/fuse", "/dev/loop-control"] {
+        std::fs::File::open(device).context(format!("interop needs {device}"))?;
+    }
+    let found = Command::new("ip").arg("-V").output();
+    found.context("interop needs iproute2").map(drop)
+}
+
+fn interop(args: &Args) -> Result<()> {
+    check_host()?;
+    let (image, legacy) = image(args)?;
+    binaries::directory()?;
+    let chosen: Vec<&'static Scenario> = SCENARIOS
+        .iter()
+        .filter(|s| args.names.is_empty() || args.names.iter().any(|n| s.name.starts_with(&**n)))
+        .filter(|s| !(legacy && s.only_nine))
+        .collect();
+    if chosen.is_empty() {
+        return Err(Error::new("no such scenario; see --list"));
+    }
+    if let Some(dir) = &args.capture {
+        std::fs::create_dir_all(dir).context(dir.display())?;
+    }
+    let mut outcomes = Vec::new();
+    for scenario in chosen {
+        for kinds in scenario.casts {
+            let first = match kinds.first() {
+                Some(Kind::Kernel) => "kernel",
+                _ => "ours",
+            };
+            if args.first.as_deref().is_some_and(|f| f != first) || cleanup::ending() {
+                continue;
+            }
+            let capture = args
+                .capture
+                .as_ref()
+                .map(|dir| dir.join(format!("{}-{}.pcap", scenario.name, cast(kinds))));
+            let run = Run {
+                setup: Setup {
+                    image: image.clone(),
+                    legacy,
+                    capture,
+                },
+                kinds,
+                report: args.report,
+            };
+            let start = Instant::now();
+            let result = (scenario.story)(&run);
+            let seconds = start.elapsed().as_secs_f32();
+            let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+            println!("{:<22} {:<14} {verdict:<7} {seconds:5.1} s", scenario.name, cast(kinds));
+            if let Err(error) = &result {
+                println!("{error}");
+            }
+            outcomes.push(Outcome {
+                scenario,
+                kinds: kinds.to_vec(),
+                seconds,
+                result,
+            });
+        }
+    }
+    table(&outcomes)
+}
+
+/// Who plays, the first Primary first.
+fn cast(kinds: &[Kind]) -> String {
+    let names: Vec<&str> = kinds
+        .iter()
+        .map(|k| match k {
+            Kind::Ours => "ours",
+            Kind::Kernel => "kernel",
+        })
+        .collect();
+    names.join("-")
+}
+
+fn table(outcomes: &[Outcome]) -> Result<()> {
+    println!("\n{:<22} {:<22} {:>8}  result", "scenario", "nodes", "seconds");
+    let mut failed = 0;
+    for o in outcomes {
+        let result = match &o.result {
+            Ok(()) => "ok".to_owned(),
+            Err(e) => {
+                failed += 1;
+                let text = e.to_string();
+                format!("FAILED: {}", text.lines().next().unwrap_or(""))
+            }
+        };
+        println!("{:<22} {:<22} {:8.1}  {result}", o.scenario.name, cast(&o.kinds), o.seconds);
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Error::new(format!("{failed} of {} runs failed", outcomes.len())))
+}
