@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use drbd_testkit::cleanup::Directory;
 use drbd_testkit::rng::Rng;
+use drbd_testkit::wait::until;
 use drbd_testkit::{Context, Error, Node, Place, Result, Spaces, Status};
 
 use super::capture::Capture;
@@ -93,6 +94,14 @@ pub(super) struct Setup {
     pub(super) capture: Option<PathBuf>,
 }
 
+/// Writes under way.
+pub(super) struct Writing {
+    id: u8,
+    name: String,
+    places: Vec<(u64, u64)>,
+    data: Vec<Vec<u8>>,
+}
+
 /// A run. Everything goes away with it.
 pub(super) struct Lab {
     // Dropped in this order: processes before the network they are in.
@@ -121,9 +130,7 @@ fn hardware_address(id: u8) -> String {
 fn sh(place: &Place, script: &str) -> Result<()> {
     let mut command = Command::new("sh");
     command.arg("-ec").arg(script).stdin(Stdio::null());
-    let output = place
-        .run(move || command.output())?
-        .context(script)?;
+    let output = place.run(move || command.output())?.context(script)?;
     if output.status.success() {
         return Ok(());
     }
@@ -192,7 +199,7 @@ impl Lab {
                 sh(
                     &place,
                     &format!(
-                        "ip link set eth0 address {mac} && ip addr add {ip}/24 dev eth0 && ip link set eth0 up"
+                        "ip link set eth0 address {mac} && ip addr add {ip}/24 dev eth0 && ip link set eth0 gso_max_segs 1 gso_max_size 2000 up"
                     ),
                 )?;
                 let minor = 100 + u32::from(id);
@@ -318,14 +325,20 @@ impl Lab {
     pub(super) fn wait_connected(&self) -> Result<()> {
         for side in &self.sides {
             side.wait("connected", SOON, |s| {
-                self.peers_of(side.id).iter().all(|p| s.connection(*p) == "Connected")
+                self.peers_of(side.id)
+                    .iter()
+                    .all(|p| s.connection(*p) == "Connected")
             })?;
         }
         Ok(())
     }
 
     fn peers_of(&self, id: u8) -> Vec<u8> {
-        self.sides.iter().map(|s| s.id).filter(|i| *i != id).collect()
+        self.sides
+            .iter()
+            .map(|s| s.id)
+            .filter(|i| *i != id)
+            .collect()
     }
 
     /// Makes the disks of two fresh nodes equal from the first one, which stays Primary. The disk of the
@@ -335,6 +348,16 @@ impl Lab {
         self.up()?;
         self.side(primary)?.adm("primary --force")?;
         self.wait_in_sync()?;
+        self.learn(primary)
+    }
+
+    /// Declares two fresh disks, which are all zeroes, equal, and makes a node Primary.
+    pub(super) fn up_without_sync(&mut self, primary: u8) -> Result<()> {
+        self.up()?;
+        let side = self.side(primary)?;
+        side.adm("new-current-uuid --clear-bitmap")?;
+        self.wait_in_sync()?;
+        side.adm("primary")?;
         self.learn(primary)
     }
 
@@ -352,7 +375,10 @@ impl Lab {
     /// Puts random bytes at some places of a disk that is not in use.
     fn fill_disk(&mut self, id: u8) -> Result<()> {
         let path = self.side(id)?.disk().to_owned();
-        let file = File::options().write(true).open(&path).context(path.display())?;
+        let file = File::options()
+            .write(true)
+            .open(&path)
+            .context(path.display())?;
         let mut bytes = vec![0; 256 << 10];
         for i in 0..16 {
             self.rng.fill(&mut bytes);
@@ -364,7 +390,11 @@ impl Lab {
 
     fn in_sync(&self, side: &Side, s: &Status) -> bool {
         let disk = |id: u8| {
-            if self.options.diskless.contains(&id) { "Diskless" } else { "UpToDate" }
+            if self.options.diskless.contains(&id) {
+                "Diskless"
+            } else {
+                "UpToDate"
+            }
         };
         s.disk(0) == disk(side.id)
             && self.peers_of(side.id).iter().all(|peer| {
@@ -380,19 +410,26 @@ impl Lab {
     /// Waits until all nodes are connected and up to date.
     pub(super) fn wait_in_sync(&self) -> Result<()> {
         for side in &self.sides {
-            side.wait("in sync", Duration::from_secs(60), |s| self.in_sync(side, s))?;
+            side.wait("in sync", Duration::from_secs(60), |s| {
+                self.in_sync(side, s)
+            })?;
         }
         Ok(())
     }
 
     /// Random places of the device, in bytes, on block boundaries.
     pub(super) fn places(&mut self, count: usize, blocks: u64) -> Vec<(u64, u64)> {
-        let all = (self.model.len() as u64 / BLOCK).saturating_sub(blocks).max(1);
+        let all = (self.model.len() as u64 / BLOCK)
+            .saturating_sub(blocks)
+            .max(1);
         let mut chosen = BTreeSet::new();
         while chosen.len() < count {
             chosen.insert(self.rng.below(all / blocks) * blocks);
         }
-        chosen.into_iter().map(|b| (b * BLOCK, blocks * BLOCK)).collect()
+        chosen
+            .into_iter()
+            .map(|b| (b * BLOCK, blocks * BLOCK))
+            .collect()
     }
 
     /// A script that writes random data at these places past the cache, and the data.
@@ -412,13 +449,18 @@ impl Lab {
         for (offset, len) in places {
             let mut bytes = vec![0; usize::try_from(*len).unwrap_or(0)];
             self.rng.fill(&mut bytes);
-            let unit = if offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) { BLOCK } else { 512 };
-            // One request if the place is not too long for one.
-            let (bs, count, skip, seek) = if offset.is_multiple_of(*len) && at % len == 0 && *len <= 1 << 20 {
-                (*len, 1, at / len, offset / len)
+            let unit = if offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) {
+                BLOCK
             } else {
-                (unit, len / unit, at / unit, offset / unit)
+                512
             };
+            // One request if the place is not too long for one.
+            let (bs, count, skip, seek) =
+                if offset.is_multiple_of(*len) && at % len == 0 && *len <= 1 << 20 {
+                    (*len, 1, at / len, offset / len)
+                } else {
+                    (unit, len / unit, at / unit, offset / unit)
+                };
             let _ = writeln!(
                 script,
                 "dd if={shared} of={device} bs={bs} count={count} skip={skip} seek={seek} oflag=direct conv=notrunc status=none"
@@ -436,6 +478,52 @@ impl Lab {
         let (script, data) = self.write_script(id, places)?;
         self.side(id)?.sh(&script)?;
         self.expect(places, &data);
+        Ok(())
+    }
+
+    /// Writes random data at these places in the background.
+    pub(super) fn start_writing(&mut self, id: u8, places: &[(u64, u64)]) -> Result<Writing> {
+        let (script, data) = self.write_script(id, places)?;
+        let name = format!("writer{}", self.writes);
+        let side = self.side(id)?;
+        let (log, code) = (
+            side.shared(&format!("{name}.log")),
+            side.shared(&format!("{name}.code")),
+        );
+        side.sh(&format!("{{ ({script}) >{log} 2>&1; echo $? >{code}.new; mv {code}.new {code}; }} >/dev/null 2>&1 &"))?;
+        Ok(Writing {
+            id,
+            name,
+            places: places.to_vec(),
+            data,
+        })
+    }
+
+    /// Waits for the end of what is written in the background, and whether all of it was written.
+    pub(super) fn end_of(&self, writing: &Writing) -> Result<bool> {
+        let side = self.side(writing.id)?;
+        let file = side.dir().join(format!("{}.code", writing.name));
+        let code = until("the writes end", Duration::from_secs(60), || {
+            Ok(std::fs::read_to_string(&file)
+                .ok()
+                .filter(|t| t.ends_with('\n')))
+        })?;
+        Ok(code.trim() == "0")
+    }
+
+    /// What was written in the background has to have succeeded, and to be there from now on.
+    pub(super) fn finish(&mut self, writing: &Writing) -> Result<()> {
+        if !self.end_of(writing)? {
+            let side = self.side(writing.id)?;
+            let log = side.dir().join(format!("{}.log", writing.name));
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            return Err(Error::new(format!(
+                "{}: writes failed: {}",
+                side.name,
+                said.trim()
+            )));
+        }
+        self.expect(&writing.places, &writing.data);
         Ok(())
     }
 
@@ -459,7 +547,9 @@ impl Lab {
     pub(super) fn check_device(&self, id: u8) -> Result<()> {
         let side = self.side(id)?;
         let (device, out) = (side.device(), side.shared("whole"));
-        side.sh(&format!("dd if={device} of={out} bs=1M iflag=direct status=none"))?;
+        side.sh(&format!(
+            "dd if={device} of={out} bs=1M iflag=direct status=none"
+        ))?;
         let file = side.dir().join("whole");
         let result = self.same(&format!("the device of {}", side.name), &file);
         let _ = std::fs::remove_file(file);
@@ -520,7 +610,11 @@ impl Lab {
 
     fn neighbour(&self, of: u8, peer: u8, reachable: bool) -> Result<()> {
         let side = self.side(of)?;
-        let device = if side.kind() == Kind::Ours { "eth0" } else { "vec0" };
+        let device = if side.kind() == Kind::Ours {
+            "eth0"
+        } else {
+            "vec0"
+        };
         let ip = address(peer);
         side.sh(&if reachable {
             format!("ip neigh del {ip} dev {device}")

@@ -73,8 +73,14 @@ mod tests {
         let text = "version: 8.4.11 (api:1/proto:86-101)\n\n 0: cs:SyncSource ro:Primary/Secondary ds:UpToDate/Inconsistent C r-----\n    \
                     ns:1 nr:2 dw:0 dr:664 al:0 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:64\n";
         let s = status(text, 1).unwrap();
-        assert_eq!((s.role(), s.disk(0), s.connection(1)), ("Primary", "UpToDate", "Connected"));
+        assert_eq!(
+            (s.role(), s.disk(0), s.connection(1)),
+            ("Primary", "UpToDate", "Connected")
+        );
         let peer = s.peer(1, 0).unwrap();
-        assert_eq!((&*peer.replication, &*peer.disk, peer.out_of_sync), ("SyncSource", "Inconsistent", 65536));
+        assert_eq!(
+            (&*peer.replication, &*peer.disk, peer.out_of_sync),
+            ("SyncSource", "Inconsistent", 65536)
+        );
     }
 }

@@ -95,9 +95,8 @@ fn target() -> PathBuf {
 
 fn image(args: &Args) -> Result<(Image, bool)> {
     let root = packages::root(&target().join("interop"))?;
-    let need = |name: &str| {
-        packages::find(&root, name).context(format!("{name} is not in the packages"))
-    };
+    let need =
+        |name: &str| packages::find(&root, name).context(format!("{name} is not in the packages"));
     let (kernel, modules) = match (&args.kernel, &args.modules) {
         (kernel, Some(modules)) => (kernel.clone(), modules.clone()),
         (None, None) => (None, root.join("usr/lib/uml/modules")),
@@ -109,7 +108,13 @@ fn image(args: &Args) -> Result<(Image, bool)> {
     };
     let absolute = |p: &Path| std::fs::canonicalize(p).context(p.display());
     let modules = absolute(&modules)?;
-    let names = ["hmac.ko", "libcrc32c.ko", "lru_cache.ko", "drbd.ko", "drbd_transport_tcp.ko"];
+    let names = [
+        "hmac.ko",
+        "libcrc32c.ko",
+        "lru_cache.ko",
+        "drbd.ko",
+        "drbd_transport_tcp.ko",
+    ];
     let found: Vec<PathBuf> = names
         .iter()
         .filter_map(|name| packages::find(&modules, name))
@@ -197,7 +202,11 @@ fn interop(args: &Args) -> Result<()> {
             let result = (scenario.story)(&run);
             let seconds = start.elapsed().as_secs_f32();
             let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-            println!("{:<22} {:<14} {verdict:<7} {seconds:5.1} s", scenario.name, cast(kinds));
+            println!(
+                "{:<22} {:<14} {verdict:<7} {seconds:5.1} s",
+                scenario.name,
+                cast(kinds)
+            );
             if let Err(error) = &result {
                 println!("{error}");
             }
@@ -225,7 +234,10 @@ fn cast(kinds: &[Kind]) -> String {
 }
 
 fn table(outcomes: &[Outcome]) -> Result<()> {
-    println!("\n{:<22} {:<22} {:>8}  result", "scenario", "nodes", "seconds");
+    println!(
+        "\n{:<22} {:<22} {:>8}  result",
+        "scenario", "nodes", "seconds"
+    );
     let mut failed = 0;
     for o in outcomes {
         let result = match &o.result {
@@ -236,10 +248,18 @@ fn table(outcomes: &[Outcome]) -> Result<()> {
                 format!("FAILED: {}", text.lines().next().unwrap_or(""))
             }
         };
-        println!("{:<22} {:<22} {:8.1}  {result}", o.scenario.name, cast(&o.kinds), o.seconds);
+        println!(
+            "{:<22} {:<22} {:8.1}  {result}",
+            o.scenario.name,
+            cast(&o.kinds),
+            o.seconds
+        );
     }
     if failed == 0 {
         return Ok(());
     }
-    Err(Error::new(format!("{failed} of {} runs failed", outcomes.len())))
+    Err(Error::new(format!(
+        "{failed} of {} runs failed",
+        outcomes.len()
+    )))
 }

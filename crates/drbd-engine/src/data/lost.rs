@@ -159,6 +159,11 @@ impl Engine {
         conn.data.rs_in_flight = 0;
         conn.data.parked_reads.clear();
         conn.data.unconfirmed.clear();
+        // What a status shows is of one connection, as in the reference.
+        for pd in conn.peers.values_mut() {
+            pd.data.sent = 0;
+            pd.data.received = 0;
+        }
         let receiver = core::mem::take(&mut conn.data.receiver);
         let volumes: Vec<VolumeNr> = conn.peers.keys().copied().collect();
         for buf in receiver

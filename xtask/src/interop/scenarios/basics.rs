@@ -42,7 +42,8 @@ pub(super) fn sync(run: &Run<'_>) -> Result<()> {
 fn received_about(lab: &Lab, id: u8, from: u8, bytes: u64) -> Result<()> {
     let status = lab.side(id)?.status()?;
     let got = status.peer(from, 0).context("no peer")?.received;
-    if got >= bytes && got <= bytes + (256 << 10) {
+    // Places may overlap.
+    if got + (64 << 10) >= bytes && got <= bytes + (256 << 10) {
         return Ok(());
     }
     Err(Error::new(format!(
@@ -63,9 +64,6 @@ pub(super) fn reconnect(run: &Run<'_>) -> Result<()> {
             let large = lab.places(2, 64);
             lab.write(0, &large)?;
             lab.side(leaving)?.adm("connect")?;
-            if leaving == 0 {
-                lab.side(1)?.adm("connect")?;
-            }
             lab.settle()?;
             received_about(lab, 1, 0, 32 * 4096 + 2 * 64 * 4096)?;
         }
