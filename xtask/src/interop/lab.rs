@@ -1,4 +1,4 @@
-//! The nodes of a run, the network between them, and what their device has to contain.
+//! The node.filter(|let all: Vec<u8> = self.sides.iter().filter(|s| s.running()).map(|s| s.id).collect();| s.running() && s.id != id).map(|s| s.id) of a run, the network between them, and what their device has to contain.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -109,7 +109,7 @@ pub(super) struct Lab {
     capture: Option<Capture>,
     hub: Arc<Place>,
     options: Options,
-    legacy: bool,
+    setup: Setup,
     /// What the device has to contain.
     model: Vec<u8>,
     rng: Rng,
@@ -152,7 +152,7 @@ impl Lab {
             sides: Vec::new(),
             capture,
             hub,
-            legacy: setup.legacy,
+            setup: setup.clone(),
             model: Vec::new(),
             rng: Rng::new(7),
             writes: 0,
@@ -161,28 +161,32 @@ impl Lab {
             disks,
         };
         for (id, kind) in (0..).zip(kinds) {
-            let side = lab.make_side(setup, id, *kind)?;
+            let side = lab.make_side(id, *kind, None)?;
             lab.sides.push(side);
         }
-        let config = lab.config();
+        lab.configure(|o| o)?;
         for side in &mut lab.sides {
-            let path = side.dir().join("drbd.conf");
-            std::fs::write(&path, config(side.kind())).context(path.display())?;
             side.power_on()?;
         }
         Ok(lab)
     }
 
-    fn make_side(&self, setup: &Setup, id: u8, kind: Kind) -> Result<Side> {
+    fn make_side(&self, id: u8, kind: Kind, disk: Option<PathBuf>) -> Result<Side> {
         let name = match kind {
             Kind::Ours => format!("ours{id}"),
             Kind::Kernel => format!("kern{id}"),
         };
         let dir = self.dir.path().join(&name);
         std::fs::create_dir_all(&dir).context(dir.display())?;
-        let disk = self.disks.path().join(format!("{name}.img"));
-        let file = File::create(&disk).context(disk.display())?;
-        file.set_len(self.options.size).context(disk.display())?;
+        let disk = match disk {
+            Some(disk) => disk,
+            None => {
+                let disk = self.disks.path().join(format!("{name}.img"));
+                let file = File::create(&disk).context(disk.display())?;
+                file.set_len(self.options.size).context(disk.display())?;
+                disk
+            }
+        };
         match kind {
             Kind::Ours => {
                 let place = Place::new(&name, Spaces::Own)?;
@@ -221,7 +225,7 @@ impl Lab {
                     disks: vec![disk],
                     dir,
                 };
-                Side::kernel(id, &setup.image, machine, &self.hub, setup.legacy)
+                Side::kernel(id, &self.setup.image, machine, &self.hub, self.setup.legacy)
             }
         }
     }
@@ -229,7 +233,7 @@ impl Lab {
     /// The configuration, in the form for one kind of node.
     fn config(&self) -> impl Fn(Kind) -> String + use<> {
         let options = self.options.clone();
-        let legacy = self.legacy;
+        let legacy = self.setup.legacy;
         let nodes: Vec<_> = self
             .sides
             .iter()
@@ -290,6 +294,33 @@ impl Lab {
         Ok(())
     }
 
+    /// Nodes go, and come back with the same disks as nodes of the other kind. Nothing runs on them yet.
+    pub(super) fn swap_kinds(&mut self) -> Result<()> {
+        let old: Vec<(u8, Kind, PathBuf)> = self
+            .sides
+            .drain(..)
+            .map(|mut s| {
+                s.power_off();
+                (s.id, s.kind(), s.disk().to_owned())
+            })
+            .collect();
+        for (id, kind, disk) in old {
+            let _ = sh(
+                &self.hub,
+                &format!("ip link del port{id} 2>/dev/null || ip link del tap{id}"),
+            );
+            let kind = if kind == Kind::Ours {
+                Kind::Kernel
+            } else {
+                Kind::Ours
+            };
+            let side = self.make_side(id, kind, Some(disk))?;
+            self.sides.push(side);
+        }
+        self.configure(|o| o)?;
+        self.sides.iter_mut().try_for_each(Side::power_on)
+    }
+
     /// A node.
     pub(super) fn side(&self, id: u8) -> Result<&Side> {
         self.sides.get(usize::from(id)).context("no such node")
@@ -323,7 +354,7 @@ impl Lab {
 
     /// Waits until all nodes are connected.
     pub(super) fn wait_connected(&self) -> Result<()> {
-        for side in &self.sides {
+        for side in self.sides.iter().filter(|s| s.running()) {
             side.wait("connected", SOON, |s| {
                 self.peers_of(side.id)
                     .iter()
@@ -409,7 +440,7 @@ impl Lab {
 
     /// Waits until all nodes are connected and up to date.
     pub(super) fn wait_in_sync(&self) -> Result<()> {
-        for side in &self.sides {
+        for side in self.sides.iter().filter(|s| s.running()) {
             side.wait("in sync", Duration::from_secs(60), |s| {
                 self.in_sync(side, s)
             })?;
@@ -635,6 +666,23 @@ impl Lab {
     pub(super) fn restore(&self, a: u8, b: u8) -> Result<()> {
         self.neighbour(a, b, true)?;
         self.neighbour(b, a, true)
+    }
+
+    /// All links are back, as far as nodes can be told.
+    pub(super) fn restore_all(&self) {
+        for a in 0..self.sides.len() {
+            for b in 0..self.sides.len() {
+                let (Ok(a), Ok(b)) = (u8::try_from(a), u8::try_from(b)) else {
+                    continue;
+                };
+                let _ = self.neighbour(a, b, true);
+            }
+        }
+    }
+
+    /// A number below a bound, at most 256.
+    pub(super) fn random(&mut self, bound: u64) -> u8 {
+        u8::try_from(self.rng.below(bound)).unwrap_or(0)
     }
 
     /// What all nodes have to say.

@@ -33,6 +33,7 @@ pub(super) struct Side {
     disk: PathBuf,
     /// Directory that its scripts see, under the name of [`Side::shared`].
     dir: PathBuf,
+    running: bool,
     what: What,
 }
 
@@ -58,6 +59,7 @@ impl Side {
             id: node.id,
             disk: node.disk(0).to_owned(),
             dir: node.dir().to_owned(),
+            running: false,
             what: What::Ours(Box::new(node)),
         }
     }
@@ -75,6 +77,7 @@ impl Side {
             id,
             disk: machine.disks.first().context("no disk")?.clone(),
             dir: machine.dir.clone(),
+            running: false,
             what: What::Kernel(Box::new(Kernel {
                 image: image.clone(),
                 machine,
@@ -87,6 +90,7 @@ impl Side {
 
     /// Starts the daemon, or boots the guest.
     pub(super) fn power_on(&mut self) -> Result<()> {
+        self.running = true;
         match &mut self.what {
             What::Ours(node) => node.start(),
             What::Kernel(k) => {
@@ -98,10 +102,16 @@ impl Side {
 
     /// SIGKILL to the daemon, or the plug of the guest pulled.
     pub(super) fn power_off(&mut self) {
+        self.running = false;
         match &mut self.what {
             What::Ours(node) => node.kill(),
             What::Kernel(k) => k.guest = None,
         }
+    }
+
+    /// Whether it is switched on.
+    pub(super) fn running(&self) -> bool {
+        self.running
     }
 
     /// Whose it is.

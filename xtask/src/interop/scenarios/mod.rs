@@ -1,8 +1,10 @@
 //! The stories, in the order of the table.
 
 mod basics;
+mod disks;
 mod links;
 mod options;
+mod three;
 
 use drbd_testkit::Result;
 
@@ -33,6 +35,28 @@ const fn pair(
         about,
         only_nine: false,
         casts: PAIR,
+        story,
+    }
+}
+
+/// Three nodes: two of the kernel and one of ours, and the reverse.
+const THREE: &[&[Kind]] = &[
+    &[Kind::Kernel, Kind::Kernel, Kind::Ours],
+    &[Kind::Ours, Kind::Kernel, Kind::Kernel],
+    &[Kind::Kernel, Kind::Ours, Kind::Ours],
+    &[Kind::Ours, Kind::Ours, Kind::Kernel],
+];
+
+const fn three(
+    name: &'static str,
+    about: &'static str,
+    story: fn(&Run<'_>) -> Result<()>,
+) -> Scenario {
+    Scenario {
+        name,
+        about,
+        only_nine: true,
+        casts: THREE,
         story,
     }
 }
@@ -91,5 +115,43 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "6-dual-primary",
         "both sides Primary",
         options::dual_primary,
+    ),
+    pair(
+        "7-moved-disk",
+        "disks attached by the other implementation",
+        disks::moved,
+    ),
+    three("8-turns", "three nodes, each Primary in turn", three::turns),
+    three(
+        "8-quorum-suspend",
+        "quorum lost, writes hang, quorum regained",
+        three::quorum_suspend,
+    ),
+    three(
+        "8-quorum-error",
+        "quorum lost, writes fail, the majority goes on",
+        three::quorum_error,
+    ),
+    three(
+        "8-missed",
+        "a node that missed writes is resynced by a Secondary",
+        three::missed,
+    ),
+    three("8-crash", "the Primary dies and returns", three::crash),
+    three(
+        "8-partial",
+        "the Primary dies with a partially replicated write",
+        three::partial,
+    ),
+    three("8-diskless", "a Primary without a disk", three::diskless),
+    pair(
+        "9-long-run",
+        "random writes, cuts, crashes and changes of role",
+        three::long_run,
+    ),
+    three(
+        "9-long-run-three",
+        "the same with three nodes",
+        three::long_run,
     ),
 ];

@@ -169,7 +169,7 @@ pub(super) fn secrets(run: &Run<'_>) -> Result<()> {
                 .replace("cram-hmac-alg sha1", &format!("cram-hmac-alg {alg}"));
             std::fs::write(&path, changed).context(path.display())?;
             lab.side(0)?.adm("connect")?;
-            lab.side(1)?.adm("connect")?;
+            lab.side(1)?.adm("adjust")?;
             std::thread::sleep(Duration::from_secs(6));
             for (id, peer) in [(0, 1), (1, 0)] {
                 if lab.side(id)?.status()?.connection(peer) == "Connected" {
@@ -177,6 +177,8 @@ pub(super) fn secrets(run: &Run<'_>) -> Result<()> {
                 }
             }
             std::fs::write(&path, text).context(path.display())?;
+            lab.side(1)?.drbdadm("disconnect r0")?;
+            lab.side(1)?.adm("adjust")?;
         }
         for id in [0, 1] {
             lab.side(id)?.drbdadm("disconnect r0")?;
