@@ -78,7 +78,7 @@ fn init_script(image: &Image, machine: &Machine) -> String {
          for d in /run /tmp /var/lib; do $b mount -t tmpfs tmpfs $d; done\n\
          $b mkdir -p /run/lock /run/drbd /var/lib/drbd /var/lock 2>/dev/null\n\
          $b hostname {}\n\
-         ip link set lo up; ip addr add {} dev vec0; ip link set vec0 up\n",
+         ip link set lo up; ip addr add {} dev vec0; ip link set vec0 gso_max_segs 1 gso_max_size 2000 up\n",
         path.join(":"),
         image.busybox.display(),
         machine.dir.display(),

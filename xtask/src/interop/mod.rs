@@ -79,11 +79,6 @@ impl Run<'_> {
             Error::new(format!("{e}\n{}", lab.report()))
         })
     }
-
-    /// Whether the kernel is of the 8 series.
-    fn legacy(&self) -> bool {
-        self.setup.legacy
-    }
 }
 
 fn target() -> PathBuf {

@@ -267,20 +267,4 @@ impl Side {
         };
         format!("== {}\n{state}\n{log}", self.name)
     }
-
-    /// The node of ours.
-    pub(super) fn node(&self) -> Option<&Node> {
-        match &self.what {
-            What::Ours(node) => Some(node),
-            What::Kernel(_) => None,
-        }
-    }
-
-    /// Whether its log has a line with this text.
-    pub(super) fn logged(&self, text: &str) -> Result<bool> {
-        match &self.what {
-            What::Ours(node) => Ok(node.logged(text)),
-            What::Kernel(_) => Ok(self.sh("dmesg")?.contains(text)),
-        }
-    }
 }

@@ -165,8 +165,10 @@ pub(super) fn partial(run: &Run<'_>) -> Result<()> {
 
 /// A Primary without a disk, whose reads and writes go to the others.
 pub(super) fn diskless(run: &Run<'_>) -> Result<()> {
-    let mut options = Options::default();
-    options.diskless = vec![2];
+    let options = Options {
+        diskless: vec![2],
+        ..Options::default()
+    };
     run.tell(options, |lab| {
         lab.up_in_sync(0)?;
         lab.side(0)?.demote()?;
