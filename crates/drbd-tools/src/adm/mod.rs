@@ -232,14 +232,16 @@ impl Adm {
         }
         let mut targets: Vec<Target> = Vec::new();
         let mut worst = 0;
-        // The proxy's commands see nothing but resources with a proxy on this host.
+        // The proxy's commands see the resources with a proxy on this host, which may have nothing else here, all others those
+        // of this host.
         let only_proxy = self.command.name.starts_with("proxy-");
-        let sees =
-            |index: usize| !only_proxy || self.resource(index).is_some_and(|r| self.has_proxy(r));
+        let visible = |r: &Resource| match only_proxy {
+            true => self.has_proxy(r),
+            false => !r.ignored,
+        };
         // Only the first one; a resource cannot have this name.
         if selectors.first().is_some_and(|s| s == "all") {
-            targets = select::every(&self.config, self.invocation.stacked);
-            targets.retain(|t| sees(t.resource));
+            targets = select::every(&self.config, self.invocation.stacked, visible);
             if targets.is_empty() {
                 let host = &self.environment.node_name;
                 if self.invocation.stacked {
@@ -258,11 +260,8 @@ impl Adm {
         } else {
             let mut before: Vec<Target> = Vec::new();
             for selector in selectors {
-                let target = select::one(&self.config, selector, &self.environment.node_name)
-                    .and_then(|target| match sees(target.resource) {
-                        true => Ok(target),
-                        false => Err(select::undefined(selector)),
-                    });
+                let host = &self.environment.node_name;
+                let target = select::one(&self.config, selector, host, visible);
                 let added = match target {
                     Ok(mut target) => {
                         // What is not limited to a volume works on connections; each of them once.

@@ -42,13 +42,17 @@ pub(super) fn undefined(text: &str) -> Bad {
     )
 }
 
-/// All resources of this host, stacked ones or the others.
-pub(super) fn every(config: &Config, stacked: bool) -> Vec<Target> {
+/// All resources that are visible, stacked ones or the others.
+pub(super) fn every(
+    config: &Config,
+    stacked: bool,
+    visible: impl Fn(&Resource) -> bool,
+) -> Vec<Target> {
     config
         .resources
         .iter()
         .enumerate()
-        .filter(|(_, r)| !r.ignored && r.stacked == stacked)
+        .filter(|(_, r)| visible(r) && r.stacked == stacked)
         .map(|(resource, _)| Target {
             resource,
             volume: None,
@@ -58,8 +62,13 @@ pub(super) fn every(config: &Config, stacked: bool) -> Vec<Target> {
         .collect()
 }
 
-/// Reads one selector.
-pub(super) fn one(config: &Config, text: &str, node_name: &str) -> Result<Target, Bad> {
+/// Reads one selector of something visible.
+pub(super) fn one(
+    config: &Config,
+    text: &str,
+    node_name: &str,
+    visible: impl Fn(&Resource) -> bool,
+) -> Result<Target, Bad> {
     let undefined = || undefined(text);
     if let Some(minor) = text.strip_prefix("minor-") {
         let minor: u32 = minor.parse().map_err(|_| undefined())?;
@@ -90,7 +99,7 @@ pub(super) fn one(config: &Config, text: &str, node_name: &str) -> Result<Target
     let index = config
         .resources
         .iter()
-        .position(|r| &*r.name == name && !r.ignored);
+        .position(|r| &*r.name == name && visible(r));
     let resource = index.and_then(|i| config.resources.get(i));
     let (Some(index), Some(resource)) = (index, resource) else {
         return Err(undefined());

@@ -10,7 +10,7 @@ impl Adm {
     pub(super) fn without_selectors(&self) -> i32 {
         match self.command.name {
             "sh-resources" => {
-                for target in every(&self.config, self.invocation.stacked) {
+                for target in every(&self.config, self.invocation.stacked, |r| !r.ignored) {
                     if let Some(resource) = self.resource(target.resource) {
                         println!("{}", resource.name);
                     }
