@@ -58,6 +58,8 @@ const UNASKED: &[&str] = &[
     "outdate",
     "invalidate",
     "check-resize",
+    "read-dev-uuid",
+    "write-dev-uuid",
 ];
 
 /// Configured options as words, without those that were given on the command line.

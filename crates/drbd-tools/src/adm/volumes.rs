@@ -65,8 +65,49 @@ impl Adm {
                     .collect();
                 call.args.push(format!("--diskful-peers={}", ids.join(",")));
             }
-            self.call(&call)
+            // The device keeps the number it is known by.
+            let known = self.device_uuid(resource, volume);
+            match self.call(&call) {
+                0 => self.name_device(resource, volume, known),
+                code => code,
+            }
         })
+    }
+
+    /// The device UUID of the meta data that a volume has; none in dry runs, which write none either.
+    fn device_uuid(&self, resource: &Resource, volume: &Volume) -> Option<u64> {
+        if self.invocation.dry_run {
+            return None;
+        }
+        let mut call = meta(resource, volume, None, &["read-dev-uuid"])?;
+        let force = self.given().iter().filter(|o| o.name == "force");
+        call.args.extend(force.map(Passed::word));
+        let answer = self.helpers.ask(&Call {
+            quiet: true,
+            ..call
+        });
+        let text = String::from_utf8(answer.ok()?).ok()?;
+        let uuid = u64::from_str_radix(text.trim(), 16).ok()?;
+        (uuid != 0).then_some(uuid)
+    }
+
+    /// Gives fresh meta data its device UUID, a random one if there was none.
+    fn name_device(&self, resource: &Resource, volume: &Volume, known: Option<u64>) -> i32 {
+        if self.invocation.dry_run {
+            return 0;
+        }
+        let mut bytes = [0; 8];
+        let uuid = known.or_else(|| {
+            let flags = rustix::rand::GetRandomFlags::empty();
+            rustix::rand::getrandom(&mut bytes, flags).ok()?;
+            Some(u64::from_ne_bytes(bytes))
+        });
+        // Nothing depends on it.
+        let Some(uuid) = uuid.filter(|uuid| *uuid != 0) else {
+            return 0;
+        };
+        let command = ["write-dev-uuid", &format!("{uuid:016X}")];
+        meta(resource, volume, None, &command).map_or(0, |call| self.call(&call))
     }
 
     pub(super) fn set_gi(&self, target: &Target, resource: &Resource) -> i32 {
