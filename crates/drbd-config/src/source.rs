@@ -64,6 +64,11 @@ impl Sources {
         self.files.get(id.0 as usize)
     }
 
+    /// The text of a file.
+    pub(crate) fn text(&self, id: FileId) -> Arc<Vec<u8>> {
+        self.get(id).map(|f| f.text.clone()).unwrap_or_default()
+    }
+
     /// Number of files.
     pub fn len(&self) -> usize {
         self.files.len()

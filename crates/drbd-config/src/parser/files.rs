@@ -73,13 +73,7 @@ impl Parser {
         let display = path.display().to_string();
         plain_file(&path)?;
         let file = self.open(&path, display)?;
-        let text = self
-            .config
-            .sources
-            .get(file)
-            .map(|f| f.text.clone())
-            .unwrap_or_default();
-        Ok((file, text))
+        Ok((file, self.config.sources.text(file)))
     }
 
     /// Opens a file to include, unless it was read before.

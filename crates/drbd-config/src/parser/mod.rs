@@ -220,14 +220,8 @@ impl Parser {
     }
 
     fn frame(&self, file: FileId) -> Frame {
-        let text = self
-            .config
-            .sources
-            .get(file)
-            .map(|f| f.text.clone())
-            .unwrap_or_default();
         Frame {
-            text,
+            text: self.config.sources.text(file),
             lexer: Lexer::new(file),
         }
     }

@@ -72,7 +72,8 @@ pub(super) fn one(
     let undefined = || undefined(text);
     if let Some(minor) = text.strip_prefix("minor-") {
         let minor: u32 = minor.parse().map_err(|_| undefined())?;
-        for (index, resource) in config.resources.iter().enumerate() {
+        let seen = config.resources.iter().enumerate();
+        for (index, resource) in seen.filter(|(_, r)| visible(r)) {
             let volume = resource
                 .my_host()
                 .and_then(|h| h.volumes.iter().find(|v| v.minor == Some(minor)));
