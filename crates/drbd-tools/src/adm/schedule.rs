@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::helper::{Call, EXIT_EXECUTION, Helpers};
+use super::helper::{Call, Helpers};
 
 /// When a command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -199,9 +199,6 @@ impl Schedule {
                     failed = true;
                     if stage.is_essential() {
                         broken.push(task.resource);
-                    }
-                    if code == EXIT_EXECUTION && progress.is_none() {
-                        return EXIT_EXECUTION;
                     }
                 }
                 if let Some(progress) = &mut progress {

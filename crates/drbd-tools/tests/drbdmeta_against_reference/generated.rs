@@ -155,7 +155,7 @@ fn generated_cases() {
     let Some(reference) = reference() else { return };
     let _guard = REFERENCE_IN_USE.lock();
     let first = crate::number_from("DRBDMETA_SEED", 1);
-    let cases = crate::number_from("DRBDMETA_CASES", 100);
+    let cases = crate::number_from("DRBDMETA_CASES", 300);
     eprintln!("reference: {} {}", reference.display(), reference_version());
     for seed in first..first + cases {
         one_case(&reference, seed);
