@@ -239,7 +239,7 @@ impl Superblock {
     /// (metadata, section 2.6).
     pub fn decode(block: &Block) -> Result<Self, SuperblockError> {
         let v09: &raw::V09 = transmute_ref!(block);
-        let found = v09.magic.get();
+        let found = v09.common.magic.get();
         match Magic::from_number(found) {
             Some(Magic::V09) => decode_v09(v09),
             Some(magic) => decode_v08(transmute_ref!(block), magic),
@@ -335,19 +335,25 @@ impl Superblock {
         }
     }
 
+    fn encode_common(&self) -> raw::Common {
+        raw::Common {
+            flags: self.flags.bits().into(),
+            magic: self.magic.number().into(),
+            md_size_sect: self.md_size_sect.into(),
+            al_offset: self.al_offset.into(),
+            al_nr_extents: self.al_nr_extents.into(),
+            bm_offset: self.bm_offset.into(),
+            bm_bytes_per_bit: self.block_size.bytes().into(),
+            la_peer_max_bio_size: self.la_peer_max_bio_size.into(),
+        }
+    }
+
     fn encode_v09(&self, raw: &mut raw::V09) {
         raw.effective_size = self.effective_size.into();
         raw.current_uuid = self.current_uuid.into();
         raw.members = self.members.into();
         raw.device_uuid = self.device_uuid.into();
-        raw.flags = self.flags.bits().into();
-        raw.magic = self.magic.number().into();
-        raw.md_size_sect = self.md_size_sect.into();
-        raw.al_offset = self.al_offset.into();
-        raw.al_nr_extents = self.al_nr_extents.into();
-        raw.bm_offset = self.bm_offset.into();
-        raw.bm_bytes_per_bit = self.block_size.bytes().into();
-        raw.la_peer_max_bio_size = self.la_peer_max_bio_size.into();
+        raw.common = self.encode_common();
         raw.bm_max_peers = u32::from(self.max_peers).into();
         raw.node_id = optional_id(self.node_id).into();
         raw.al_stripes = self.striping.stripes().into();
@@ -369,14 +375,7 @@ impl Superblock {
         raw.bitmap_uuid = peer.bitmap_uuid.into();
         raw.history_uuids = [younger.into(), older.into()];
         raw.device_uuid = self.device_uuid.into();
-        raw.flags = self.flags.bits().into();
-        raw.magic = self.magic.number().into();
-        raw.md_size_sect = self.md_size_sect.into();
-        raw.al_offset = self.al_offset.into();
-        raw.al_nr_extents = self.al_nr_extents.into();
-        raw.bm_offset = self.bm_offset.into();
-        raw.bm_bytes_per_bit = self.block_size.bytes().into();
-        raw.la_peer_max_bio_size = self.la_peer_max_bio_size.into();
+        raw.common = self.encode_common();
         raw.al_stripes = self.striping.stripes().into();
         raw.al_stripe_size_4k = self.striping.stripe_size_4k().into();
     }
@@ -413,12 +412,52 @@ fn decode_v09(raw: &raw::V09) -> Result<Superblock, SuperblockError> {
             })?,
         };
     }
+    let common = decode_common(&raw.common, Magic::V09)?;
     Ok(Superblock {
-        magic: Magic::V09,
         effective_size: raw.effective_size.get(),
         current_uuid: raw.current_uuid.get(),
         members: raw.members.get(),
         device_uuid: raw.device_uuid.get(),
+        max_peers,
+        node_id,
+        striping: striping(raw.al_stripes.get(), raw.al_stripe_size_4k.get())?,
+        peers,
+        history: raw.history_uuids.map(|uuid| uuid.get()),
+        ..common
+    })
+}
+
+fn decode_v08(raw: &raw::V08, magic: Magic) -> Result<Superblock, SuperblockError> {
+    let mut superblock = decode_common(&raw.common, magic)?;
+    if superblock.block_size != BitmapBlockSize::DEFAULT {
+        return Err(SuperblockError::Field {
+            field: "bm-byte-per-bit",
+            found: superblock.block_size.bytes().into(),
+            expected: "4096 in v08 metadata",
+        });
+    }
+    let [peer, ..] = &mut superblock.peers;
+    peer.bitmap_uuid = raw.bitmap_uuid.get();
+    for (to, from) in superblock.history.iter_mut().zip(raw.history_uuids) {
+        *to = from.get();
+    }
+    Ok(Superblock {
+        effective_size: raw.effective_size.get(),
+        current_uuid: raw.current_uuid.get(),
+        device_uuid: raw.device_uuid.get(),
+        striping: striping(raw.al_stripes.get(), raw.al_stripe_size_4k.get())?,
+        ..superblock
+    })
+}
+
+/// A superblock of one peer that has only what both versions have at the same place.
+fn decode_common(raw: &raw::Common, magic: Magic) -> Result<Superblock, SuperblockError> {
+    Ok(Superblock {
+        magic,
+        effective_size: 0,
+        current_uuid: 0,
+        members: 0,
+        device_uuid: 0,
         flags: LocalFlags::from_bits(raw.flags.get()),
         md_size_sect: raw.md_size_sect.get(),
         al_offset: raw.al_offset.get(),
@@ -426,48 +465,11 @@ fn decode_v09(raw: &raw::V09) -> Result<Superblock, SuperblockError> {
         bm_offset: raw.bm_offset.get(),
         block_size: block_size(raw.bm_bytes_per_bit.get())?,
         la_peer_max_bio_size: raw.la_peer_max_bio_size.get(),
-        max_peers,
-        node_id,
-        striping: striping(raw.al_stripes.get(), raw.al_stripe_size_4k.get())?,
-        peers,
-        history: raw.history_uuids.map(|uuid| uuid.get()),
-    })
-}
-
-fn decode_v08(raw: &raw::V08, magic: Magic) -> Result<Superblock, SuperblockError> {
-    let block_size = block_size(raw.bm_bytes_per_bit.get())?;
-    if block_size != BitmapBlockSize::DEFAULT {
-        return Err(SuperblockError::Field {
-            field: "bm-byte-per-bit",
-            found: block_size.bytes().into(),
-            expected: "4096 in v08 metadata",
-        });
-    }
-    let mut peers = [PeerEntry::default(); MAX_NODES];
-    let [peer, ..] = &mut peers;
-    peer.bitmap_uuid = raw.bitmap_uuid.get();
-    let mut history = [0; HISTORY_UUIDS];
-    for (to, from) in history.iter_mut().zip(raw.history_uuids) {
-        *to = from.get();
-    }
-    Ok(Superblock {
-        magic,
-        effective_size: raw.effective_size.get(),
-        current_uuid: raw.current_uuid.get(),
-        members: 0,
-        device_uuid: raw.device_uuid.get(),
-        flags: LocalFlags::from_bits(raw.flags.get()),
-        md_size_sect: raw.md_size_sect.get(),
-        al_offset: raw.al_offset.get(),
-        al_nr_extents: raw.al_nr_extents.get(),
-        bm_offset: raw.bm_offset.get(),
-        block_size,
-        la_peer_max_bio_size: raw.la_peer_max_bio_size.get(),
         max_peers: 1,
         node_id: None,
-        striping: striping(raw.al_stripes.get(), raw.al_stripe_size_4k.get())?,
-        peers,
-        history,
+        striping: AlStriping::DEFAULT,
+        peers: [PeerEntry::default(); MAX_NODES],
+        history: [0; HISTORY_UUIDS],
     })
 }
 

@@ -6,20 +6,10 @@ use core::mem::{offset_of, size_of};
 use zerocopy::byteorder::big_endian::{I32, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// v09, DRBD 9 (metadata, section 3.4).
+/// What v08 and v09 have at the same place.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct V09 {
-    /// Last agreed size in sectors.
-    pub effective_size: U64,
-    /// Current data generation.
-    pub current_uuid: U64,
-    /// Mask of member nodes.
-    pub members: U64,
-    /// Zero.
-    pub reserved_u64: [U64; 3],
-    /// Random id from the administration tool.
-    pub device_uuid: U64,
+pub struct Common {
     /// Flags.
     pub flags: U32,
     /// Magic number.
@@ -36,6 +26,24 @@ pub struct V09 {
     pub bm_bytes_per_bit: U32,
     /// Last agreed maximum request size in bytes.
     pub la_peer_max_bio_size: U32,
+}
+
+/// v09, DRBD 9 (metadata, section 3.4).
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct V09 {
+    /// Last agreed size in sectors.
+    pub effective_size: U64,
+    /// Current data generation.
+    pub current_uuid: U64,
+    /// Mask of member nodes.
+    pub members: U64,
+    /// Zero.
+    pub reserved_u64: [U64; 3],
+    /// Random id from the administration tool.
+    pub device_uuid: U64,
+    /// What v08 has at the same place.
+    pub common: Common,
     /// Bitmap slots.
     pub bm_max_peers: U32,
     /// Own node id, -1 for none.
@@ -86,22 +94,8 @@ pub struct V08 {
     pub device_uuid: U64,
     /// Zero.
     pub reserved_u64: U64,
-    /// Flags.
-    pub flags: U32,
-    /// Magic number.
-    pub magic: U32,
-    /// Sectors of all metadata.
-    pub md_size_sect: U32,
-    /// Activity log's first sector, from the superblock.
-    pub al_offset: I32,
-    /// Extents of the activity log.
-    pub al_nr_extents: U32,
-    /// Bitmap's first sector, from the superblock.
-    pub bm_offset: I32,
-    /// Bytes of storage per bit.
-    pub bm_bytes_per_bit: U32,
-    /// Last agreed maximum request size in bytes.
-    pub la_peer_max_bio_size: U32,
+    /// What v09 has at the same place.
+    pub common: Common,
     /// Stripes of the activity log.
     pub al_stripes: U32,
     /// 4 KiB blocks of a stripe.
@@ -132,13 +126,12 @@ pub(super) struct V07 {
 
 const _: () = {
     assert!(size_of::<V09>() == 4096 && size_of::<V08>() == 4096 && size_of::<V07>() == 4096);
-    assert!(offset_of!(V09, device_uuid) == 48 && offset_of!(V09, flags) == 56);
-    assert!(offset_of!(V09, magic) == 60 && offset_of!(V09, bm_bytes_per_bit) == 80);
+    assert!(offset_of!(Common, magic) == 4 && offset_of!(Common, bm_bytes_per_bit) == 24);
+    assert!(offset_of!(V09, device_uuid) == 48 && offset_of!(V09, common) == 56);
     assert!(offset_of!(V09, bm_max_peers) == 88 && offset_of!(V09, al_stripes) == 96);
     assert!(offset_of!(V09, peers) == 112 && size_of::<V09Peer>() == 32);
     assert!(offset_of!(V09, history_uuids) == 1136 && offset_of!(V09, zero) == 1392);
-    assert!(offset_of!(V08, device_uuid) == 40 && offset_of!(V08, flags) == 56);
-    assert!(offset_of!(V08, magic) == 60 && offset_of!(V08, al_stripes) == 88);
-    assert!(offset_of!(V08, zero) == 100);
+    assert!(offset_of!(V08, device_uuid) == 40 && offset_of!(V08, common) == 56);
+    assert!(offset_of!(V08, al_stripes) == 88 && offset_of!(V08, zero) == 100);
     assert!(offset_of!(V07, magic) == 28 && offset_of!(V07, zero) == 48);
 };

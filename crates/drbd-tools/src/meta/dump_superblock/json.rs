@@ -44,25 +44,24 @@ struct Head {
     al_stripe_size_4k: u32,
 }
 
-/// The head of a block in either version.
-macro_rules! head {
-    ($raw:expr) => {
-        Head {
-            effective_size: $raw.effective_size.get(),
-            current_uuid: uuid($raw.current_uuid),
-            device_uuid: uuid($raw.device_uuid),
-            flags: word($raw.flags),
-            magic: word($raw.magic),
-            md_size_sect: $raw.md_size_sect.get(),
-            al_offset: $raw.al_offset.get(),
-            al_nr_extents: $raw.al_nr_extents.get(),
-            bm_offset: $raw.bm_offset.get(),
-            bm_bytes_per_bit: $raw.bm_bytes_per_bit.get(),
-            la_peer_max_bio_size: $raw.la_peer_max_bio_size.get(),
-            al_stripes: $raw.al_stripes.get(),
-            al_stripe_size_4k: $raw.al_stripe_size_4k.get(),
-        }
-    };
+/// The head of a block in either version; `first` are size, generation and device UUID.
+fn head(first: [U64; 3], common: &raw::Common, striping: (u32, u32)) -> Head {
+    let [size, current, device] = first;
+    Head {
+        effective_size: size.get(),
+        current_uuid: uuid(current),
+        device_uuid: uuid(device),
+        flags: word(common.flags),
+        magic: word(common.magic),
+        md_size_sect: common.md_size_sect.get(),
+        al_offset: common.al_offset.get(),
+        al_nr_extents: common.al_nr_extents.get(),
+        bm_offset: common.bm_offset.get(),
+        bm_bytes_per_bit: common.bm_bytes_per_bit.get(),
+        la_peer_max_bio_size: common.la_peer_max_bio_size.get(),
+        al_stripes: striping.0,
+        al_stripe_size_4k: striping.1,
+    }
 }
 
 #[derive(Serialize)]
@@ -124,13 +123,14 @@ pub(super) fn text(format: Format, shown: &Shown, device: &Device) -> Result<Str
 
 fn v08(block: &Block, origin: Origin) -> Decoded {
     let raw: &raw::V08 = transmute_ref!(block);
-    let mut head = head!(raw);
     // DRBD up to 8.3 did not store the striping.
-    if (head.al_stripes, head.al_stripe_size_4k) == (0, 0) {
-        (head.al_stripes, head.al_stripe_size_4k) = (1, 8);
-    }
+    let striping = match (raw.al_stripes.get(), raw.al_stripe_size_4k.get()) {
+        (0, 0) => (1, 8),
+        striping => striping,
+    };
+    let first = [raw.effective_size, raw.current_uuid, raw.device_uuid];
     Decoded {
-        head,
+        head: head(first, &raw.common, striping),
         peers: vec![Peer {
             bitmap_uuid: uuid(raw.bitmap_uuid),
             v09: None,
@@ -153,8 +153,10 @@ fn v09(block: &Block, origin: Origin) -> Decoded {
             reserved_u32: peer.reserved_u32.map(U32::get),
         }),
     });
+    let first = [raw.effective_size, raw.current_uuid, raw.device_uuid];
+    let striping = (raw.al_stripes.get(), raw.al_stripe_size_4k.get());
     Decoded {
-        head: head!(raw),
+        head: head(first, &raw.common, striping),
         peers: peers.collect(),
         v09: Some(OnlyV09 {
             bm_max_peers: raw.bm_max_peers.get(),
