@@ -431,7 +431,12 @@ impl Engine {
         });
         known.last_state = Some(*state);
         if self.state.cstate(peer) == ConnState::Connected {
-            if !agrees {
+            // Or it became the target of another node meanwhile, and will not take part in this resync.
+            let elsewhere = !was_target
+                && state.repl == ReplState::Established
+                && pdisk == DiskState::Inconsistent
+                && self.state.pdisk(peer, volume) > DiskState::Inconsistent;
+            if !agrees || elsewhere {
                 self.give_up_leftover(peer, volume);
             }
             return self.state_of_member(peer, volume, state, pdisk, was_target);
