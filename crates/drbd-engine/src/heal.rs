@@ -36,8 +36,9 @@ impl Engine {
         } else {
             self.timers.set_if_idle(Timer::Heal, self.now + PATIENCE);
         }
-        let lacking = |v: &VolumeNr| !self.lacking_peers(*v).is_empty();
-        if self.volumes.keys().any(lacking) {
+        let due =
+            |v: &VolumeNr| !self.lacking_peers(*v).is_empty() || self.waiting_source(*v).is_some();
+        if self.volumes.keys().any(due) {
             self.timers.set_if_idle(Timer::Offer, self.now + OFFER);
         } else {
             self.timers.cancel(Timer::Offer);
@@ -80,6 +81,31 @@ impl Engine {
             })
             .map(|(n, _, _)| n)
             .collect()
+    }
+
+    /// A peer that sent its bitmap and waits for this node's, although this node does not see a resync: they
+    /// compared at different moments. What the peer knows to be missing here is missing.
+    fn waiting_source(&self, v: VolumeNr) -> Option<NodeId> {
+        let disk = self.state.disk(v);
+        let target = |repl: ReplState| {
+            repl.is_sync_target() || matches!(repl, ReplState::WFBitMapT | ReplState::StartingSyncT)
+        };
+        let busy = self.state.peers_of(v).any(|(_, _, pd)| target(pd.repl));
+        if self.state.role == Role::Primary || disk < DiskState::Inconsistent || busy {
+            return None;
+        }
+        self.state
+            .peers_of(v)
+            .find(|(n, _, pd)| {
+                pd.repl == ReplState::Established
+                    && matches!(pd.pdisk, DiskState::Consistent | DiskState::UpToDate)
+                    && self.same_generation(*n, v)
+                    && self.peer_device(*n, v).is_some_and(|k| {
+                        k.data.exchange.complete
+                            && k.last_state.is_some_and(|s| s.repl == ReplState::WFBitMapS)
+                    })
+            })
+            .map(|(n, _, _)| n)
     }
 
     fn is_stuck(&self, v: VolumeNr, disk: DiskState) -> bool {
@@ -178,10 +204,20 @@ impl Engine {
             .or_else(|| good.first().copied())
     }
 
-    /// Resyncs the peers that lack blocks.
+    /// Resyncs the peers that lack blocks, and lets those resync this node that wait for it.
     pub(crate) fn offer(&mut self) {
         let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
         for volume in volumes {
+            if let Some(peer) = self.waiting_source(volume) {
+                let text = "waits for the bitmap of this node: joining the resync";
+                self.log_at(LogLevel::Info, Some(peer), Some(volume), text);
+                let _ = self.change(ChangeFlags::HARD, |s| {
+                    if let Some(pd) = s.pd_mut(peer, volume) {
+                        pd.repl = ReplState::WFBitMapT;
+                    }
+                });
+                continue;
+            }
             for peer in self.lacking_peers(volume) {
                 if let Some(known) = self.peer_device_mut(peer, volume) {
                     known.flags.lacks_reconciled = false;

@@ -18,7 +18,7 @@ pub(crate) struct Exchange {
     /// Wire bits received.
     position: u64,
     /// All of it is here; what follows from it waits for the replication state.
-    complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl Engine {

@@ -94,10 +94,10 @@ impl Cluster {
     pub(super) fn promoted(&mut self, n: usize, force: bool) {
         self.stats.promotions += 1;
         for v in 0..self.config.volumes.len() {
-            if self.disk_state(n, v) != DiskState::UpToDate {
+            let Some(shown) = self.shows(n, v) else {
                 continue;
-            }
-            let Some(disk) = self.nodes[n].disks[v].as_ref() else {
+            };
+            let Some(disk) = self.nodes[shown].disks[v].as_ref() else {
                 continue;
             };
             let size = disk.data_sectors.min(self.least_size(v));
@@ -127,8 +127,31 @@ impl Cluster {
             self.note(|| {
                 format!("node {n}: volume {v} is older than what was acknowledged: {bad}")
             });
-            self.accept_content(n, v);
+            self.accept_content(shown, v);
         }
+    }
+
+    /// The node whose disk a Primary reads: its own, or that of a connected peer. Of several peers the best: which
+    /// of them answers shows at the first read.
+    fn shows(&self, n: usize, volume: usize) -> Option<usize> {
+        if self.disk_state(n, volume) == DiskState::UpToDate {
+            return Some(n);
+        }
+        let status = self.status(n)?;
+        let good: Vec<usize> = status
+            .connections
+            .iter()
+            .filter(|(_, _, pds)| {
+                pds.iter().any(|(v, d)| {
+                    usize::from(v.to_wire()) == volume
+                        && d.peer_disk == DiskState::UpToDate
+                        && d.repl >= ReplState::Established
+                })
+            })
+            .map(|(peer, _, _)| peer.index())
+            .collect();
+        let best = good.iter().copied().find(|m| self.is_current(*m, volume));
+        best.or_else(|| good.first().copied())
     }
 
     /// What a node's disk shows is what counts from now on.
