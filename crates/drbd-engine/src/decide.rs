@@ -257,8 +257,16 @@ impl Engine {
         let Some(slot) = self.slot_of(peer, v) else {
             return;
         };
+        // A crashed Primary may have lost what it wrote, and an Inconsistent disk has gaps: only their own marks
+        // tell where, whatever the source knows about other nodes (a deviation).
+        let crashed = self
+            .volumes
+            .get(&v)
+            .is_some_and(|x| x.flags.crashed_primary);
+        let own_marks_count = crashed || self.state.disk(v) == DiskState::Inconsistent;
         match decision.bitmap {
             BitmapAction::Keep => return,
+            BitmapAction::Clear if own_marks_count => return,
             BitmapAction::Clear => {
                 if let Some(disk) = self.disk_mut(v) {
                     disk.bitmap.clear_all(slot);
