@@ -255,13 +255,16 @@ impl Run {
         !well
     }
 
-    /// Whether every other disk is there and has everything that was acknowledged.
+    /// Whether every other disk is there, has everything that was acknowledged, and is known to.
     fn others_complete(&self, n: usize) -> bool {
         let c = &self.cluster;
         let complete = |m: usize| {
             let volumes = 0..c.config.volumes.len();
             c.config.diskless[m]
-                || c.nodes[m].up() && volumes.into_iter().all(|v| c.is_current(m, v))
+                || c.nodes[m].up()
+                    && volumes
+                        .into_iter()
+                        .all(|v| c.is_current(m, v) && c.disk_state(m, v) == DiskState::UpToDate)
         };
         (0..c.config.nodes).filter(|m| *m != n).all(complete)
     }
