@@ -114,6 +114,12 @@ pub struct Token<'a> {
 }
 
 impl Token<'_> {
+    /// True for what can be the value of an option: any word, whatever else it means.
+    pub fn is_value(&self) -> bool {
+        let other = [Kind::Integer, Kind::Version, Kind::Ipv4, Kind::Ipv6];
+        self.is_string() || matches!(self.kind, Kind::Keyword(_)) || other.contains(&self.kind)
+    }
+
     /// True for what the grammar calls a string: a bare word that is nothing else, or quoted text.
     pub fn is_string(&self) -> bool {
         matches!(self.kind, Kind::Word | Kind::Quoted)

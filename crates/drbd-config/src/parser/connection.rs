@@ -357,6 +357,8 @@ impl Parser {
             outside: None,
             options: ProxyOptions::default(),
         };
+        let first = t.string("TK_STRING")?;
+        proxy.hosts.push(self.texts.share(&first.text));
         while t.accept(Kind::Open).is_none() {
             let name = t.string("TK_STRING | '{'")?;
             proxy.hosts.push(self.texts.share(&name.text));

@@ -104,15 +104,8 @@ impl Parser {
             return Ok(Some(item(Some(value.clone()), span)));
         }
         let token = t.next();
-        match token.kind {
-            Kind::Word
-            | Kind::Quoted
-            | Kind::Keyword(_)
-            | Kind::Integer
-            | Kind::Version
-            | Kind::Ipv4
-            | Kind::Ipv6 => {}
-            _ => return Err(unexpected(&token, "an option value | ;", &[])),
+        if !token.is_value() {
+            return Err(unexpected(&token, "an option value | ;", &[]));
         }
         t.expect(Kind::Semicolon)?;
         // What runs was accepted; defaults shown there may lie outside of the range for files.
@@ -246,7 +239,10 @@ impl Parser {
             "become-primary-on" => {
                 // Ignored since 9.0: promotion is automatic or up to the cluster manager.
                 while t.accept(Kind::Semicolon).is_none() {
-                    t.string("TK_STRING | ;")?;
+                    let token = t.next();
+                    if !token.is_value() {
+                        return Err(unexpected(&token, "TK_STRING | ;", &[]));
+                    }
                 }
                 Ok(true)
             }

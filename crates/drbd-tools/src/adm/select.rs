@@ -183,7 +183,7 @@ pub(super) fn fit(config: &Config, command: &Command, target: &mut Target) -> Re
         Scope::Nothing | Scope::Resource | Scope::Optional | Scope::Connection
     );
     if whole
-        && command.name != "dump"
+        && !matches!(command.name, "dump" | "sh-lr-of")
         && let Some(number) = target.volume
         && !volumes.iter().any(|v| v.number == number && v.implicit)
     {

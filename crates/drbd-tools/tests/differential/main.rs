@@ -97,6 +97,14 @@ fn comparable(text: &str, release: u32) -> String {
     // An `address` endpoint is not followed by a `;` of its own in our dumps.
     for line in text.lines().filter(|l| l.trim() != ";") {
         if release < 24 && line.ends_with(" repair-md") {
+            // With what `-n` prints before it.
+            let before = out.trim_end().rfind('\n').map_or(0, |at| at + 1);
+            if out
+                .get(before..)
+                .is_some_and(|last| last.starts_with("VAR="))
+            {
+                out.truncate(before);
+            }
             continue;
         }
         // We dump the volumes of stacked sections, without which the dump would not read back.
@@ -263,7 +271,12 @@ fn command_lines() {
         for _ in 0..5 {
             let line = commands::line(&mut r, &names);
             let (a, b) = both(&real, &file, &line);
-            if b.exit.is_none() || commands::differs_on_purpose(&line, real.release, &a, &b) {
+            // Older releases leave an unknown target out of dumps as well.
+            let dropped = real.release < 34 && b.stderr.contains("mentioned in 'resync-after'");
+            if b.exit.is_none()
+                || dropped
+                || commands::differs_on_purpose(&line, real.release, &a, &b)
+            {
                 continue;
             }
             if let Some(how) = difference(&a, &b, real.release)
@@ -285,12 +298,15 @@ fn tolerated(ours: &Run, real: &Run) -> bool {
         "is in this mesh twice",
         "both ends of this connection are",
         "are connected more than once",
+        // A value that is a brace or a bracket.
+        "'an option value | ;' expected",
         // Anything before a brace in the options of a proxy.
         "ping-timeout | plugin' expected",
     ];
     // A number without a value is passed on as "yes", over which it stumbles only when comparing.
     let stumbles = real.exit == Some(20) && real.stderr.contains("yes is not a valid number");
-    stumbles || real.exit == Some(0) && overlooked.iter().any(|o| ours.stderr.contains(o))
+    // Without a handler's section the rest of the block may make it fail later, by having no resources.
+    stumbles || real.exit != Some(10) && overlooked.iter().any(|o| ours.stderr.contains(o))
 }
 
 /// Damages the main file of each configuration; verdict and exit code must be the same.
