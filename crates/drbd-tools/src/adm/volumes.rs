@@ -115,7 +115,10 @@ impl Adm {
         let command = [&["set-gi"], &values[..]].concat();
         self.each_volume(target, resource, |volume| {
             let one = |id| match meta(resource, volume, id, &command) {
-                Some(call) => self.call(&call),
+                Some(mut call) => {
+                    call.args.extend(self.given().iter().map(Passed::word));
+                    self.call(&call)
+                }
                 None => 10,
             };
             if resource.hosts.len() == 1 {

@@ -101,7 +101,7 @@ fn comparable(text: &str, release: u32) -> String {
             let before = out.trim_end().rfind('\n').map_or(0, |at| at + 1);
             if out
                 .get(before..)
-                .is_some_and(|last| last.starts_with("VAR="))
+                .is_some_and(|last| last.contains('=') && !last.contains(' '))
             {
                 out.truncate(before);
             }
