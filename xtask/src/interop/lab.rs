@@ -1,4 +1,4 @@
-//! The node.filter(|let all: Vec<u8> = self.sides.iter().filter(|s| s.running()).map(|s| s.id).collect();| s.running() && s.id != id).map(|s| s.id) of a run, the network between them, and what their device has to contain.
+//! The nodes of a run, the network between them, and what their device has to contain.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -367,8 +367,8 @@ impl Lab {
     fn peers_of(&self, id: u8) -> Vec<u8> {
         self.sides
             .iter()
+            .filter(|s| s.running() && s.id != id)
             .map(|s| s.id)
-            .filter(|i| *i != id)
             .collect()
     }
 
@@ -626,7 +626,12 @@ impl Lab {
     /// All nodes in sync, and everything as it was written.
     pub(super) fn settle(&self) -> Result<()> {
         self.wait_in_sync()?;
-        let all: Vec<u8> = self.sides.iter().map(|s| s.id).collect();
+        let all: Vec<u8> = self
+            .sides
+            .iter()
+            .filter(|s| s.running())
+            .map(|s| s.id)
+            .collect();
         // The last acknowledged writes of a Primary may still be on their way to a peer's disk with A and B.
         let mut result = Ok(());
         for _ in 0..20 {
