@@ -66,7 +66,16 @@ impl Engine {
             }
             Packet::SyncParam89(p) | Packet::SyncParam(p) => self.sync_param(peer, volume, p),
             Packet::Sizes(sizes) => self.sizes_packet(peer, volume, sizes)?,
-            Packet::Uuids110(uuids) => self.uuids_packet(peer, volume, uuids),
+            Packet::Uuids110(uuids) => self.uuids_packet(peer, volume, (&**uuids).into()),
+            Packet::Uuids(uuids) => self.legacy_uuids_packet(peer, volume, uuids),
+            Packet::SyncUuid(uuid) => self.sync_uuid_packet(peer, volume, *uuid),
+            Packet::StateChgReq(request) => self.legacy_request(peer, volume, request)?,
+            Packet::ConnStChgReq(request) => {
+                self.legacy_request(peer, VolumeNr::CONNECTION, request)?;
+            }
+            Packet::StateChgReply(reply) | Packet::ConnStChgReply(reply) => {
+                self.legacy_reply(peer, *reply);
+            }
             Packet::CurrentUuid(u) => self.current_uuid_packet(peer, volume, u),
             Packet::State(state) => self.state_packet(peer, volume, state)?,
             Packet::EnableReplicationNext(e) => match self.peer_device_mut(peer, volume) {
@@ -89,13 +98,7 @@ impl Engine {
             | Packet::AuthResponse(_)
             | Packet::Protocol(_)
             | Packet::InitialData
-            | Packet::InitialMeta
-            | Packet::StateChgReq(_)
-            | Packet::ConnStChgReq(_)
-            | Packet::StateChgReply(_)
-            | Packet::ConnStChgReply(_)
-            | Packet::Uuids(_)
-            | Packet::SyncUuid(_) => {
+            | Packet::InitialMeta => {
                 return Err(PacketError::new(format!(
                     "{} is out of place",
                     packet.cmd()

@@ -268,6 +268,9 @@ impl Engine {
 
     /// Sends a packet about a volume (or [`VolumeNr::CONNECTION`]) without payload.
     pub(crate) fn send(&mut self, peer: NodeId, stream: Stream, volume: VolumeNr, packet: Packet) {
+        if !self.understands(peer, &packet) {
+            return;
+        }
         self.out.push(Effect::Send {
             peer,
             stream,

@@ -441,7 +441,14 @@ impl Engine {
             }
             return self.state_of_member(peer, volume, state, pdisk, was_target);
         }
-        if !self.connect_transaction(peer) {
+        let legacy = self.in_legacy_exchange(peer);
+        if !legacy && !self.connect_transaction(peer) {
+            return Ok(());
+        }
+        if legacy {
+            self.legacy_without_disk(peer, volume, pdisk);
+            self.initial_state(peer, volume, state, pdisk);
+            self.legacy_connected(peer);
             return Ok(());
         }
         self.initial_state(peer, volume, state, pdisk);

@@ -8,8 +8,8 @@ use core::time::Duration;
 use drbd_proto::auth::{self, HmacAlg};
 use drbd_proto::packet::{AuthChallenge, AuthResponse, ConnectionFeatures, Protocol};
 use drbd_proto::{
-    AGREEABLE_MODERN, AlgName, ConnFlags, ConnState, Ctx, DigestAlg, Features, NodeId, Packet,
-    Stream, VERSION_MAX, VERSION_MIN, VolumeNr,
+    AGREEABLE_LEGACY, AGREEABLE_MODERN, AlgName, ConnFlags, ConnState, Ctx, DigestAlg, Features,
+    NodeId, Packet, Stream, VERSION_MAX, VERSION_MIN, VolumeNr,
 };
 
 use crate::command::RetCode;
@@ -19,7 +19,7 @@ use crate::event::LostReason;
 use crate::timer::Timer;
 
 /// How far the handshake over the present streams has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) enum Handshake {
     /// There are no streams.
     #[default]
@@ -197,11 +197,14 @@ impl Engine {
         };
         let own_max = u32::from(VERSION_MAX);
         let version = max.min(own_max);
-        let agreeable = AGREEABLE_MODERN.contains(&u16::try_from(version).unwrap_or(0))
-            && f.protocol_min <= own_max;
+        let agreed = u16::try_from(version).unwrap_or(0);
+        let legacy = AGREEABLE_LEGACY.contains(&agreed);
+        let agreeable = (legacy || AGREEABLE_MODERN.contains(&agreed)) && f.protocol_min <= own_max;
         if !agreeable {
             let text = format!(
-                "incompatible DRBD dialects: I speak protocol {}-{}, the peer {}-{}",
+                "incompatible DRBD dialects: I speak protocol {}-{} and {}-{}, the peer {}-{}",
+                AGREEABLE_LEGACY.start(),
+                AGREEABLE_LEGACY.end(),
                 AGREEABLE_MODERN.start(),
                 VERSION_MAX,
                 f.protocol_min,
@@ -221,8 +224,14 @@ impl Engine {
                 "the peer is an early DRBD 9.2 (protocol 121) with incompatible discard acks",
             );
         }
+        if legacy && self.conns.len() > 1 {
+            return self.refuse_peer(
+                peer,
+                "the peer is a DRBD 8: such a resource can have one connection only",
+            );
+        }
         let ids = (f.sender_node_id, f.receiver_node_id);
-        if ids != (u32::from(peer.get()), u32::from(self.node_id.get())) {
+        if !legacy && ids != (u32::from(peer.get()), u32::from(self.node_id.get())) {
             let text = format!(
                 "the peer is node {} and expects node {}, configured are {} and {}",
                 ids.0, ids.1, peer, self.node_id
@@ -270,6 +279,11 @@ impl Engine {
         }
     }
 
+    /// The node id in the digest of an authentication; a DRBD 8 has none.
+    fn auth_id(&self, peer: NodeId, id: NodeId) -> Option<NodeId> {
+        (!self.is_legacy(peer)).then_some(id)
+    }
+
     fn auth_parameters(&self, peer: NodeId) -> Option<(HmacAlg, String, AuthChallenge)> {
         let conn = self.conns.get(&peer)?;
         let alg = HmacAlg::from_name(&conn.options.cram_hmac_alg)?;
@@ -287,7 +301,12 @@ impl Engine {
         if let Err(error) = auth::check_challenge(&mine, theirs) {
             return self.refuse_peer(peer, &format!("{error}"));
         }
-        let response = auth::response(alg, secret.as_bytes(), theirs, Some(self.node_id));
+        let response = auth::response(
+            alg,
+            secret.as_bytes(),
+            theirs,
+            self.auth_id(peer, self.node_id),
+        );
         self.send(
             peer,
             Stream::Data,
@@ -302,7 +321,13 @@ impl Engine {
         let Some((alg, secret, mine)) = self.auth_parameters(peer) else {
             return self.refuse_peer(peer, "cram-hmac-alg is not known here");
         };
-        if let Err(error) = auth::verify(alg, secret.as_bytes(), &mine, Some(peer), theirs) {
+        if let Err(error) = auth::verify(
+            alg,
+            secret.as_bytes(),
+            &mine,
+            self.auth_id(peer, peer),
+            theirs,
+        ) {
             return self.refuse_peer(peer, &format!("authentication of the peer failed: {error}"));
         }
         self.log_at(
@@ -418,7 +443,9 @@ impl Engine {
         self.set_handshake(peer, Handshake::Ready);
         self.arm_handshake(peer, 10);
         self.arm_ping(peer);
-        if self.node_id < peer {
+        if self.is_legacy(peer) {
+            self.legacy_exchange(peer);
+        } else if self.node_id < peer {
             self.propose_connect(peer);
         }
     }

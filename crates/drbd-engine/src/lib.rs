@@ -30,6 +30,7 @@ mod heal;
 mod lifecycle;
 mod metadata;
 mod outbox;
+mod peer8;
 mod reconcile;
 mod resync;
 mod resync_control;

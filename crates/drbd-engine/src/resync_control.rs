@@ -83,6 +83,8 @@ impl Engine {
         }
         if target {
             self.target_starts(peer, v);
+        } else {
+            self.send_sync_uuid(peer, v);
         }
         let done_early = source
             && core::mem::take(
@@ -341,6 +343,7 @@ impl Engine {
         let failed = self.data_resync_failed(peer, v);
         let role = state.role;
         self.log_at(LogLevel::Info, Some(peer), Some(v), "Resync done");
+        self.legacy_source_finished(peer, v);
         let susp_peer = state.aftr_isp || state.user_isp;
         let _ = self.change(ChangeFlags::HARD, |s| {
             let Some(c) = s.conns.get_mut(&peer) else {

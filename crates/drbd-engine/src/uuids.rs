@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use drbd_meta::flags::PeerFlags;
 use drbd_meta::superblock::Superblock;
-use drbd_proto::packet::{CurrentUuid, Uuids110};
+use drbd_proto::packet::CurrentUuid;
 use drbd_proto::{
     ConnState, Dagtag, DiskState, NodeId, NodeMask, Packet, ReplState, Role, Stream, Uuid,
     UuidFlags, VolumeNr,
@@ -89,7 +89,7 @@ impl Engine {
     }
 
     /// A fresh random generation.
-    fn random_uuid(&mut self) -> Uuid {
+    pub(crate) fn random_uuid(&mut self) -> Uuid {
         loop {
             let uuid = Uuid(self.rng.next()).identity();
             if !uuid.is_none() && !uuid.is_just_created() && uuid != Uuid::UNKNOWN.identity() {
@@ -206,7 +206,7 @@ impl Engine {
             flags,
             node_mask,
         };
-        let packet = disk.gen_ids.compose(&compose, &peers, &nodes);
+        let packet = Packet::Uuids110(Box::new(disk.gen_ids.compose(&compose, &peers, &nodes)));
         let sent = SentUuids {
             current: resolved,
             bitmap: disk.gen_ids.bitmap(peer),
@@ -216,7 +216,12 @@ impl Engine {
         if let Some(known) = self.peer_device_mut(peer, v) {
             known.sent = sent;
         }
-        self.send(peer, Stream::Data, v, Packet::Uuids110(Box::new(packet)));
+        let packet = if self.is_legacy(peer) {
+            self.legacy_uuids(&compose, v).unwrap_or(packet)
+        } else {
+            packet
+        };
+        self.send(peer, Stream::Data, v, packet);
     }
 
     /// "send UUIDs" to all connected peers but one.
@@ -433,12 +438,11 @@ impl Engine {
 
     // ----- receiving ----------------------------------------------------------------------------------
 
-    /// P_UUIDS110.
-    pub(crate) fn uuids_packet(&mut self, peer: NodeId, v: VolumeNr, packet: &Uuids110) {
+    /// P_UUIDS110, or P_UUIDS.
+    pub(crate) fn uuids_packet(&mut self, peer: NodeId, v: VolumeNr, new: PeerUuids) {
         let Some(known) = self.peer_device_mut(peer, v) else {
             return self.unknown_volume(peer, v);
         };
-        let new = PeerUuids::from(packet);
         let caught_up = known.uuids.caught_up(&new);
         known.uuids = new.clone();
         known.flags.uuids_received = true;

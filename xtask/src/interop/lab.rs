@@ -395,8 +395,13 @@ impl Lab {
     /// The model becomes what a node's disk holds.
     pub(super) fn learn(&mut self, id: u8) -> Result<()> {
         let side = self.side(id)?;
-        let size = side.sh(&format!("blockdev --getsize64 {}", side.device()))?;
-        let size: usize = size.trim().parse().context("size")?;
+        // A Secondary's device cannot be opened.
+        let size = if self.model.is_empty() {
+            let size = side.sh(&format!("blockdev --getsize64 {}", side.device()))?;
+            size.trim().parse().context("size")?
+        } else {
+            self.model.len()
+        };
         let mut bytes = std::fs::read(side.disk()).context(side.disk().display())?;
         bytes.truncate(size);
         self.model = bytes;

@@ -260,7 +260,11 @@ impl Engine {
             ReplState::WFBitMapT => {
                 pd.data.exchange.complete = false;
                 self.send_bitmap(peer, volume);
-                self.resync_start(peer, volume);
+                if self.is_legacy(peer) {
+                    self.await_sync_uuid(peer, volume);
+                } else {
+                    self.resync_start(peer, volume);
+                }
             }
             ReplState::WFBitMapS => {
                 pd.data.exchange.complete = false;

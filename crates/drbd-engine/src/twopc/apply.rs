@@ -382,7 +382,12 @@ impl Engine {
 }
 
 /// Applies a change that concerns the connection to its initiator, in this node's view.
-fn apply_view(s: &mut State, peer: NodeId, volume: VolumeNr, view: drbd_proto::StateChange) {
+pub(crate) fn apply_view(
+    s: &mut State,
+    peer: NodeId,
+    volume: VolumeNr,
+    view: drbd_proto::StateChange,
+) {
     if let Some(disk) = view.get_disk() {
         let wanted = |s: &State, v: VolumeNr| disk != DiskState::Outdated || s.disk(v) > disk;
         let volumes: Vec<VolumeNr> = match volume.get() {

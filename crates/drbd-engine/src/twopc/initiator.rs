@@ -77,18 +77,27 @@ impl Engine {
                 break tid;
             }
         };
+        // A DRBD 8 is asked in its own way, and not about everything.
+        let legacy = self.legacy_peers();
+        let asked = if Engine::legacy_has_a_say(kind) {
+            direct & legacy
+        } else {
+            NodeMask::EMPTY
+        };
+        let direct = direct.minus(legacy);
+        let (primary_nodes, weak_nodes) = self.legacy_primaries();
         let initiated = Initiated {
             change: kind.change(self),
             request,
             tid,
             prepared: direct,
-            waiting: direct,
+            waiting: direct | asked,
             no: false,
             retry: false,
             reachable,
             target_reachable,
-            primary_nodes: NodeMask::EMPTY,
-            weak_nodes: NodeMask::EMPTY,
+            primary_nodes,
+            weak_nodes,
         };
         let nodes_to_reach = !direct.with(me);
         let head = TwopcHead {
@@ -110,6 +119,9 @@ impl Engine {
         for peer in direct.iter() {
             self.send(peer, Stream::Data, volume, Packet::TwopcPrepare(prepare));
             self.ping(peer);
+        }
+        for peer in asked.iter() {
+            self.ask_legacy(peer, volume, prepare.change);
         }
         if let ChangeKind::Connect { peer } = kind {
             self.start_volume_exchange(peer);
@@ -139,6 +151,19 @@ impl Engine {
             Answer::No => i.no = true,
             Answer::Retry => i.retry = true,
         }
+        self.initiator_check();
+    }
+
+    /// A peer without transactions agreed, or did not.
+    pub(crate) fn initiator_vote(&mut self, peer: NodeId, agreed: bool) {
+        let Some(Active::Initiator(i)) = &mut self.twopc.active else {
+            return;
+        };
+        if !i.waiting.contains(peer) || i.prepared.contains(peer) {
+            return;
+        }
+        i.waiting.remove(peer);
+        i.no |= !agreed;
         self.initiator_check();
     }
 

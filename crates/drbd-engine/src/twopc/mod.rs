@@ -16,6 +16,7 @@ use crate::command::RetCode;
 use crate::engine::Engine;
 use crate::id::CmdId;
 use crate::time::Instant;
+pub(crate) use apply::apply_view;
 pub(crate) use initiator::Initiated;
 pub(crate) use participant::{Answered, Participation};
 

@@ -40,8 +40,14 @@ pub(super) fn sync(run: &Run<'_>) -> Result<()> {
 
 /// What a resync has moved towards a node is what was written.
 fn received_about(lab: &Lab, id: u8, from: u8, bytes: u64) -> Result<()> {
-    let status = lab.side(id)?.status()?;
-    let got = status.peer(from, 0).context("no peer")?.received;
+    // A DRBD 8 counts from its start on.
+    let got = if lab.side(id)?.legacy() {
+        let status = lab.side(from)?.status()?;
+        status.peer(id, 0).context("no peer")?.sent
+    } else {
+        let status = lab.side(id)?.status()?;
+        status.peer(from, 0).context("no peer")?.received
+    };
     // Places may overlap.
     if got + (64 << 10) >= bytes && got <= bytes + (256 << 10) {
         return Ok(());
