@@ -49,7 +49,13 @@ impl Engine {
         conn.named_lost_primary = None;
         conn.named_to_peer = false;
         let discard = conn.flags.discard_my_data;
+        // Without the feature nobody says so: writes are always replicated during a resync.
+        let always = !conn.has(Features::RESYNC_WITHOUT_REPLICATION);
         for known in conn.peers.values_mut() {
+            if always {
+                known.replication_next_sent = true;
+                known.replication_next_received = true;
+            }
             known.flags.uuids_received = false;
             known.flags.initial_state = false;
             known.flags.quorate = false;
@@ -430,6 +436,7 @@ impl Engine {
             before.repl.is_sync_target() || before.repl == ReplState::WFBitMapT
         });
         known.last_state = Some(*state);
+        let was_target = was_target || self.legacy_target_ends(peer, volume);
         if self.state.cstate(peer) == ConnState::Connected {
             // Or it became the target of another node meanwhile, and will not take part in this resync.
             let elsewhere = !was_target

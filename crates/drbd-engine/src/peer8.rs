@@ -172,6 +172,13 @@ impl Engine {
         });
     }
 
+    /// A target of the 8 series sends no state when a resync begins; that it ends is known from what was done.
+    pub(crate) fn legacy_target_ends(&self, peer: NodeId, v: VolumeNr) -> bool {
+        self.is_legacy(peer)
+            && self.state.repl(peer, v).is_sync_source()
+            && (self.bitmap_weight(peer, v) == 0 || self.data_resync_failed(peer, v))
+    }
+
     /// The target has everything: it says nothing about identifiers, both sides know what they are.
     pub(crate) fn legacy_source_finished(&mut self, peer: NodeId, v: VolumeNr) {
         if !self.is_legacy(peer) || self.data_resync_failed(peer, v) {

@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Only the direction in which this side is the first Primary.
     #[arg(long, value_parser = ["kernel", "ours"])]
     first: Option<String>,
+    /// All nodes are of one kind: what a scenario does among equals.
+    #[arg(long, value_parser = ["kernel", "ours"])]
+    all: Option<String>,
     /// Records the traffic of each run in a pcap file in this folder.
     #[arg(long)]
     capture: Option<PathBuf>,
@@ -172,7 +175,23 @@ fn interop(args: &Args) -> Result<()> {
     }
     let mut outcomes = Vec::new();
     for scenario in chosen {
+        let mut told = 0;
         for kinds in scenario.casts {
+            let all;
+            let kinds = match args.all.as_deref() {
+                Some(_) if told > 0 => break,
+                Some(kind) => {
+                    let kind = if kind == "ours" {
+                        Kind::Ours
+                    } else {
+                        Kind::Kernel
+                    };
+                    all = vec![kind; kinds.len()];
+                    &*all
+                }
+                None => *kinds,
+            };
+            told += 1;
             let first = match kinds.first() {
                 Some(Kind::Kernel) => "kernel",
                 _ => "ours",
