@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_config;
+mod decode;
 mod demo;
 mod interop;
 mod no_std;
@@ -28,6 +29,8 @@ enum Task {
     BenchMirror(bench::Args),
     /// Measure drbdadm on a large configuration beside the real tool.
     BenchConfig(bench_config::Args),
+    /// Print a recorded connection packet by packet.
+    Decode(decode::Args),
     /// Our node beside the DRBD of a kernel: all scenarios, in both directions.
     Interop(interop::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::NoStd => no_std::run(),
         Task::BenchMirror(args) => bench::run(&args),
         Task::BenchConfig(args) => bench_config::run(&args),
+        Task::Decode(args) => decode::run(&args),
         Task::Interop(args) => interop::run(&args),
     };
     match result {

@@ -175,8 +175,7 @@ fn interop(args: &Args) -> Result<()> {
     }
     let mut outcomes = Vec::new();
     for scenario in chosen {
-        let mut told = 0;
-        for kinds in scenario.casts {
+        for (told, kinds) in scenario.casts.iter().enumerate() {
             let all;
             let kinds = match args.all.as_deref() {
                 Some(_) if told > 0 => break,
@@ -191,7 +190,6 @@ fn interop(args: &Args) -> Result<()> {
                 }
                 None => *kinds,
             };
-            told += 1;
             let first = match kinds.first() {
                 Some(Kind::Kernel) => "kernel",
                 _ => "ours",
