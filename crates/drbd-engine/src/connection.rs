@@ -119,6 +119,8 @@ pub(crate) struct PeerDevice {
     pub last_state: Option<WireState>,
     /// In the exchange we saw that the peer's data are newer.
     pub would_be_target: bool,
+    /// The generation this diskless node showed when it refused this peer, which did not have it.
+    pub refused_for: Uuid,
     /// The diskless peer went on to a generation that our disk does not have.
     pub moved_on: bool,
     /// The parameters of this volume were sent on the established connection.

@@ -5,7 +5,7 @@ use alloc::format;
 
 use drbd_meta::flags::PeerFlags;
 use drbd_proto::{
-    ConnState, DiskState, Features, NodeId, NodeMask, ReplState, Role, State as WireState, Uuid,
+    ConnState, DiskState, Features, NodeId, NodeMask, ReplState, Role, State as WireState,
     UuidFlags, VolumeNr,
 };
 
@@ -18,7 +18,6 @@ use crate::decision::{
 };
 use crate::effect::{Effect, LogLevel};
 use crate::engine::{Engine, Op};
-use crate::options::OnNoQuorum;
 use crate::state::change::ChangeFlags;
 use crate::volume::FullSync;
 
@@ -348,83 +347,6 @@ impl Engine {
                     self.md_touch();
                 }
             }
-        }
-    }
-
-    /// Section 8.9: a node without disk meets one with data.
-    fn meet_disk_without_own(
-        &mut self,
-        peer: NodeId,
-        v: VolumeNr,
-        state: &WireState,
-        pdisk: DiskState,
-    ) -> Result<(ReplState, DiskState, bool), RetCode> {
-        let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
-        let Some(known) = self.peer_device(peer, v) else {
-            return Err(RetCode::HANDSHAKE_DISCONNECT);
-        };
-        let theirs = known.uuids.current;
-        let established = Ok((ReplState::Established, pdisk, false));
-        if pdisk != DiskState::UpToDate {
-            return established;
-        }
-        if exposed.is_none() {
-            self.adopt_exposed(peer, v, theirs);
-            return established;
-        }
-        if exposed.same(theirs) {
-            return established;
-        }
-        let successor = known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
-        if successor {
-            if self.state.role == Role::Primary {
-                if self.options.force_secondary_when_outdated && self.state.suspended() {
-                    return Err(RetCode::HANDSHAKE_RETRY);
-                }
-                return Err(RetCode::HANDSHAKE_RETRY);
-            }
-            self.adopt_exposed(peer, v, theirs);
-            return established;
-        }
-        let ancestor = self.conns.iter().any(|(n, c)| {
-            *n != peer
-                && c.peers.get(&v).is_some_and(|k| {
-                    k.uuids.node_of(theirs).is_some() || k.uuids.in_history(theirs)
-                })
-        });
-        let unconfirmed = self
-            .volumes
-            .get(&v)
-            .is_some_and(|x| x.flags.exposed_unconfirmed)
-            && self.options.on_no_quorum == OnNoQuorum::SuspendIo;
-        if ancestor || unconfirmed || theirs.is_just_created() {
-            return Ok((ReplState::Established, DiskState::Outdated, false));
-        }
-        let _ = state;
-        self.log_at(
-            LogLevel::Error,
-            Some(peer),
-            Some(v),
-            "Current UUID of peer does not match my exposed UUID.",
-        );
-        Err(RetCode::HANDSHAKE_DISCONNECT)
-    }
-
-    /// A diskless node shows the generation of the data it met, and tells the others.
-    fn adopt_exposed(&mut self, from: NodeId, v: VolumeNr, uuid: Uuid) {
-        if uuid.is_none() || uuid.is_just_created() {
-            return;
-        }
-        if let Some(volume) = self.volumes.get_mut(&v) {
-            volume.exposed = uuid;
-        }
-        let others: alloc::vec::Vec<NodeId> = self
-            .connected_nodes()
-            .iter()
-            .filter(|n| *n != from)
-            .collect();
-        for peer in others {
-            self.send_current_uuid(peer, v, uuid);
         }
     }
 

@@ -57,6 +57,7 @@ impl Engine {
                     DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent
                 );
                 waits && self.is_stuck(*v, disk)
+                    || self.distrusted_for_nothing(*v).is_some()
             })
             .collect()
     }
@@ -231,6 +232,15 @@ impl Engine {
     /// It lasted too long.
     pub(crate) fn heal(&mut self) {
         for v in self.stuck_volumes() {
+            if let Some(peer) = self.distrusted_for_nothing(v) {
+                self.trust_again(peer, v);
+            }
+            if matches!(
+                self.state.disk(v),
+                DiskState::UpToDate | DiskState::Diskless
+            ) {
+                continue;
+            }
             if self.state.disk(v) == DiskState::Consistent {
                 // A peer that still sees the Primary we lost never tells us its position.
                 for conn in self.conns.values_mut() {

@@ -24,6 +24,7 @@ mod decide;
 mod disk;
 mod engine;
 mod exchange;
+mod exposed;
 mod glue;
 mod handshake;
 mod heal;

@@ -420,6 +420,7 @@ impl Engine {
         self.data_close_epoch();
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.exposed = uuid;
+            volume.flags.exposed_without_disk = self.state.disk(v) == DiskState::Diskless;
         }
         self.log_at(
             LogLevel::Info,

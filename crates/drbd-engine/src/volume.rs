@@ -83,6 +83,8 @@ pub(crate) struct DeviceFlags {
     pub fresh_size: bool,
     /// OUTDATE_ON_2PC_COMMIT.
     pub outdate_on_commit: bool,
+    /// The generation shown was begun without disk: the detached disk does not have it.
+    pub exposed_without_disk: bool,
     /// A diskless Primary's exposed generation is not confirmed by its peers.
     pub exposed_unconfirmed: bool,
 }

@@ -295,6 +295,7 @@ impl Engine {
                 && !current.is_just_created()
             {
                 volume.exposed = current;
+                volume.flags.exposed_without_disk = false;
             }
             return;
         }

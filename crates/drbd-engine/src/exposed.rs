@@ -1,0 +1,202 @@
+//! A node without disk and the generation it shows to its applications (state machine, sections 7.11 and 8.9).
+//!
+//! Such a node believes only data of that generation, or of a later one. But a Primary begins a generation before
+//! it can tell anybody: if all its peers are lost at that moment, nobody will ever have it. The reference refuses
+//! all peers from then on, until it is restarted. Here a Secondary lets go of the generation, once every node that
+//! could have it was met and has not.
+
+use alloc::vec::Vec;
+
+use drbd_proto::{
+    ConnState, DiskState, NodeId, ReplState, Role, State as WireState, Uuid, UuidFlags, VolumeNr,
+};
+
+use crate::command::RetCode;
+use crate::connection::PeerDevice;
+use crate::effect::LogLevel;
+use crate::engine::Engine;
+use crate::options::OnNoQuorum;
+use crate::state::PeerDeviceState;
+use crate::state::change::ChangeFlags;
+
+impl Engine {
+    /// Section 8.9: a node without disk meets one with data.
+    pub(crate) fn meet_disk_without_own(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        state: &WireState,
+        pdisk: DiskState,
+    ) -> Result<(ReplState, DiskState, bool), RetCode> {
+        let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
+        let Some(known) = self.peer_device(peer, v) else {
+            return Err(RetCode::HANDSHAKE_DISCONNECT);
+        };
+        let theirs = known.uuids.current;
+        let established = Ok((ReplState::Established, pdisk, false));
+        if pdisk != DiskState::UpToDate {
+            return established;
+        }
+        if exposed.is_none() {
+            self.adopt_exposed(peer, v, theirs);
+            return established;
+        }
+        if exposed.same(theirs) {
+            return established;
+        }
+        let successor = known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
+        if successor {
+            if self.state.role == Role::Primary {
+                if self.options.force_secondary_when_outdated && self.state.suspended() {
+                    return Err(RetCode::HANDSHAKE_RETRY);
+                }
+                return Err(RetCode::HANDSHAKE_RETRY);
+            }
+            self.adopt_exposed(peer, v, theirs);
+            return established;
+        }
+        let ancestor = self.conns.iter().any(|(n, c)| {
+            *n != peer
+                && c.peers.get(&v).is_some_and(|k| {
+                    k.uuids.node_of(theirs).is_some() || k.uuids.in_history(theirs)
+                })
+        });
+        let unconfirmed = self
+            .volumes
+            .get(&v)
+            .is_some_and(|x| x.flags.exposed_unconfirmed)
+            && self.options.on_no_quorum == OnNoQuorum::SuspendIo;
+        if ancestor || unconfirmed || theirs.is_just_created() {
+            return Ok((ReplState::Established, DiskState::Outdated, false));
+        }
+        let _ = state;
+        if let Some(known) = self.peer_device_mut(peer, v) {
+            known.refused_for = exposed;
+        }
+        if self.generation_is_lost(v) {
+            self.follow_after_loss(peer, v);
+            return established;
+        }
+        self.log_at(
+            LogLevel::Error,
+            Some(peer),
+            Some(v),
+            "Current UUID of peer does not match my exposed UUID.",
+        );
+        Err(RetCode::HANDSHAKE_DISCONNECT)
+    }
+
+    /// A diskless node shows the generation of the data it met, and tells the others.
+    fn adopt_exposed(&mut self, from: NodeId, v: VolumeNr, uuid: Uuid) {
+        if uuid.is_none() || uuid.is_just_created() {
+            return;
+        }
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.exposed = uuid;
+            volume.flags.exposed_without_disk = false;
+        }
+        let others: alloc::vec::Vec<NodeId> = self
+            .connected_nodes()
+            .iter()
+            .filter(|n| *n != from)
+            .collect();
+        for peer in others {
+            self.send_current_uuid(peer, v, uuid);
+        }
+    }
+
+    /// Whether nobody has the generation this node shows, and nobody here needs it.
+    fn generation_is_lost(&self, v: VolumeNr) -> bool {
+        let Some(volume) = self.volumes.get(&v) else {
+            return false;
+        };
+        // The own disk, which is detached, may have it.
+        let own = !volume.options.diskless && !volume.flags.exposed_without_disk;
+        !own && self.state.role == Role::Secondary
+            && self.state.disk(v) == DiskState::Diskless
+            && self.conns.iter().all(|(n, c)| {
+                let connected = self.state.cstate(*n) == ConnState::Connected;
+                match (c.peers.get(&v), self.state.pd(*n, v)) {
+                    (Some(known), Some(pd)) => {
+                        lacks(known, connected.then_some(pd), volume.exposed)
+                    }
+                    _ => true,
+                }
+            })
+    }
+
+    /// The data of this peer is the best there is.
+    fn follow_after_loss(&mut self, peer: NodeId, v: VolumeNr) {
+        let Some(uuid) = self.peer_device(peer, v).map(|k| k.uuids.current) else {
+            return;
+        };
+        self.log_at(
+            LogLevel::Warn,
+            Some(peer),
+            Some(v),
+            "No node has the generation that was shown here: following this peer",
+        );
+        self.adopt_exposed(peer, v, uuid);
+    }
+
+    /// Connected peers whose data this diskless node distrusts for a generation that is lost.
+    pub(crate) fn distrusted_for_nothing(&self, v: VolumeNr) -> Option<NodeId> {
+        let distrusted = self.state.peers_of(v).find(|(n, c, pd)| {
+            let usable = matches!(pd.pdisk, DiskState::Outdated | DiskState::Consistent);
+            let says = self
+                .peer_device(*n, v)
+                .and_then(|k| k.last_state)
+                .is_some_and(|s| s.disk == DiskState::UpToDate);
+            c.cstate == ConnState::Connected && pd.repl == ReplState::Established && usable && says
+        });
+        let peer = distrusted.map(|(n, _, _)| n)?;
+        self.generation_is_lost(v).then_some(peer)
+    }
+
+    /// That lasted too long: all that have the data of this peer are UpToDate.
+    pub(crate) fn trust_again(&mut self, peer: NodeId, v: VolumeNr) {
+        self.follow_after_loss(peer, v);
+        let exposed = self.current_uuid(v);
+        let same: Vec<NodeId> = self
+            .state
+            .peers_of(v)
+            .map(|(n, _, _)| n)
+            .filter(|n| {
+                self.peer_device(*n, v).is_some_and(|k| {
+                    k.uuids.current.same(exposed)
+                        && k.last_state.is_some_and(|s| s.disk == DiskState::UpToDate)
+                })
+            })
+            .collect();
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            for n in &same {
+                if let Some(pd) = s.pd_mut(*n, v)
+                    && pd.repl == ReplState::Established
+                {
+                    pd.pdisk = DiskState::UpToDate;
+                }
+            }
+        });
+    }
+}
+
+/// Whether a peer surely lacks a generation: it has none, is connected without it, or came without it.
+fn lacks(known: &PeerDevice, connected: Option<&PeerDeviceState>, exposed: Uuid) -> bool {
+    if !known.options.bitmap {
+        return true;
+    }
+    let has = known.uuids.current.same(exposed)
+        || known.uuids.node_of(exposed).is_some()
+        || known.uuids.in_history(exposed);
+    if has {
+        return false;
+    }
+    match connected {
+        Some(pd) => {
+            pd.pdisk >= DiskState::Inconsistent
+                && pd.pdisk != DiskState::Unknown
+                && !known.uuids.flags.contains(UuidFlags::SYNC_TARGET)
+        }
+        None => known.refused_for.same(exposed) && !known.refused_for.is_none(),
+    }
+}
