@@ -65,7 +65,9 @@ impl Engine {
             self.close_epoch();
             self.data_flush_peer_acks();
         }
-        if old.suspended() && !self.state.suspended() {
+        // A forced demotion: nothing waits for the return of a peer any more.
+        let fails = !old.fail_io && self.state.fail_io;
+        if fails || (old.suspended() && !self.state.suspended()) {
             self.resume_held();
         }
     }
