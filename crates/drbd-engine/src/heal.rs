@@ -56,8 +56,7 @@ impl Engine {
                     disk,
                     DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent
                 );
-                waits && self.is_stuck(*v, disk)
-                    || self.distrusted_for_nothing(*v).is_some()
+                waits && self.is_stuck(*v, disk) || self.distrusted_for_nothing(*v).is_some()
             })
             .collect()
     }
@@ -151,19 +150,19 @@ impl Engine {
                     return false;
                 };
                 let usable = match pd.pdisk {
-                    DiskState::Inconsistent | DiskState::Outdated => c.peer_role != Role::Primary,
-                    // A client; as Primary it shows which data its applications have seen.
-                    DiskState::Diskless => {
-                        !k.options.bitmap
-                            && (c.peer_role != Role::Primary || k.uuids.current.same(exposed))
-                    }
+                    DiskState::Inconsistent | DiskState::Outdated => true,
+                    // A client.
+                    DiskState::Diskless => !k.options.bitmap,
                     _ => false,
                 };
+                // A Primary shows which data its applications have seen.
+                let usable =
+                    usable && (c.peer_role != Role::Primary || k.uuids.current.same(exposed));
                 c.cstate == ConnState::Connected && pd.repl == ReplState::Established && usable
             })
     }
 
-    /// Whether no peer has newer data than this node; among equals the one with the smallest id counts.
+    /// Whether no peer has newer data than this node; among equals one goes first.
     fn nobody_has_newer(&mut self, v: VolumeNr) -> bool {
         let peers: Vec<(NodeId, DiskState)> = self
             .state
@@ -181,10 +180,22 @@ impl Engine {
                 Err(_) => return false,
             };
             match strategy {
-                Strategy::NoSync => pdisk < DiskState::Outdated || self.node_id < peer,
+                Strategy::NoSync => pdisk < DiskState::Outdated || self.goes_first(v, peer),
                 s => s.is_source(),
             }
         })
+    }
+
+    /// Which of two equal disks is UpToDate first. A Secondary, and the Primary follows when it learns that: its
+    /// writes go to both then. But if bits are set, it is the Primary's data that count.
+    fn goes_first(&self, v: VolumeNr, peer: NodeId) -> bool {
+        let theirs = self.peer_device(peer, v).map_or(0, |k| k.uuids.dirty_bits);
+        let bits = theirs != 0 || self.bitmap_weight(peer, v) != 0;
+        match (self.state.role == Role::Primary, self.peer_is_primary(peer)) {
+            (true, false) => bits,
+            (false, true) => !bits,
+            _ => self.node_id < peer,
+        }
     }
 
     /// A connected peer with UpToDate data that may be copied; a Primary if there is one.

@@ -389,16 +389,25 @@ impl Engine {
         let got_stable = known.uuids.flags.contains(UuidFlags::GOT_STABLE);
         let disk = new.disk(v);
         let mut set = None;
+        // Known differences are made up for by a resync.
+        let no_bits = self.bitmap_weight(peer, v) == 0 && known.uuids.dirty_bits == 0;
+        let lifted = old_pd.pdisk == DiskState::Outdated;
+        // Only this Primary keeps the peer from being stable: both go on together, before anything is written (a
+        // deviation: in the reference nothing lifts the peer either).
+        let with_mine = new.role == Role::Primary
+            && old_pd.repl == ReplState::Established
+            && lifted
+            && pd.pdisk == DiskState::UpToDate
+            && no_bits
+            && self.same_generation(peer, v);
         if pd.repl == ReplState::Established
             && disk == DiskState::Outdated
             && pd.pdisk >= DiskState::Consistent
             && known.flags.uuids_received
-            && stable
-            && (old_pd.repl < ReplState::Established
-                || ((got_stable || old_pd.pdisk == DiskState::Outdated)
-                    // Known differences are made up for by a resync.
-                    && self.bitmap_weight(peer, v) == 0
-                    && known.uuids.dirty_bits == 0))
+            && (with_mine
+                || stable
+                    && (old_pd.repl < ReplState::Established
+                        || ((got_stable || lifted) && no_bits)))
         {
             set = Some(pd.pdisk);
         } else {
