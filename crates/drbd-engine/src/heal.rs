@@ -116,7 +116,7 @@ impl Engine {
             ReplState::SyncSource | ReplState::PausedSyncS => false,
             repl => repl > ReplState::Established,
         });
-        if busy || self.twopc.active.is_some() {
+        if busy {
             return false;
         }
         match disk {
@@ -242,6 +242,10 @@ impl Engine {
 
     /// It lasted too long.
     pub(crate) fn heal(&mut self) {
+        // What is being agreed on may change it.
+        if self.twopc.active.is_some() {
+            return self.watch_stuck_disks();
+        }
         for v in self.stuck_volumes() {
             if let Some(peer) = self.distrusted_for_nothing(v) {
                 self.trust_again(peer, v);
