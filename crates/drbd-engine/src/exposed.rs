@@ -2,8 +2,8 @@
 //!
 //! Such a node believes only data of that generation, or of a later one. But a Primary begins a generation before
 //! it can tell anybody: if all its peers are lost at that moment, nobody will ever have it. The reference refuses
-//! all peers from then on, until it is restarted. Here a Secondary lets go of the generation, once every node that
-//! could have it was met and has not.
+//! all peers from then on, until it is restarted. Here a node that nobody uses lets go of the generation, once
+//! every node that could have it was met and has not.
 
 use alloc::vec::Vec;
 
@@ -112,8 +112,8 @@ impl Engine {
         };
         // The own disk, which is detached, may have it.
         let own = !volume.options.diskless && !volume.flags.exposed_without_disk;
-        !own && self.state.role == Role::Secondary
-            && self.state.disk(v) == DiskState::Diskless
+        !own && !self.is_used(v)
+            && self.state.disk(v) <= DiskState::Attaching
             && self.conns.iter().all(|(n, c)| {
                 let connected = self.state.cstate(*n) == ConnState::Connected;
                 match (c.peers.get(&v), self.state.pd(*n, v)) {
@@ -122,6 +122,14 @@ impl Engine {
                     }
                     _ => true,
                 }
+            })
+    }
+
+    /// Whether applications may still know what they have read and written.
+    fn is_used(&self, v: VolumeNr) -> bool {
+        self.state.role == Role::Primary
+            && self.volumes.get(&v).is_some_and(|x| {
+                !x.openers.is_empty() || self.data.requests.values().any(|r| r.volume == v)
             })
     }
 
@@ -151,6 +159,36 @@ impl Engine {
         });
         let peer = distrusted.map(|(n, _, _)| n)?;
         self.generation_is_lost(v).then_some(peer)
+    }
+
+    /// Whether no peer is UpToDate, perhaps only because this diskless Primary shows a generation that is lost.
+    pub(crate) fn lost_generation_is_in_the_way(&self, v: VolumeNr) -> bool {
+        let shows = self.volumes.get(&v).is_some_and(|x| !x.exposed.is_none());
+        let disks: Vec<DiskState> = self.state.peers_of(v).map(|(_, _, pd)| pd.pdisk).collect();
+        let known = |d: DiskState| d >= DiskState::Inconsistent && d != DiskState::Unknown;
+        shows
+            && self.state.role == Role::Primary
+            && disks.iter().any(|d| known(*d))
+            && !disks.contains(&DiskState::UpToDate)
+            && self.generation_is_lost(v)
+    }
+
+    /// That lasted too long: nothing is shown any more, and the peers' data are judged without it.
+    pub(crate) fn show_nothing(&mut self, v: VolumeNr) {
+        self.log_at(
+            LogLevel::Warn,
+            None,
+            Some(v),
+            "No node has the generation that was shown here: nobody waits for it any more",
+        );
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.exposed = Uuid::NONE;
+            volume.flags.exposed_without_disk = false;
+        }
+        let peers: Vec<NodeId> = self.connected_nodes().iter().collect();
+        for peer in peers {
+            self.send_current_uuid(peer, v, Uuid::NONE);
+        }
     }
 
     /// That lasted too long: all that have the data of this peer are UpToDate.
@@ -193,10 +231,57 @@ fn lacks(known: &PeerDevice, connected: Option<&PeerDeviceState>, exposed: Uuid)
     }
     match connected {
         Some(pd) => {
-            pd.pdisk >= DiskState::Inconsistent
-                && pd.pdisk != DiskState::Unknown
-                && !known.uuids.flags.contains(UuidFlags::SYNC_TARGET)
+            let gets = known.uuids.flags.contains(UuidFlags::SYNC_TARGET);
+            pd.pdisk >= DiskState::Outdated && pd.pdisk != DiskState::Unknown
+                || pd.pdisk == DiskState::Inconsistent && !gets
         }
         None => known.refused_for.same(exposed) && !known.refused_for.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(pdisk: DiskState) -> PeerDeviceState {
+        PeerDeviceState {
+            pdisk,
+            ..PeerDeviceState::default()
+        }
+    }
+
+    #[test]
+    fn who_surely_lacks_a_generation() {
+        let lost = Uuid(0x30);
+        let mut peer = PeerDevice::default();
+        peer.options.bitmap = true;
+        peer.uuids.current = Uuid(0x10);
+        assert!(!lacks(&peer, None, lost), "never met since");
+        peer.refused_for = Uuid(0x20);
+        assert!(!lacks(&peer, None, lost), "refused for an older one");
+        peer.refused_for = Uuid(0x31);
+        assert!(lacks(&peer, None, lost), "bit 0 is the role");
+
+        let (outdated, diskless) = (state(DiskState::Outdated), state(DiskState::Diskless));
+        peer.refused_for = Uuid::NONE;
+        assert!(lacks(&peer, Some(&outdated), lost));
+        assert!(
+            !lacks(&peer, Some(&diskless), lost),
+            "its detached disk may have it"
+        );
+        peer.uuids.flags = UuidFlags::SYNC_TARGET;
+        let inconsistent = state(DiskState::Inconsistent);
+        assert!(
+            !lacks(&peer, Some(&inconsistent), lost),
+            "it may be getting it"
+        );
+        assert!(lacks(&peer, Some(&outdated), lost), "that is over");
+        peer.options.bitmap = false;
+        assert!(lacks(&peer, Some(&diskless), lost), "a client");
+
+        peer.options.bitmap = true;
+        peer.uuids.flags = UuidFlags::NONE;
+        peer.uuids.current = Uuid(0x31);
+        assert!(!lacks(&peer, Some(&outdated), lost), "it has it");
     }
 }

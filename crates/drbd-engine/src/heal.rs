@@ -56,7 +56,9 @@ impl Engine {
                     disk,
                     DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent
                 );
-                waits && self.is_stuck(*v, disk) || self.distrusted_for_nothing(*v).is_some()
+                waits && self.is_stuck(*v, disk)
+                    || self.distrusted_for_nothing(*v).is_some()
+                    || self.lost_generation_is_in_the_way(*v)
             })
             .collect()
     }
@@ -156,8 +158,10 @@ impl Engine {
                     _ => false,
                 };
                 // A Primary shows which data its applications have seen.
-                let usable =
-                    usable && (c.peer_role != Role::Primary || k.uuids.current.same(exposed));
+                let usable = usable
+                    && (c.peer_role != Role::Primary
+                        || k.uuids.current.same(exposed)
+                        || k.uuids.current.is_none());
                 c.cstate == ConnState::Connected && pd.repl == ReplState::Established && usable
             })
     }
@@ -249,11 +253,11 @@ impl Engine {
         for v in self.stuck_volumes() {
             if let Some(peer) = self.distrusted_for_nothing(v) {
                 self.trust_again(peer, v);
+            } else if self.lost_generation_is_in_the_way(v) {
+                self.show_nothing(v);
             }
-            if matches!(
-                self.state.disk(v),
-                DiskState::UpToDate | DiskState::Diskless
-            ) {
+            let disk = self.state.disk(v);
+            if disk == DiskState::UpToDate || disk < DiskState::Inconsistent {
                 continue;
             }
             if self.state.disk(v) == DiskState::Consistent {
