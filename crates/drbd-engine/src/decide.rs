@@ -170,6 +170,13 @@ impl Engine {
         let Some(known) = conn.peers.get(&v) else {
             return Err(RetCode::HANDSHAKE_DISCONNECT);
         };
+        let follows_nobody = !known.uuids.flags.contains(UuidFlags::STABLE)
+            && known.uuids.node_mask.iter().any(|n| {
+                self.state
+                    .conns
+                    .get(&n)
+                    .is_some_and(|c| c.peer_role == Role::Secondary)
+            });
         let sent = Sent {
             current: known.sent.current,
             bitmap: known.sent.bitmap,
@@ -195,6 +202,7 @@ impl Engine {
             peer_missed_end: known.flags.peer_missed_end,
             reconcile,
             other_resync,
+            follows_nobody,
             can_demote,
             dry_run: conn.flags.dry_run,
             policies: Policies {

@@ -3,7 +3,7 @@
 
 use drbd_proto::{DiskState, NodeId, Role, Uuid, UuidFlags};
 
-use super::{Decision, Facts, Rule, Strategy, Strategy::*};
+use super::{Decision, Facts, LostPrimary, Rule, Strategy, Strategy::*};
 
 /// If the identifiers do not tell, the node with the better disk is the source (section 8.5).
 pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
@@ -137,8 +137,16 @@ pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
     {
         return;
     }
+    if f.bits == 0 && f.theirs.dirty_bits == 0 {
+        return;
+    }
+    if let Some(strategy) = still_seen(f, lost) {
+        d.strategy = strategy;
+        d.rule = Rule::ReconcileDagtag;
+        d.reconciliation = strategy != RetryConnect;
+        return;
+    }
     let (source, rule) = match (f.bits != 0, f.theirs.dirty_bits != 0, lost.offset) {
-        (false, false, _) => return,
         (true, false, offset) if offset.is_some() || lost.named => (true, Rule::ReconcileBitmap),
         (false, true, offset) if offset.is_some() || lost.named => (false, Rule::ReconcileBitmap),
         // Only the peer named one: it cannot know the offset, and takes itself for the source.
@@ -164,6 +172,20 @@ pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
     d.reconciliation = true;
 }
 
+/// One node names a lost Primary, and the other one still sees it, or another one: the bits do not tell, because
+/// only the loss sets them there. A deviation from the reference, where the other one may become the target of a
+/// copy that lacks writes which it has. It is the source, or finds out first that the Primary is gone.
+fn still_seen(f: &Facts<'_>, lost: LostPrimary) -> Option<Strategy> {
+    let sees = |flags: UuidFlags| !flags.contains(UuidFlags::STABLE);
+    let mine = f.sent.is_some_and(|sent| sees(sent.flags));
+    match (mine, sees(f.theirs.flags), lost.offset) {
+        (true, false, Some(offset)) if offset >= 0 => Some(SourceUseBitmap),
+        (true, false, Some(_)) => Some(RetryConnect),
+        (false, true, _) if lost.named => Some(TargetUseBitmap),
+        _ => None,
+    }
+}
+
 /// Equal identifiers, and bits that nobody accounts for: a lost Primary that was not named, or a disk that is
 /// Consistent because of it. The reference drops them on connect, and the copies stay different where they
 /// were. A deviation: they are compared. Both copies have every completed write, so either may be the source.
@@ -178,6 +200,11 @@ pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
         || !usable(f.other.disk)
         || (sent.bits == 0 && f.theirs.dirty_bits == 0)
     {
+        return;
+    }
+    // Only the loss of that Primary shows which blocks the peer has and this node has not.
+    if f.follows_nobody && f.me.role == Role::Secondary {
+        d.strategy = RetryConnect;
         return;
     }
     let mine = (f.me.role == Role::Primary, f.me.disk, sent.bits != 0);

@@ -287,6 +287,9 @@ pub struct Facts<'a> {
     pub reconcile: Option<LostPrimary>,
     /// A resync with another peer is running here.
     pub other_resync: bool,
+    /// The peer still follows a Primary that this node sees as Secondary: it was restarted or demoted, and the peer
+    /// has not noticed that yet.
+    pub follows_nobody: bool,
     /// This node, if Primary, could become Secondary at once: nobody has it open.
     pub can_demote: bool,
     /// `connect --tentative` on either side.

@@ -129,6 +129,7 @@ fn run(us: &Half, them: &Half, link: Link, f: impl Fn(&mut Facts<'_>)) -> Decisi
         peer_missed_end: us.peer_missed,
         reconcile: us.lost,
         other_resync: false,
+        follows_nobody: false,
         can_demote: us.can_demote,
         dry_run: link.dry_run,
         policies: link.policies,

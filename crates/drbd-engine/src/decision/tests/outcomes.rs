@@ -233,3 +233,42 @@ fn a_crashed_primary_waits_for_those_who_outlived_it() {
     a.side.disk = DiskState::Outdated;
     assert_eq!(strategies(&a), (TargetUseBitmap, SourceUseBitmap));
 }
+
+/// A node that names a lost Primary meets one that still sees it.
+#[test]
+fn a_lost_primary_that_the_other_one_still_sees() {
+    let lost = |named, offset| Some(LostPrimary { named, offset });
+    let mut stale = half(0, 0x10, &[], &[]);
+    (stale.bits, stale.lost) = (7, lost(true, None));
+    let mut sees = half(1, 0x10, &[], &[]);
+    sees.flags = UuidFlags::NONE;
+
+    sees.lost = lost(false, Some(5));
+    let (a, b) = both(&stale, &sees, LINK);
+    assert_eq!((a.strategy, b.strategy), (TargetUseBitmap, SourceUseBitmap));
+    assert_eq!(b.rule, Rule::ReconcileDagtag);
+
+    // It lacks writes of that Primary, too: it has to find out whether they still come.
+    sees.lost = lost(false, Some(-5));
+    let (_, b) = both(&stale, &sees, LINK);
+    assert_eq!(b.outcome, Outcome::Retry);
+
+    // Without bits there is nothing to decide.
+    stale.bits = 0;
+    let (a, b) = both(&stale, &sees, LINK);
+    assert_eq!((a.strategy, b.strategy), (NoSync, NoSync));
+}
+
+/// The peer follows a Primary that is none any more: its bits are not there yet.
+#[test]
+fn a_peer_that_follows_nobody_is_asked_again() {
+    let mut me = half(0, 0x10, &[], &[]);
+    (me.bits, me.lost) = (7, Some(LostPrimary::default()));
+    let mut peer = half(1, 0x10, &[], &[]);
+    peer.lost = me.lost;
+    assert_eq!(both(&me, &peer, LINK).0.strategy, SourceUseBitmap);
+    let asked = |f: &mut Facts<'_>| f.follows_nobody = true;
+    assert_eq!(run(&me, &peer, LINK, asked).outcome, Outcome::Retry);
+    me.bits = 0;
+    assert_eq!(run(&me, &peer, LINK, asked).strategy, NoSync);
+}
