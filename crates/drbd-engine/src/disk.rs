@@ -383,6 +383,9 @@ impl Engine {
                 a.step = Step::InitRing;
             }
             self.attach_init_ring(v);
+        } else if waits {
+            // Bits of writes that a peer has completed meanwhile.
+            self.data_bitmap_writeout(v);
         }
     }
 
