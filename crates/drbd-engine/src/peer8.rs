@@ -133,7 +133,7 @@ impl Engine {
         self.send(peer, Stream::Data, v, Packet::SyncUuid(SyncUuid { uuid }));
     }
 
-    /// Both bitmaps are exchanged and this node is the target: it waits for P_SYNC_UUID.
+    /// Both sides know the target's bitmap, and this node is the target: it waits for P_SYNC_UUID.
     pub(crate) fn await_sync_uuid(&mut self, peer: NodeId, v: VolumeNr) {
         let _ = self.change(ChangeFlags::HARD, |s| {
             if let Some(pd) = s.pd_mut(peer, v) {

@@ -81,6 +81,9 @@ impl Engine {
         if !source && !target {
             return;
         }
+        if target && self.is_legacy(peer) {
+            return self.await_sync_uuid(peer, v);
+        }
         if target {
             self.target_starts(peer, v);
         } else {

@@ -260,11 +260,7 @@ impl Engine {
             ReplState::WFBitMapT => {
                 pd.data.exchange.complete = false;
                 self.send_bitmap(peer, volume);
-                if self.is_legacy(peer) {
-                    self.await_sync_uuid(peer, volume);
-                } else {
-                    self.resync_start(peer, volume);
-                }
+                self.resync_start(peer, volume);
             }
             ReplState::WFBitMapS => {
                 pd.data.exchange.complete = false;
