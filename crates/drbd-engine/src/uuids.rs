@@ -520,6 +520,10 @@ impl Engine {
             self.note_missed_end(peer, v, missed);
             return;
         }
+        // A disk with gaps is not at its generation, whatever the identifiers say: its marks stay (a deviation).
+        if equal && self.state.disk(v) == DiskState::Inconsistent {
+            return;
+        }
         let Some(disk) = self.disk_mut(v) else { return };
         let learned = disk.gen_ids.learn(peer, new, equal, &peers, &nodes);
         self.apply_learned(peer, v, &learned);

@@ -19,6 +19,17 @@ const LAZY_INTERVAL: Duration = Duration::from_secs(2);
 /// Pages per operation.
 const BATCH: usize = 256;
 
+/// Pages as they were before a flush: a bit that is cleared while the flush is under way may stand for data that
+/// it does not cover.
+#[derive(Debug, Default)]
+pub(crate) struct HeldPages {
+    /// Which of the disks of this device they belong to (`AlQueue::attached`).
+    attached: u64,
+    pages: Vec<PageNr>,
+    blocks: Vec<MetaBlock>,
+    barrier: bool,
+}
+
 impl Engine {
     /// Writes all marked pages. Marks set meanwhile stay for the next time.
     pub(crate) fn data_bitmap_writeout(&mut self, volume: VolumeNr) {
@@ -65,55 +76,75 @@ impl Engine {
             }
             return;
         }
+        let held = self.take_pages(volume, mark);
         if dirty {
             // A cleared bit says that the data is there.
-            v.data.bitmap_writes = 1;
-            self.flush_cache(volume, DataOpKind::BitmapFlush(mark));
+            if let Some(v) = self.volumes.get_mut(&volume) {
+                v.data.bitmap_writes = 1;
+                v.data.bitmap_held = held;
+            }
+            self.flush_cache(volume, DataOpKind::BitmapFlush);
         } else {
-            self.write_pages(volume, mark);
+            self.write_pages(volume, held);
         }
     }
 
     /// The data that cleared bits stand for is safe.
-    pub(crate) fn bitmap_flushed(
-        &mut self,
-        volume: VolumeNr,
-        mark: Option<Mark>,
-        result: OpResult,
-    ) {
+    pub(crate) fn bitmap_flushed(&mut self, volume: VolumeNr, result: OpResult) {
         let good = self.flush_succeeded(volume, &result);
-        if let Some(v) = self.volumes.get_mut(&volume) {
-            v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
-        }
-        if good {
-            self.write_pages(volume, mark);
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
+        v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
+        let held = core::mem::take(&mut v.data.bitmap_held);
+        if held.attached == v.data.al_queue.attached {
+            if good {
+                self.write_pages(volume, held);
+            } else if let Some(disk) = v.disk.as_mut() {
+                held.pages.iter().for_each(|page| disk.bitmap.mark(*page));
+            }
         }
         self.bitmap_idle(volume);
     }
 
-    fn write_pages(&mut self, volume: VolumeNr, mark: Option<Mark>) {
+    /// Takes the marked pages as they are now.
+    fn take_pages(&mut self, volume: VolumeNr, mark: Option<Mark>) -> HeldPages {
+        let mut held = HeldPages::default();
         let Some(v) = self.volumes.get_mut(&volume) else {
-            return;
+            return held;
         };
-        let Some(disk) = v.disk.as_mut() else { return };
-        let pages: Vec<PageNr> = disk.bitmap.marked(mark).collect();
+        let Some(disk) = v.disk.as_mut() else {
+            return held;
+        };
+        held.attached = v.data.al_queue.attached;
         if mark.is_none() {
             v.data.bitmap_round += 1;
         }
         // Nobody else writes with a flush what a resync relies on.
-        let barrier = mark.is_none() && core::mem::take(&mut v.data.bitmap_durable);
+        held.barrier = mark.is_none() && core::mem::take(&mut v.data.bitmap_durable);
         let base = bitmap_offset(disk);
-        let mut batches = Vec::new();
-        for chunk in pages.chunks(BATCH) {
-            let mut blocks = Vec::new();
-            for page in chunk {
-                if let Some(data) = disk.bitmap.take(*page) {
-                    blocks.push(MetaBlock {
-                        offset: base + page.0 * 4096,
-                        data,
-                    });
-                }
+        let pages: Vec<PageNr> = disk.bitmap.marked(mark).collect();
+        for page in pages {
+            if let Some(data) = disk.bitmap.take(page) {
+                held.pages.push(page);
+                held.blocks.push(MetaBlock {
+                    offset: base + page.0 * 4096,
+                    data,
+                });
             }
+        }
+        held
+    }
+
+    fn write_pages(&mut self, volume: VolumeNr, held: HeldPages) {
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
+        let barrier = held.barrier;
+        let mut blocks = held.blocks.into_iter();
+        let mut batches = Vec::new();
+        for chunk in held.pages.chunks(BATCH) {
+            let blocks: Vec<MetaBlock> = blocks.by_ref().take(chunk.len()).collect();
             v.data.bm_writes += blocks.len() as u64;
             v.data.bitmap_writes += 1;
             batches.push((chunk.to_vec(), blocks));
@@ -156,7 +187,7 @@ impl Engine {
     }
 
     /// If no page is under way: who waited for that goes on, the activity log first.
-    fn bitmap_idle(&mut self, volume: VolumeNr) {
+    pub(crate) fn bitmap_idle(&mut self, volume: VolumeNr) {
         let Some(v) = self.volumes.get_mut(&volume) else {
             return;
         };

@@ -136,6 +136,8 @@ pub(crate) struct VolumeData {
     /// Writes of bitmap pages under way, or about to follow a flush. A page is never written twice at a
     /// time.
     pub bitmap_writes: u32,
+    /// What is to be written when the flush before it has ended.
+    pub bitmap_held: bitmap_io::HeldPages,
     /// The data device may hold something in its cache that was written after the last flush.
     pub unflushed: bool,
     /// Flushes of the data device under way.
@@ -233,7 +235,7 @@ pub(crate) enum DataOpKind {
     /// The transaction block.
     AlBlock { attached: u64 },
     /// The flush that goes before bitmap pages.
-    BitmapFlush(Option<crate::bitmap::Mark>),
+    BitmapFlush,
     /// The flush that goes before the primary indicator is cleared.
     CacheFlush,
     /// The flush that goes before the end of a resync as target.
@@ -327,7 +329,7 @@ impl Engine {
             }
             DataOpKind::AlFlush { attached } => self.al_flushed(volume, attached, result),
             DataOpKind::AlPages { attached } => self.al_pages_written(volume, attached, result),
-            DataOpKind::BitmapFlush(mark) => self.bitmap_flushed(volume, mark, result),
+            DataOpKind::BitmapFlush => self.bitmap_flushed(volume, result),
             DataOpKind::CacheFlush => {
                 self.flush_succeeded(volume, &result);
                 self.md_touch();

@@ -33,6 +33,8 @@ pub(crate) struct AlQueue {
     ready_local: Vec<ReqId>,
     /// The running transaction waits for bitmap pages under way.
     pub wait_bitmap: bool,
+    /// Bitmap pages of the running transaction, to be written after the flush under way.
+    held: Vec<MetaBlock>,
     /// Counts attached disks: an operation of an earlier one is worthless.
     pub attached: u64,
 }
@@ -240,29 +242,35 @@ impl Engine {
         }
         let needed = !metadata_flushes_data(disk) || !disk.bitmap.is_clean();
         if evicts && dirty && needed {
+            // As they are before the flush: what is cleared meanwhile it does not cover. Nobody else writes
+            // them until then.
+            let held = self.al_take_pages(volume);
+            if let Some(v) = self.volumes.get_mut(&volume) {
+                v.data.al_queue.held = held;
+                v.data.bitmap_writes += 1;
+            }
             self.flush_cache(volume, DataOpKind::AlFlush { attached });
         } else {
-            self.al_write_pages(volume);
+            let blocks = self.al_take_pages(volume);
+            self.al_write_pages(volume, blocks);
         }
     }
 
     /// The data of evicted extents is safe.
     pub(crate) fn al_flushed(&mut self, volume: VolumeNr, attached: u64, result: OpResult) {
-        if !self.al_is_current(volume, attached) {
-            return;
-        }
-        if !self.flush_succeeded(volume, &result) {
-            self.al_failed(volume);
-            return;
-        }
         let Some(v) = self.volumes.get_mut(&volume) else {
             return;
         };
-        if v.data.bitmap_writes > 0 {
-            v.data.al_queue.wait_bitmap = true;
-        } else {
-            self.al_write_pages(volume);
+        let held = core::mem::take(&mut v.data.al_queue.held);
+        if !self.al_is_current(volume, attached) {
+            return self.bitmap_write_ended(volume);
         }
+        if self.flush_succeeded(volume, &result) {
+            self.al_write_pages(volume, held);
+        } else {
+            self.al_failed(volume);
+        }
+        self.bitmap_write_ended(volume);
     }
 
     fn al_is_current(&self, volume: VolumeNr, attached: u64) -> bool {
@@ -271,20 +279,19 @@ impl Engine {
             .is_some_and(|v| v.data.al_queue.attached == attached)
     }
 
-    /// Writes the changed bitmap pages of evicted extents.
-    fn al_write_pages(&mut self, volume: VolumeNr) {
+    /// The changed bitmap pages of evicted extents.
+    fn al_take_pages(&mut self, volume: VolumeNr) -> Vec<MetaBlock> {
+        let mut blocks = Vec::new();
         let Some(v) = self.volumes.get_mut(&volume) else {
-            return;
+            return blocks;
         };
-        let attached = v.data.al_queue.attached;
         let (Some(disk), Some(al)) = (v.disk.as_mut(), v.data.al.as_ref()) else {
-            return;
+            return blocks;
         };
+        let base = bitmap_offset(disk);
         let evicted: Vec<ExtentNr> = al
             .transaction()
             .map_or_else(Vec::new, |t| t.evicted().collect());
-        let mut blocks = Vec::new();
-        let base = bitmap_offset(disk);
         for extent in evicted {
             let pages: Vec<PageNr> = disk.bitmap.pages_of_extent(extent).collect();
             for page in pages {
@@ -296,6 +303,15 @@ impl Engine {
                 }
             }
         }
+        blocks
+    }
+
+    /// Writes the changed bitmap pages of evicted extents.
+    fn al_write_pages(&mut self, volume: VolumeNr, blocks: Vec<MetaBlock>) {
+        let Some(v) = self.volumes.get_mut(&volume) else {
+            return;
+        };
+        let attached = v.data.al_queue.attached;
         if blocks.is_empty() {
             self.al_write_block(volume);
             return;

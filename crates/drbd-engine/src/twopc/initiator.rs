@@ -57,8 +57,10 @@ impl Engine {
         if let Some(peer) = target {
             let cstate = self.state.cstate(peer);
             let connecting = matches!(kind, ChangeKind::Connect { .. });
+            // Meanwhile the streams may be gone, and new ones begun their handshake.
+            let agreed = self.conns.get(&peer).is_some_and(|c| c.handshake.done());
             let fits = cstate == ConnState::Connected && !connecting
-                || cstate == ConnState::Connecting && connecting;
+                || cstate == ConnState::Connecting && connecting && agreed;
             if !fits {
                 return self.initiator_report(&request, Err(RetCode::NEED_CONNECTION));
             }
