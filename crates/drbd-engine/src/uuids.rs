@@ -570,6 +570,14 @@ impl Engine {
         }
         for &(from, to) in &learned.copy {
             let (a, b) = (slot(self, from), slot(self, to));
+            // A resync of that node has taken marks away which the other one needs (invariant M6; a deviation).
+            if self
+                .peer_device(from, v)
+                .is_some_and(|k| k.flags.slot_touched)
+            {
+                self.set_all_bits(v, to.mask());
+                continue;
+            }
             if let (Some(a), Some(b), Some(disk)) = (a, b, self.disk_mut(v)) {
                 disk.bitmap.copy(a, b);
                 self.log_at(
