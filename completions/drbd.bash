@@ -62,12 +62,12 @@ _drbdsetup() {
     local cur=${COMP_LINE:0:COMP_POINT} command= word options=
     cur=${cur##* }
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        case " primary secondary attach disk-options detach connect new-peer del-peer new-path del-path net-options disconnect resize resource-options peer-device-options new-current-uuid invalidate invalidate-remote pause-sync resume-sync suspend-io resume-io outdate verify down role peer-role cstate dstate show-gi get-gi show status check-resize events2 wait-sync-volume wait-sync-connection wait-sync-resource wait-connect-volume wait-connect-connection wait-connect-resource new-resource new-minor del-minor del-resource forget-peer rename-resource udev " in
+        case " primary secondary attach disk-options detach connect new-peer del-peer new-path del-path net-options disconnect resize resource-options peer-device-options new-current-uuid invalidate invalidate-remote pause-sync resume-sync suspend-io resume-io outdate verify down role peer-role cstate dstate show-gi get-gi show status check-resize events2 wait-sync-volume wait-sync-connection wait-sync-resource wait-connect-volume wait-connect-connection wait-connect-resource new-resource new-minor del-minor del-resource forget-peer rename-resource udev why " in
             *" $word "*) command=$word; break ;;
         esac
     done
     if [ -z "$command" ]; then
-        options="primary secondary attach disk-options detach connect new-peer del-peer new-path del-path net-options disconnect resize resource-options peer-device-options new-current-uuid invalidate invalidate-remote pause-sync resume-sync suspend-io resume-io outdate verify down role peer-role cstate dstate show-gi get-gi show status check-resize events2 wait-sync-volume wait-sync-connection wait-sync-resource wait-connect-volume wait-connect-connection wait-connect-resource new-resource new-minor del-minor del-resource forget-peer rename-resource udev "
+        options="primary secondary attach disk-options detach connect new-peer del-peer new-path del-path net-options disconnect resize resource-options peer-device-options new-current-uuid invalidate invalidate-remote pause-sync resume-sync suspend-io resume-io outdate verify down role peer-role cstate dstate show-gi get-gi show status check-resize events2 wait-sync-volume wait-sync-connection wait-sync-resource wait-connect-volume wait-connect-connection wait-connect-resource new-resource new-minor del-minor del-resource forget-peer rename-resource udev why "
     elif [[ $cur != -* ]]; then
         options=$( (drbdsetup show | sed -n 's/^resource "\{0,1\}\([^" ]*\).*/\1/p'; echo all) 2>/dev/null)
     fi

@@ -112,10 +112,11 @@ fn the_table_is_that_of_the_real_tool() {
         }
         failures.extend(ours.map(|d| format!("{name}: {} is not in the real tool", d.name)));
     }
+    let ours_alone = COMMANDS.iter().filter(|c| c.name == "why").count();
     assert_eq!(
-        commands,
+        commands + ours_alone,
         COMMANDS.len(),
-        "every command of the table is compared"
+        "every command of the real tool is compared"
     );
     assert!(options > 130, "only {options} options compared");
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -168,4 +168,6 @@ pub const COMMANDS: &[SetupCommand] = commands! {
     "forget-peer": [Resource, PeerNodeId] Plain;
     "rename-resource": [Resource, NewName] Plain;
     "udev": [Minor] Plain;
+    // This one is not in the reference tool.
+    "why": [ResourceOrAll] Output;
 };

@@ -48,6 +48,7 @@ const WAIT: &[Output] = &[
     output("outdated-wfc-timeout", 'o', Value::Required),
     output("wait-after-sb", 'w', Value::Optional),
 ];
+const WHY: &[Output] = &[output("json", 'j', Value::None)];
 const NOTHING: &[Output] = &[];
 
 /// Other names of options.
@@ -101,6 +102,7 @@ fn outputs(command: &str) -> &'static [Output] {
         "status" => STATUS,
         "show" => SHOW,
         "events2" => EVENTS2,
+        "why" => WHY,
         name if name.starts_with("wait-") => WAIT,
         _ => NOTHING,
     }

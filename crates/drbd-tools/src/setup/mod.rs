@@ -23,6 +23,7 @@ mod status;
 mod texts;
 mod wait;
 mod watch;
+mod why;
 
 use args::Parsed;
 use status::Detail;
@@ -170,6 +171,7 @@ fn run(command: &'static SetupCommand, parsed: &Parsed) -> u8 {
         "status" => show_status(parsed),
         "show" => show_config(parsed),
         "events2" => watch::events2(parsed),
+        "why" => why::run(parsed),
         "role" | "peer-role" | "cstate" | "dstate" | "udev" => query::run(command.name, parsed),
         "get-gi" | "show-gi" => Err(format!(
             "{object}: {} is not implemented: see drbdmeta {}",
@@ -254,8 +256,8 @@ fn show_status(parsed: &Parsed) -> Result<u8, String> {
     Ok(if missing { NOT_THERE } else { 0 })
 }
 
-fn show_config(parsed: &Parsed) -> Result<u8, String> {
-    let which = parsed.arguments.first().map_or("all", String::as_str);
+/// Asks for the configuration of a resource or of all, by name; without a daemon there is none.
+fn configs(which: &str) -> Result<Vec<Config>, String> {
     let mut list: Vec<Config> = Vec::new();
     if let Some(outcome) = ask("show", which)? {
         list.extend(outcome.answers.into_iter().flat_map(|answer| match answer {
@@ -264,6 +266,12 @@ fn show_config(parsed: &Parsed) -> Result<u8, String> {
         }));
     }
     list.sort_by(|a, b| a.resource.cmp(&b.resource));
+    Ok(list)
+}
+
+fn show_config(parsed: &Parsed) -> Result<u8, String> {
+    let which = parsed.arguments.first().map_or("all", String::as_str);
+    let list = configs(which)?;
     if parsed.count("json") > 0 {
         print(&show::json(&list));
     } else if list.is_empty() && which == "all" {
