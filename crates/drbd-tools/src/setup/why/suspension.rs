@@ -53,8 +53,11 @@ pub(super) fn reasons(seen: &Seen<'_>) -> Vec<Reason> {
             Some(absent) => format!("goes on when enough of these are back: {absent}"),
             None => "goes on when enough disks are there again".into(),
         };
-        let remedy =
-            format!("{back}; to give up what is written here: drbdsetup secondary {res} --force");
+        let remedy = if state.role == "Primary" {
+            format!("{back}; to give up what is written here: drbdsetup secondary {res} --force")
+        } else {
+            back
+        };
         reasons.push(Reason::new("quorum", text).remedy(remedy));
     }
     if state.force_io_failures {
