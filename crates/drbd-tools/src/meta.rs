@@ -17,10 +17,12 @@
 //! | `slots` | What becomes of a peer's bitmap slot? |
 //! | `dump`, `dump_superblock`, `gi` | How does metadata look as text? |
 //! | `dump_text`, `restore` | Which metadata does a dump describe? |
+//! | `attached` | What does the metadata say that a node is using? |
 //! | `v06` | What did DRBD 0.6 know? |
 
 mod apply;
 mod args;
+pub(crate) mod attached;
 mod console;
 mod create;
 mod device;

@@ -87,7 +87,7 @@ pub(super) fn get(args: &Args, mut store: Store, console: &Console) -> Result<u8
 }
 
 /// The list of one record, as seen by one peer.
-fn record_line(record: &Record, node: usize) -> String {
+pub(super) fn record_line(record: &Record, node: usize) -> String {
     match record {
         Record::V07(superblock) => gc::line(superblock),
         Record::Uuids(superblock) => line(superblock, node),
@@ -96,11 +96,17 @@ fn record_line(record: &Record, node: usize) -> String {
 
 pub(super) fn show(args: &Args, mut store: Store, console: &Console) -> Result<u8, Failure> {
     let (record, _) = store.take().map_err(|_| Failure::Silent(FAILED))?;
-    match &record {
+    describe(&record, node(args), console);
+    Ok(OK)
+}
+
+/// The list with an explanation.
+pub(super) fn describe(record: &Record, node: usize, console: &Console) {
+    match record {
         Record::V07(superblock) => gc::show(superblock, console),
         Record::Uuids(superblock) => {
             console.out(HEAD);
-            console.out(&line(superblock, node(args)));
+            console.out(&line(superblock, node));
             match superblock.magic.format() {
                 Format::V09 => console.out(V09_LEGEND),
                 Format::V08 => {
@@ -116,13 +122,12 @@ pub(super) fn show(args: &Args, mut store: Store, console: &Console) -> Result<u
     } else {
         let kib = human_size(size >> 1);
         console.out(&format!("last agreed size: {kib} ({size} sectors)"));
-        let bio = match &record {
+        let bio = match record {
             Record::V07(_) => 0,
             Record::Uuids(superblock) => superblock.la_peer_max_bio_size,
         };
         console.out(&format!("last agreed max bio size: {bio} Byte"));
     }
-    Ok(OK)
 }
 
 fn show_v08(superblock: &Superblock, console: &Console) {

@@ -17,6 +17,7 @@ mod args;
 mod daemon;
 mod events;
 mod help;
+mod metadata;
 mod query;
 mod show;
 mod status;
@@ -32,6 +33,8 @@ use status::Detail;
 const USAGE: u8 = 20;
 /// An object that is not there.
 const NOT_THERE: u8 = 10;
+/// A device without disk, or one that cannot be opened.
+const NO_DISK: u8 = 1;
 /// Said when there is no resource.
 const NOTHING: &str = "# No currently configured DRBD found.";
 
@@ -173,10 +176,8 @@ fn run(command: &'static SetupCommand, parsed: &Parsed) -> u8 {
         "events2" => watch::events2(parsed),
         "why" => why::run(parsed),
         "role" | "peer-role" | "cstate" | "dstate" | "udev" => query::run(command.name, parsed),
-        "get-gi" | "show-gi" => Err(format!(
-            "{object}: {} is not implemented: see drbdmeta {}",
-            command.name, command.name
-        )),
+        "get-gi" | "show-gi" => metadata::gi(command.name, parsed),
+        "check-resize" => metadata::check_resize(parsed),
         name if name.starts_with("wait-") => wait::run(name, parsed),
         "down" if object == "all" => down_all(),
         _ => lock(command, parsed).and_then(|_locks| modify(command.name, parsed)),
