@@ -97,6 +97,12 @@ impl Engine {
             if pd.repl != ReplState::Established {
                 known.flags.lacks_reconciled = false;
             }
+            if was < ReplState::Established && pd.repl >= ReplState::Established {
+                // The connect has dealt with it. A later comparison would begin an empty resync, whose end is
+                // the reason for the next one.
+                known.flags.source_missed_end = false;
+                known.flags.peer_missed_end = false;
+            }
             if pd.repl < ReplState::Established {
                 known.flags.had_exposed = false;
             } else if pd.pdisk == DiskState::UpToDate {
