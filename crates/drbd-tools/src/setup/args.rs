@@ -4,14 +4,15 @@
 use drbd_config::options::{Kind, OptionDef, SetupCommand, ValueError};
 
 /// An option that only concerns the output.
-struct Output {
-    name: &'static str,
-    short: char,
-    value: Value,
+pub(super) struct Output {
+    pub(super) name: &'static str,
+    /// NUL for none.
+    pub(super) short: char,
+    pub(super) value: Value,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Value {
+pub(super) enum Value {
     None,
     /// Only with `=`.
     Optional,
@@ -39,7 +40,7 @@ const EVENTS2: &[Output] = &[
     output("poll", 'p', Value::None),
     output("full", 'f', Value::None),
     output("color", 'c', Value::Optional),
-    output("diff", 'i', Value::None),
+    output("diff", 'i', Value::Optional),
     output("rcvbuf", '\0', Value::Required),
 ];
 const WAIT: &[Output] = &[
@@ -97,7 +98,8 @@ enum Meaning {
     Help,
 }
 
-fn outputs(command: &str) -> &'static [Output] {
+/// The options of a command that only concern its output.
+pub(super) fn outputs(command: &str) -> &'static [Output] {
     match command {
         "status" => STATUS,
         "show" => SHOW,

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use drbd_config::options::{Argument, Kind, Number, OptionDef, SetupCommand};
 
+use super::args::{Output, Value, outputs};
+
 /// The list of commands.
 pub(super) fn commands() -> String {
     let mut out = String::from("\nUSAGE: drbdsetup command {arguments} [options]\n\nCommands:\n");
@@ -32,7 +34,7 @@ pub(super) fn line(command: &SetupCommand) -> String {
             }
         }
     }
-    if command.options().next().is_some() {
+    if command.options().next().is_some() || !outputs(command.name).is_empty() {
         out.push_str(" [options]");
     }
     out
@@ -41,13 +43,32 @@ pub(super) fn line(command: &SetupCommand) -> String {
 /// How a command is called, with its options.
 pub(super) fn usage(command: &SetupCommand) -> String {
     let mut out = format!("{}\n", line(command));
-    for def in command.options() {
+    for output in outputs(command.name) {
+        let short = match output.short {
+            '\0' => String::new(),
+            letter => format!("-{letter}, "),
+        };
+        let value = match output.value {
+            Value::None => "",
+            Value::Optional => "[=VALUE]",
+            Value::Required => "=VALUE",
+        };
+        let _ = writeln!(out, "  {short}--{}{value}", output.name);
+    }
+    for def in table(command) {
         let _ = writeln!(out, "  --{:<32} {}", spelled(def), def.help);
     }
     if command.has_set_defaults() {
         let _ = writeln!(out, "  --{:<32} reset what is not given", "set-defaults");
     }
     out
+}
+
+/// Options of the table that are not among those of the output.
+fn table(command: &SetupCommand) -> impl Iterator<Item = &'static OptionDef> {
+    let outputs: &'static [Output] = outputs(command.name);
+    let is_output = move |def: &&OptionDef| outputs.iter().any(|o| o.name == def.name);
+    command.options().filter(move |def| !is_output(def))
 }
 
 fn spelled(def: &OptionDef) -> String {
@@ -70,10 +91,7 @@ fn spelled(def: &OptionDef) -> String {
 
 /// The machine readable form (CLI, section 8).
 pub(super) fn xml(command: &SetupCommand) -> String {
-    let mut out = format!(
-        "<command name=\"{}\">\n\t<summary></summary>\n",
-        command.name
-    );
+    let mut out = format!("<command name=\"{}\">\n", command.name);
     for argument in command.arguments {
         match argument {
             Argument::ResourceOrAll => {
@@ -87,7 +105,18 @@ pub(super) fn xml(command: &SetupCommand) -> String {
     if command.has_set_defaults() {
         out.push_str("\t<option name=\"set-defaults\" type=\"flag\">\n\t</option>\n");
     }
-    for def in command.options() {
+    for output in outputs(command.name) {
+        let kind = match output.value {
+            Value::None => "flag",
+            Value::Optional | Value::Required => "string",
+        };
+        let name = output.name;
+        let _ = writeln!(
+            out,
+            "\t<option name=\"{name}\" type=\"{kind}\">\n\t</option>"
+        );
+    }
+    for def in table(command) {
         option(&mut out, def);
     }
     out.push_str("</command>\n");
@@ -143,4 +172,37 @@ fn option(out: &mut String, def: &OptionDef) {
     );
     out.insert_str(start, &marker);
     out.push_str("\t</option>\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use drbd_config::options::command;
+
+    use super::*;
+
+    #[test]
+    fn xml_as_recorded() {
+        let dir = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../drbd-config/tests/data/xml-help"
+        );
+        let mut compared = 0;
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let recorded = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(xml(command(name).unwrap()), recorded, "{name}");
+            compared += 1;
+        }
+        assert!(compared > 40, "{compared}");
+    }
+
+    #[test]
+    fn usage_has_every_option() {
+        let events2 = usage(command("events2").unwrap());
+        assert!(events2.contains("-T, --timestamps\n"), "{events2}");
+        assert!(events2.contains("  --rcvbuf=VALUE\n"), "{events2}");
+        let wait = usage(command("wait-sync-resource").unwrap());
+        assert_eq!(wait.matches("wfc-timeout").count(), 3, "{wait}");
+    }
 }

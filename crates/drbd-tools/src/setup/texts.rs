@@ -126,7 +126,7 @@ pub(super) fn outcome(command: &str, object: &str, code: i32, info: &[String]) -
         1 | 101 => {
             let mut text = String::new();
             if !info.is_empty() {
-                text.push_str(&format!("{object}: Warnings from kernel:\n"));
+                text.push_str("warnings from kernel:\n");
             }
             (text, 0)
         }
@@ -206,6 +206,10 @@ mod tests {
             "r0: State change failed: (-2) Need access to UpToDate data\n"
         );
         assert_eq!(outcome("primary", "r0", 101, &[]).0, "");
+        assert_eq!(
+            outcome("primary", "r0", 101, &info).0,
+            "warnings from kernel:\nunknown resource\n"
+        );
         assert_eq!(outcome("primary", "r0", 3, &info).0, "");
     }
 }

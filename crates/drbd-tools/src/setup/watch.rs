@@ -9,6 +9,8 @@ use super::args::Parsed;
 use super::events::{Printer, Wanted};
 use super::{daemon, print, socket};
 
+mod refresh;
+
 /// Exit code when the daemon ends.
 const UNLOADED: u8 = 121;
 
@@ -31,8 +33,9 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
         full: parsed.count("full") > 0,
         diff: parsed.count("diff") > 0,
     };
-    if parsed.count("poll") > 0 {
-        return poll(which, wanted, timestamps);
+    let poll = parsed.count("poll") > 0;
+    if poll && now {
+        return poll_snapshots(which, wanted, timestamps);
     }
     let path = socket();
     let mut client = match Client::connect(&path) {
@@ -45,9 +48,10 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
         Err(ClientError::NoDaemon { .. }) => daemon::start(&path)?,
         Err(e) => return Err(format!("{which}: {e}")),
     };
-    client
-        .send("events2", &[which], Vec::new(), false)
-        .map_err(|e| e.to_string())?;
+    subscribe(&mut client, which)?;
+    if poll {
+        return refresh::follow(client, which, Printer::new(wanted), timestamps);
+    }
     let mut printer = Printer::new(wanted);
     loop {
         let event = match client.next_event() {
@@ -73,8 +77,14 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
     }
 }
 
-/// `--poll`: the state at the start and for each `n` on stdin.
-fn poll(which: &str, wanted: Wanted, timestamps: bool) -> Result<u8, String> {
+fn subscribe(client: &mut Client, which: &str) -> Result<(), String> {
+    client
+        .send("events2", &[which], Vec::new(), false)
+        .map_err(|e| format!("{which}: {e}"))
+}
+
+/// `--now --poll`: the state at the start and for each `n` on stdin.
+fn poll_snapshots(which: &str, wanted: Wanted, timestamps: bool) -> Result<u8, String> {
     let show = || -> Result<(), String> {
         let mut printer = Printer::new(wanted);
         let mut lines = Vec::new();
