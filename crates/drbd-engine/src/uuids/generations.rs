@@ -1,0 +1,205 @@
+//! When a new generation begins (state machine, sections 7.3 to 7.6).
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use drbd_proto::{DiskState, NodeId, NodeMask, ReplState, Role, Uuid, UuidFlags, VolumeNr};
+
+use crate::connection::PingWaiter;
+use crate::effect::LogLevel;
+use crate::engine::Engine;
+use crate::options::OnNoQuorum;
+
+impl Engine {
+    /// A request found that a new generation is due: all peers are asked whether they are still there,
+    /// then it is made (section 7.7).
+    pub(crate) fn new_uuid_wanted(&mut self, _v: VolumeNr) {
+        if !self.new_uuid_pings.is_empty() {
+            return;
+        }
+        let peers = self.connected_nodes();
+        if peers.is_empty() {
+            return self.make_new_uuids();
+        }
+        self.new_uuid_pings = peers;
+        for peer in peers.iter() {
+            self.ping_for(peer, PingWaiter::NewUuid);
+        }
+    }
+
+    /// A peer answered, or is gone.
+    pub(crate) fn new_uuid_ping(&mut self, peer: NodeId) {
+        if !self.new_uuid_pings.contains(peer) {
+            return;
+        }
+        self.new_uuid_pings.remove(peer);
+        if self.new_uuid_pings.is_empty() {
+            self.make_new_uuids();
+        }
+    }
+
+    fn make_new_uuids(&mut self) {
+        let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+        for v in volumes {
+            self.new_uuid_now_if_due(v);
+        }
+    }
+
+    /// Makes a new generation that is due.
+    pub(crate) fn new_uuid_now_if_due(&mut self, v: VolumeNr) {
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
+        if !volume.flags.new_cur_uuid {
+            return;
+        }
+        let lost_quorum = volume.flags.primary_lost_quorum;
+        let quorum = self.state.devices.get(&v).is_none_or(|d| d.have_quorum);
+        if lost_quorum && !quorum {
+            // Requests wait or fail; the generation is made when quorum is back.
+            return;
+        }
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.flags.new_cur_uuid = false;
+        }
+        self.data.recheck = true;
+        if self.state.role != Role::Primary || !self.data_accessible(&self.state, v) {
+            return;
+        }
+        if self.state.disk(v) == DiskState::UpToDate {
+            self.new_current_uuid(v, false);
+        } else {
+            self.new_exposed_uuid(v);
+        }
+    }
+
+    /// Section 7.3: a node with UpToDate disk begins a new generation.
+    pub(crate) fn new_current_uuid(&mut self, v: VolumeNr, forced: bool) {
+        let weak = if forced {
+            self.state
+                .peers_of(v)
+                .filter(|(_, _, pd)| {
+                    pd.pdisk == DiskState::Inconsistent && pd.repl == ReplState::Established
+                })
+                .map(|(n, _, _)| n)
+                .collect()
+        } else {
+            NodeMask::EMPTY
+        };
+        let peers = self.peer_facts(v);
+        let Some(nodes) = self.nodes(v) else { return };
+        let dagtag = self.data_dagtag();
+        let primary = self.state.role == Role::Primary;
+        let mut rng = self.rng.clone();
+        let mut random = || Uuid(rng.next()).identity();
+        let Some(disk) = self.disk_mut(v) else { return };
+        let made = disk
+            .gen_ids
+            .new_current(weak, dagtag, primary, &peers, &nodes, &mut random);
+        let current = disk.gen_ids.current();
+        self.rng = rng;
+        if made.is_none() {
+            return;
+        }
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.exposed = current;
+        }
+        self.log_at(
+            LogLevel::Info,
+            None,
+            Some(v),
+            format!(
+                "new current UUID: {current} weak: {:016X}",
+                self.weak_nodes(v).0
+            ),
+        );
+        self.data_close_epoch();
+        self.md_touch();
+        let reason = if forced {
+            UuidFlags::NONE
+        } else {
+            UuidFlags::NEW_DATAGEN
+        };
+        let to: Vec<NodeId> = self.established_peers(v).collect();
+        if !forced {
+            for peer in to {
+                self.send_uuids(peer, v, reason);
+            }
+        }
+    }
+
+    /// Section 7.4: a Primary without UpToDate disk begins a new generation through its peers.
+    fn new_exposed_uuid(&mut self, v: VolumeNr) {
+        let Some(volume) = self.volumes.get(&v) else {
+            return;
+        };
+        if volume.flags.exposed_unconfirmed && self.options.on_no_quorum != OnNoQuorum::IoError {
+            return;
+        }
+        let exposed = volume.exposed;
+        let client = volume.options.diskless;
+        let me = self.node_id;
+        let configured: Vec<(NodeId, bool)> = self
+            .conns
+            .iter()
+            .filter_map(|(n, c)| c.peers.get(&v).map(|k| (*n, k.options.bitmap)))
+            .collect();
+        let mut due = false;
+        for (n, _, pd) in self.state.peers_of(v) {
+            let Some(known) = self.peer_device(n, v) else {
+                continue;
+            };
+            if pd.repl >= ReplState::Established && pd.pdisk == DiskState::UpToDate {
+                let is_client = |m: NodeId| configured.iter().any(|(c, bitmap)| *c == m && !bitmap);
+                let zero = NodeId::all().any(|m| {
+                    m != n
+                        && (m != me || !client)
+                        && !is_client(m)
+                        && known.uuids.existing().contains(m)
+                        && known
+                            .uuids
+                            .bitmap(m)
+                            // Marks since this very generation: the peer never met that node, and its
+                            // disk would come back as good (a deviation).
+                            .is_some_and(|u| u.is_none() || u.same(exposed))
+                });
+                let none_tracked = client
+                    && configured.iter().all(|(m, _)| {
+                        *m == n || known.uuids.bitmap(*m).is_none_or(|u| u.is_none())
+                    });
+                due |= zero || none_tracked;
+            }
+            let absent = pd.repl < ReplState::Established
+                && pd.pdisk >= DiskState::Inconsistent
+                && pd.pdisk <= DiskState::Unknown;
+            if absent
+                && !known.uuids.flags.contains(UuidFlags::SYNC_TARGET)
+                && (known.uuids.current.is_none() || known.uuids.current.same(exposed))
+            {
+                due = true;
+            }
+        }
+        if !due {
+            return;
+        }
+        let uuid = self.random_uuid().with_primary(true);
+        self.data_close_epoch();
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.exposed = uuid;
+            volume.flags.exposed_without_disk = self.state.disk(v) == DiskState::Diskless;
+        }
+        self.log_at(
+            LogLevel::Info,
+            None,
+            Some(v),
+            format!("new exposed UUID: {uuid}"),
+        );
+        let to: Vec<NodeId> = self.established_peers(v).collect();
+        for peer in to {
+            if let Some(known) = self.peer_device_mut(peer, v) {
+                known.uuids.current = uuid;
+            }
+            self.send_current_uuid(peer, v, uuid);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Data generations in the life of the resource: when they rotate, what is told to whom (state machine,
+//! section 7). The operations on the identifiers themselves are in [`crate::uuid`].
+
+mod admin;
+mod generations;
+mod receiving;
+mod sending;
+
+use alloc::vec::Vec;
+
+use drbd_meta::flags::PeerFlags;
+use drbd_meta::superblock::Superblock;
+use drbd_proto::{Dagtag, NodeId, Uuid, UuidFlags, VolumeNr};
+
+use crate::effect::LogLevel;
+use crate::engine::Engine;
+use crate::uuid::{GenIds, Nodes, PeerFacts};
+
+impl GenIds {
+    /// From the superblock.
+    pub(crate) fn load(me: NodeId, sb: &Superblock) -> Self {
+        let entry = |i: usize| sb.peers.get(i).copied().unwrap_or_default();
+        GenIds::new(
+            me,
+            Uuid(sb.current_uuid),
+            core::array::from_fn(|i| Uuid(entry(i).bitmap_uuid)),
+            core::array::from_fn(|i| Dagtag(entry(i).bitmap_dagtag)),
+            core::array::from_fn(|i| Uuid(sb.history.get(i).copied().unwrap_or(0))),
+        )
+    }
+
+    /// Into the superblock.
+    pub(crate) fn store(&self, sb: &mut Superblock) {
+        sb.current_uuid = self.current().0;
+        for n in NodeId::all() {
+            if let Some(entry) = sb.peers.get_mut(n.index()) {
+                entry.bitmap_uuid = self.bitmap(n).0;
+                entry.bitmap_dagtag = self.dagtag(n).0;
+            }
+        }
+        for (to, from) in sb.history.iter_mut().zip(self.history()) {
+            *to = from.0;
+        }
+    }
+}
+
+impl Engine {
+    /// What the metadata says about other nodes.
+    pub(crate) fn nodes(&self, v: VolumeNr) -> Option<Nodes> {
+        let disk = self.disk_ref(v)?;
+        let sb = &disk.meta.sb;
+        let entry = |n: NodeId| sb.peers.get(n.index()).copied().unwrap_or_default();
+        Some(Nodes {
+            slots: core::array::from_fn(|i| {
+                sb.peers
+                    .get(i)
+                    .and_then(|p| p.bitmap_index)
+                    .map(crate::bitmap::Slot)
+            }),
+            exist: NodeId::all()
+                .filter(|n| entry(*n).flags.contains(PeerFlags::NODE_EXISTS))
+                .collect(),
+            max_peers: sb.max_peers,
+        })
+    }
+
+    /// What is known about the configured peers of a volume.
+    pub(crate) fn peer_facts(&self, v: VolumeNr) -> Vec<PeerFacts> {
+        self.state
+            .peers_of(v)
+            .map(|(node, _, pd)| PeerFacts {
+                node,
+                disk: pd.pdisk,
+                repl: pd.repl,
+                current: self
+                    .peer_device(node, v)
+                    .map(|k| k.uuids.current)
+                    .unwrap_or_default(),
+                sync_target: self
+                    .peer_device(node, v)
+                    .is_some_and(|k| k.uuids.flags.contains(UuidFlags::SYNC_TARGET)),
+            })
+            .collect()
+    }
+
+    /// A fresh random generation.
+    pub(crate) fn random_uuid(&mut self) -> Uuid {
+        loop {
+            let uuid = Uuid(self.rng.next()).identity();
+            if !uuid.is_none() && !uuid.is_just_created() && uuid != Uuid::UNKNOWN.identity() {
+                return uuid;
+            }
+        }
+    }
+
+    /// Whether both are at the same generation now.
+    pub(crate) fn same_generation(&self, peer: NodeId, v: VolumeNr) -> bool {
+        self.peer_device(peer, v)
+            .is_some_and(|k| k.uuids.current.same(self.current_uuid(v)))
+            && !self.current_uuid(v).is_none()
+    }
+
+    /// Both have the same data: what the bitmap towards this peer said is over (section 3.8, first row).
+    pub(crate) fn drop_bitmap_uuid(&mut self, peer: NodeId, v: VolumeNr) {
+        let slot = self.slot_of(peer, v);
+        let Some(disk) = self.disk_mut(v) else { return };
+        disk.gen_ids.drop_bitmap(peer);
+        if let Some(slot) = slot
+            && disk.bitmap.weight(slot) != 0
+        {
+            disk.bitmap.clear_all(slot);
+            self.log_at(LogLevel::Info, Some(peer), Some(v), "cleared bitmap");
+            self.data_bitmap_writeout(v);
+        }
+        self.md_touch();
+    }
+
+    /// Bit 0 of the current UUID goes with the role.
+    pub(crate) fn clear_primary_bit(&mut self) {
+        for volume in self.volumes.values_mut() {
+            if let Some(disk) = volume.disk.as_mut() {
+                disk.gen_ids.mark_primary(false);
+            }
+        }
+        self.md_touch();
+    }
+}
