@@ -1,0 +1,151 @@
+//! Detaching, on command or because the disk failed.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use drbd_proto::{DiskState, VolumeNr};
+
+use crate::command::{Reply, RetCode};
+use crate::control::ControlOp;
+use crate::effect::{Effect, LogLevel};
+use crate::engine::{Engine, Op};
+use crate::id::CmdId;
+use crate::options::OnIoError;
+use crate::state::change::ChangeFlags;
+use crate::twopc::{ChangeKind, Requester};
+
+use super::DiskFault;
+
+impl Engine {
+    /// `detach`.
+    pub(crate) fn detach_command(
+        &mut self,
+        cmd: CmdId,
+        v: VolumeNr,
+        force: bool,
+        diskless: bool,
+    ) -> Option<Reply> {
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return Some(Reply::new(RetCode::ERR_MINOR_INVALID));
+        };
+        if diskless {
+            volume.options.diskless = true;
+        }
+        if volume.disk.is_none() {
+            return Some(Reply::new(RetCode::NOTHING_TO_DO));
+        }
+        self.pending.detaches.insert(v, cmd);
+        if force {
+            self.forced_detach.insert(v);
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(d) = s.devices.get_mut(&v) {
+                    d.disk = DiskState::Detaching;
+                }
+            });
+            return None;
+        }
+        self.twopc_request(ChangeKind::Detach { volume: v }, Requester::Command(cmd));
+        None
+    }
+
+    /// The cluster has agreed to the detach, or not.
+    pub(crate) fn detach_decided(&mut self, v: VolumeNr, result: Result<RetCode, RetCode>) {
+        if let Err(code) = result
+            && let Some(cmd) = self.pending.detaches.remove(&v)
+        {
+            self.reply(cmd, Reply::new(code));
+        }
+    }
+
+    /// I/O on a disk failed (section 14.4).
+    pub(crate) fn disk_failed(&mut self, v: VolumeNr, fault: DiskFault) {
+        let disk = self.state.disk(v);
+        if self.attaching.contains_key(&v) && disk == DiskState::Attaching {
+            return self.attach_failed(v, RetCode::ERR_IO_MD_DISK, "I/O error while attaching");
+        }
+        if disk <= DiskState::Failed {
+            return;
+        }
+        let policy = self
+            .disk_ref(v)
+            .map_or(OnIoError::Detach, |d| d.options.on_io_error);
+        let what = match fault {
+            DiskFault::Read => "read error",
+            DiskFault::Write => "write error",
+            DiskFault::Meta => "metadata I/O error",
+        };
+        let to = match policy {
+            OnIoError::PassOn if fault != DiskFault::Meta => DiskState::Inconsistent,
+            _ => DiskState::Failed,
+        };
+        self.log_at(
+            LogLevel::Error,
+            None,
+            Some(v),
+            format!("Local IO failed: {what}."),
+        );
+        if policy == OnIoError::CallLocalIoError {
+            let op = self.op(Op::Control(ControlOp::Upcall));
+            let about = (None, Some(v));
+            self.push(Effect::Upcall {
+                op,
+                handler: "local-io-error",
+                about,
+            });
+        }
+        if disk > DiskState::Inconsistent || to == DiskState::Failed {
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(d) = s.devices.get_mut(&v) {
+                    d.disk = to;
+                }
+            });
+        }
+    }
+
+    /// The data plane has nothing under way on a disk any more; looked at in `disk_settle`.
+    pub(crate) fn disk_idle(&mut self, _v: VolumeNr) {}
+
+    /// Lets go of disks that are on their way out and idle; called after each event.
+    pub(crate) fn disk_settle(&mut self) {
+        let leaving: Vec<VolumeNr> = self
+            .volumes
+            .values()
+            .filter(|x| x.disk.is_some())
+            .map(|x| x.nr)
+            .filter(|v| {
+                matches!(
+                    self.state.disk(*v),
+                    DiskState::Failed | DiskState::Detaching
+                )
+            })
+            .collect();
+        for v in leaving {
+            let failed = self.state.disk(v) == DiskState::Failed;
+            let bitmap = failed || self.data_bitmap_written(v);
+            let superblock = self.disk_ref(v).is_none_or(|d| d.meta.is_settled());
+            if self.data_disk_idle(v) && bitmap && superblock && !self.md_dirty {
+                self.finish_detach(v);
+            } else if !bitmap {
+                self.data_bitmap_writeout(v);
+            }
+        }
+    }
+
+    fn finish_detach(&mut self, v: VolumeNr) {
+        self.forced_detach.remove(&v);
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.disk = None;
+            volume.flags.crashed_primary = false;
+        }
+        self.data_disk_gone(v);
+        self.push(Effect::Detach { volume: v });
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            if let Some(d) = s.devices.get_mut(&v) {
+                d.disk = DiskState::Diskless;
+            }
+        });
+        if let Some(cmd) = self.pending.detaches.remove(&v) {
+            self.reply(cmd, Reply::new(RetCode::SUCCESS));
+        }
+    }
+}
