@@ -148,7 +148,6 @@ impl Engine {
         }
         // What changed meanwhile is written now; if nothing did, what waited goes out.
         self.md_dirty = true;
-        self.disk_idle(v);
         self.attach_superblock_written(v);
     }
 

@@ -322,7 +322,7 @@ impl Engine {
     }
 
     /// The disk of a volume is on its way out: it gets no further requests. Those under way end by
-    /// themselves; then `disk_idle` is called.
+    /// themselves.
     pub(crate) fn data_detach(&mut self, volume: VolumeNr) {
         let Some(v) = self.volumes.get_mut(&volume) else {
             return;
@@ -332,7 +332,7 @@ impl Engine {
         }
         self.resync_disk_lost(volume);
         self.drop_activity_log(volume);
-        self.note_disk_idle(volume);
+        self.flush_idle_disk(volume);
     }
 
     /// Whether no operation on the disk of a volume is outstanding.

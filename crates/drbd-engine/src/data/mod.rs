@@ -343,7 +343,7 @@ impl Engine {
             DataOpKind::BitmapPages(pages) => self.bitmap_pages_written(volume, pages, result),
             DataOpKind::Resync(op) => self.resync_op_done(volume, op, result),
         }
-        self.note_disk_idle(volume);
+        self.flush_idle_disk(volume);
     }
 
     /// Data was handed to the transport (protocol A: data path, section 4.1).
@@ -367,22 +367,14 @@ impl Engine {
         }
     }
 
-    /// Tells the control plane when a disk that is on its way out has become idle.
-    fn note_disk_idle(&mut self, volume: VolumeNr) {
+    /// A disk that is on its way out and idle: nothing may stay in its cache. `disk_settle` lets go of it.
+    fn flush_idle_disk(&mut self, volume: VolumeNr) {
         let idle = self
             .volumes
             .get(&volume)
             .is_some_and(|v| v.data.closing && v.data.disk_ops == 0);
         if idle && self.owes_flush(volume) {
             self.flush_cache(volume, DataOpKind::CacheFlush);
-            return;
-        }
-        let idle = self
-            .volumes
-            .get(&volume)
-            .is_some_and(|v| v.data.closing && v.data.disk_ops == 0);
-        if idle {
-            self.disk_idle(volume);
         }
     }
 }

@@ -102,9 +102,6 @@ impl Engine {
         }
     }
 
-    /// The data plane has nothing under way on a disk any more; looked at in `disk_settle`.
-    pub(crate) fn disk_idle(&mut self, _v: VolumeNr) {}
-
     /// Lets go of disks that are on their way out and idle; called after each event.
     pub(crate) fn disk_settle(&mut self) {
         let leaving: Vec<VolumeNr> = self

@@ -193,7 +193,6 @@ impl Engine {
             self.send_state_all(v);
             self.data_bitmap_writeout(v);
             self.data_detach(v);
-            self.disk_idle(v);
         }
         if was > DiskState::Diskless && is == DiskState::Diskless {
             self.send_state_all(v);
