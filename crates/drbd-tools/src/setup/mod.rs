@@ -14,6 +14,7 @@ use drbd_node::control::protocol::{Answer, Config, Resource};
 use crate::minor_lock::{self, NoLock};
 
 mod args;
+mod color;
 mod daemon;
 mod events;
 mod help;
@@ -235,6 +236,9 @@ fn ask(command: &str, which: &str) -> Result<Option<Outcome>, String> {
 
 fn show_status(parsed: &Parsed) -> Result<u8, String> {
     let which = parsed.arguments.first().map_or("all", String::as_str);
+    let terminal = std::io::stdout().is_terminal();
+    let (given, when) = (parsed.count("color") > 0, parsed.value("color"));
+    let color = color::wanted(given, when, terminal)?;
     let list = resources(which)?;
     let missing = which != "all" && list.is_empty();
     if missing {
@@ -245,8 +249,8 @@ fn show_status(parsed: &Parsed) -> Result<u8, String> {
     } else if list.is_empty() && !missing {
         print(&format!("{NOTHING}\n"));
     } else {
-        let terminal = std::io::stdout().is_terminal();
         let detail = Detail {
+            color,
             verbose: parsed.count("verbose"),
             statistics: parsed.count("statistics") > 0,
             terminal,

@@ -8,6 +8,8 @@ use drbd_node::control::protocol::{
 };
 use std::net::SocketAddr;
 
+use super::color::{Side, paint};
+
 /// How much to show.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Detail {
@@ -15,6 +17,8 @@ pub(super) struct Detail {
     pub(super) verbose: usize,
     /// `--statistics`.
     pub(super) statistics: bool,
+    /// States have colours.
+    pub(super) color: bool,
     /// The output is a terminal.
     pub(super) terminal: bool,
     /// Columns of a line, without its indentation.
@@ -147,13 +151,15 @@ fn one(out: &mut Wrapped, resource: &Resource, detail: Detail) {
     if verbose {
         out.field("node-id", resource.node_id);
     }
-    out.field("role", &state.role);
+    let local = |key: &str, value: &str| paint(detail.color, Side::Local, key, value, false);
+    out.field("role", local("role", &state.role));
     let list = suspended(state);
     if verbose || list != "no" {
         out.field("suspended", list);
     }
     if verbose || state.force_io_failures {
-        out.field("force-io-failures", yes_no(state.force_io_failures));
+        let fails = yes_no(state.force_io_failures);
+        out.field("force-io-failures", local("force-io-failures", fails));
     }
     if verbose && statistics {
         out.new_line();
@@ -171,15 +177,16 @@ fn one(out: &mut Wrapped, resource: &Resource, detail: Detail) {
 fn device(out: &mut Wrapped, device: &Device, plain: bool, detail: Detail) {
     let (verbose, statistics) = (detail.verbose > 0, detail.statistics);
     let state = &device.state;
-    let disk = format!("disk:{}", state.disk);
+    let local = |key: &str, value: &str| paint(detail.color, Side::Local, key, value, state.client);
+    let disk = local("disk", &state.disk);
     if plain {
-        out.line(2, 6, &disk);
+        out.line(2, 6, &format!("disk:{disk}"));
     } else {
         out.line(2, 6, &format!("volume:{}", device.volume));
         if verbose {
             out.field("minor", state.minor);
         }
-        out.field("disk", &state.disk);
+        out.field("disk", disk);
     }
     if state.disk == "Diskless" && (verbose || !detail.terminal) {
         out.field("client", yes_no(state.client));
@@ -191,9 +198,9 @@ fn device(out: &mut Wrapped, device: &Device, plain: bool, detail: Detail) {
         );
     }
     if verbose || !state.quorum {
-        out.field("quorum", yes_no(state.quorum));
+        out.field("quorum", local("quorum", yes_no(state.quorum)));
     }
-    out.field("open", yes_no(state.open));
+    out.field("open", local("open", yes_no(state.open)));
     if statistics {
         out.new_line();
         if verbose {
@@ -227,10 +234,18 @@ fn connection(out: &mut Wrapped, connection: &Connection, plain: bool, detail: D
         }
     }
     if verbose || !connected {
-        out.field("connection", &state.connection);
+        let connection = paint(
+            detail.color,
+            Side::Local,
+            "connection",
+            &state.connection,
+            false,
+        );
+        out.field("connection", connection);
     }
     if verbose || connected {
-        out.field("role", &state.role);
+        let role = paint(detail.color, Side::Peer, "role", &state.role, false);
+        out.field("role", role);
         if verbose {
             out.field("tls", "no");
         }
@@ -257,12 +272,20 @@ fn peer_device(out: &mut Wrapped, device: &PeerDevice, plain: bool, detail: Deta
     }
     let active = !matches!(state.replication.as_str(), "Off" | "Established");
     if verbose || active {
-        out.field("replication", &state.replication);
+        let replication = &state.replication;
+        out.field(
+            "replication",
+            paint(detail.color, Side::Peer, "replication", replication, false),
+        );
     }
     out.indent = if out.column == 0 { 4 } else { 8 };
     let nothing = state.replication == "Off" && state.peer_disk == "DUnknown";
     if verbose || statistics || !nothing {
-        out.field("peer-disk", &state.peer_disk);
+        let (disk, client) = (&state.peer_disk, state.peer_client);
+        out.field(
+            "peer-disk",
+            paint(detail.color, Side::Peer, "peer-disk", disk, client),
+        );
         out.indent = 8;
         if state.peer_disk == "Diskless" && (verbose || !detail.terminal) {
             out.field("peer-client", yes_no(state.peer_client));

@@ -7,6 +7,7 @@ use super::*;
 
 const JSON: &str = include_str!("../../../tests/data/runtime/status.json");
 const TEXT: &str = include_str!("../../../tests/data/runtime/status.txt");
+const COLOR: &str = include_str!("../../../tests/data/runtime/status-color.txt");
 const STATISTICS: &str = include_str!("../../../tests/data/runtime/status-statistics.txt");
 
 fn text_of(v: &Value, key: &str) -> String {
@@ -147,6 +148,13 @@ fn text_as_recorded() {
         ..Detail::default()
     };
     assert_eq!(text(&resources, detail), without_tls(TEXT));
+    let color = Detail {
+        color: true,
+        ..detail
+    };
+    // The recording writes the escape character as two visible ones.
+    let recorded = without_tls(COLOR).replace("^[", "\x1b");
+    assert_eq!(text(&resources, color), recorded);
     let detail = Detail {
         statistics: true,
         ..detail
