@@ -1,13 +1,13 @@
 //! Following events: `events2`.
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 
 use drbd_node::control::client::{Client, ClientError};
 use drbd_node::control::protocol::Event;
 
 use super::args::Parsed;
 use super::events::{Printer, Wanted};
-use super::{daemon, print, socket};
+use super::{color, daemon, print, socket};
 
 mod refresh;
 
@@ -32,6 +32,11 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
         statistics: parsed.count("statistics") > 0,
         full: parsed.count("full") > 0,
         diff: parsed.count("diff") > 0,
+        color: color::wanted(
+            parsed.count("color") > 0,
+            parsed.value("color"),
+            std::io::stdout().is_terminal(),
+        )?,
     };
     let poll = parsed.count("poll") > 0;
     if poll && now {

@@ -2,6 +2,7 @@
 
 use drbd_node::control::protocol::PeerDeviceState;
 
+use super::super::color::{Side, paint};
 use super::super::status::{done, speed, yes_no};
 use super::Wanted;
 
@@ -46,7 +47,7 @@ pub(super) fn peer_device_groups(state: &PeerDeviceState, statistics: bool) -> V
 }
 
 /// The fields to print, each with a blank before it; empty if nothing changed.
-pub(super) fn fields(old: Option<&[Group]>, new: &[Group], wanted: Wanted) -> String {
+pub(super) fn fields(old: Option<&[Group]>, new: &[Group], wanted: Wanted, side: Side) -> String {
     let mut out = String::new();
     let changed = old.is_none_or(|old| old != new);
     for (n, group) in new.iter().enumerate() {
@@ -63,6 +64,9 @@ pub(super) fn fields(old: Option<&[Group]>, new: &[Group], wanted: Wanted) -> St
                 continue;
             }
             if !wanted.diff {
+                let is_client = |(k, v): &(&str, String)| k.ends_with("client") && v == "yes";
+                let client = group.iter().any(is_client);
+                let value = paint(wanted.color, side, key, value, client);
                 out.push_str(&format!(" {key}:{value}"));
                 continue;
             }

@@ -8,6 +8,7 @@ use drbd_node::control::protocol::{
     ConnectionState, DeviceState, PeerDeviceState, Resource, ResourceState,
 };
 
+use super::super::color::Side;
 use super::super::status::{suspended, yes_no};
 use super::fields::{Group, peer_device_groups};
 
@@ -49,6 +50,14 @@ impl Key {
             Key::Device(_) => "device",
             Key::PeerDevice(..) => "peer-device",
             Key::Path(..) => "path",
+        }
+    }
+
+    /// Whose states it has.
+    pub(super) fn side(self) -> Side {
+        match self {
+            Key::Resource | Key::Device(_) => Side::Local,
+            Key::Connection(_) | Key::PeerDevice(..) | Key::Path(..) => Side::Peer,
         }
     }
 

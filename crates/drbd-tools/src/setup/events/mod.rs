@@ -30,6 +30,8 @@ pub(super) struct Wanted {
     pub(super) full: bool,
     /// `--diff`.
     pub(super) diff: bool,
+    /// States have colours. With `--diff` they have none.
+    pub(super) color: bool,
 }
 
 /// Turns events into lines.
@@ -163,7 +165,7 @@ impl Printer {
                 (None, false) => "create",
                 (Some(_), _) => "change",
             };
-            let fields = fields(old, &shown.groups, self.wanted);
+            let fields = fields(old, &shown.groups, self.wanted, key.side());
             if old.is_none() || !fields.is_empty() {
                 lines.push(format!("{kind} {} {}{fields}", key.kind(), shown.identity));
             }

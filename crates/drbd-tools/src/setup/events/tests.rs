@@ -233,3 +233,42 @@ fn differences_and_statistics() {
         lines[2]
     );
 }
+
+#[test]
+fn colors() {
+    let mut p = Printer::new(Wanted {
+        color: true,
+        ..Wanted::default()
+    });
+    let mut r = resource();
+    r.state.role = "Primary".into();
+    r.devices[0].state.disk = "Diskless".into();
+    r.devices[0].state.client = true;
+    r.connections[0].peer_devices[0].state.replication = "SyncSource".into();
+    let lines = p.lines(Event::Snapshot(Box::new(r)));
+    assert!(
+        lines[0].contains(" role:\x1b[1;36mPrimary\x1b[0m "),
+        "{}",
+        lines[0]
+    );
+    assert!(
+        lines[1].ends_with("connection:Connected role:Secondary"),
+        "{}",
+        lines[1]
+    );
+    assert!(
+        lines[2].contains(" disk:\x1b[1;32mDiskless\x1b[0m "),
+        "{}",
+        lines[2]
+    );
+    assert!(
+        lines[3].contains(" replication:\x1b[31mSyncSource\x1b[0m "),
+        "{}",
+        lines[3]
+    );
+    assert!(
+        lines[3].contains(" peer-disk:\x1b[32mUpToDate\x1b[0m "),
+        "{}",
+        lines[3]
+    );
+}
