@@ -220,7 +220,7 @@ impl Engine {
                     | DiskState::Detaching
                     | DiskState::Failed => {}
                     DiskState::Diskless => {
-                        self.attaching.remove(&v);
+                        self.attach_over(v);
                         if let Some(cmd) = self.pending.attaches.remove(&v) {
                             self.reply(cmd, Reply::new(RetCode::ERR_DATA_NOT_CURRENT));
                         }
@@ -231,8 +231,14 @@ impl Engine {
         }
     }
 
-    fn attach_done(&mut self, v: VolumeNr) {
+    /// An attach has ended, well or not. A request that still waits for its turn must not meet the next one.
+    fn attach_over(&mut self, v: VolumeNr) {
         self.attaching.remove(&v);
+        self.twopc_withdraw(ChangeKind::Attach { volume: v });
+    }
+
+    fn attach_done(&mut self, v: VolumeNr) {
+        self.attach_over(v);
         self.update_limits();
         if let Some(cmd) = self.pending.attaches.remove(&v) {
             self.reply(cmd, Reply::new(RetCode::NO_ERROR));
@@ -240,7 +246,7 @@ impl Engine {
     }
 
     pub(super) fn attach_failed(&mut self, v: VolumeNr, code: RetCode, text: &str) {
-        self.attaching.remove(&v);
+        self.attach_over(v);
         self.log_at(
             LogLevel::Error,
             None,

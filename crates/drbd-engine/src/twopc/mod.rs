@@ -195,6 +195,11 @@ impl Engine {
         });
     }
 
+    /// Takes back own changes that were not begun, without an answer to anybody.
+    pub(crate) fn twopc_withdraw(&mut self, kind: ChangeKind) {
+        self.twopc.queue.retain(|r| r.kind != kind);
+    }
+
     /// Runs the empty transaction soon, unless one waits already (section 5.9).
     pub(crate) fn want_empty_twopc(&mut self) {
         let waits = self.twopc.queue.iter().any(|r| r.kind == ChangeKind::Empty);
