@@ -30,6 +30,9 @@ pub(crate) struct MetaWriter {
     pub geometry: Geometry,
     /// PRIMARY_IND goes when the bitmap is written and no peer's write is in flight.
     pub clear_primary_ind_when_written: bool,
+    /// The only peer, if the disk has metadata of the 8 series; the superblock is then held in the
+    /// form of version 9 and written in that of the disk (metadata, section 3.7).
+    pub v08_peer: Option<NodeId>,
     /// The block on the disk, as far as known.
     durable: Option<Block>,
     /// The block being written.
@@ -43,8 +46,17 @@ impl MetaWriter {
             sb,
             geometry,
             clear_primary_ind_when_written: false,
+            v08_peer: None,
             durable: None,
             writing: None,
+        }
+    }
+
+    /// The block as it goes to the disk.
+    fn encode(&self) -> [u8; 4096] {
+        match self.v08_peer {
+            Some(peer) => self.sb.to_v08_in_use(peer.get()).encode(),
+            None => self.sb.encode(),
         }
     }
 
@@ -104,7 +116,7 @@ impl Engine {
             return;
         }
         disk.gen_ids.store(&mut disk.meta.sb);
-        let block: Block = Box::new(disk.meta.sb.encode());
+        let block: Block = Box::new(disk.meta.encode());
         if disk.meta.durable.as_ref() == Some(&block) {
             return;
         }

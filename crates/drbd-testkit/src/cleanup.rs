@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::{Context, Result, loopdev};
 
@@ -23,6 +23,7 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Default)]
 struct Made {
     processes: Vec<Pid>,
+    groups: Vec<Pid>,
     directories: Vec<PathBuf>,
 }
 
@@ -45,6 +46,21 @@ pub(crate) fn add_process(pid: u32) {
 pub(crate) fn remove_process(pid: u32) {
     made()
         .processes
+        .retain(|p| p.as_raw_nonzero().get().cast_unsigned() != pid);
+}
+
+/// Records a child that is the first of a process group, which [`now`] kills as a whole.
+pub fn add_group(pid: u32) {
+    once();
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        made().groups.push(pid);
+    }
+}
+
+/// Forgets a process group that has been killed; before its first process is waited for.
+pub fn remove_group(pid: u32) {
+    made()
+        .groups
         .retain(|p| p.as_raw_nonzero().get().cast_unsigned() != pid);
 }
 
@@ -162,10 +178,11 @@ pub fn stale() {
 
 /// Takes everything away that is recorded: kills processes, removes directories.
 pub fn now() {
-    let (processes, directories) = {
+    let (mut processes, groups, directories) = {
         let mut made = made();
         (
             std::mem::take(&mut made.processes),
+            std::mem::take(&mut made.groups),
             std::mem::take(&mut made.directories),
         )
     };
@@ -177,6 +194,10 @@ pub fn now() {
     for pid in &processes {
         let _ = kill_process(*pid, Signal::KILL);
     }
+    for pid in &groups {
+        let _ = kill_process_group(*pid, Signal::KILL);
+    }
+    processes.extend(groups);
     for pid in processes {
         // Until it has let go of its files; its parent's thread may be the one that reaps it.
         for _ in 0..100 {

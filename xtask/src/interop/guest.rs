@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use drbd_testkit::{Context, Error, Output, Place, Result, spawn};
+use drbd_testkit::{Context, Error, Output, Place, Result, cleanup, spawn};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::confine;
@@ -138,6 +138,7 @@ impl Guest {
         }
         let child = net.run(move || command.spawn())?;
         let mut child = child.context(format!("cannot start {}", image.kernel.display()))?;
+        cleanup::add_group(child.id());
         let input = child.stdin.take().context("the console has no input")?;
         let output = child.stdout.take().context("the console has no output")?;
         let (send, lines) = channel();
@@ -208,6 +209,7 @@ impl Guest {
         if let Some(pid) = pid {
             let _ = kill_process_group(pid, Signal::KILL);
         }
+        cleanup::remove_group(self.child.id());
         let _ = self.child.wait();
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Options {
     pub(super) options: Vec<String>,
     /// Nodes without a disk.
     pub(super) diskless: Vec<u8>,
+    /// Metadata as a DRBD of the 8 series has it, on all nodes.
+    pub(super) old_metadata: bool,
 }
 
 impl Default for Options {
@@ -54,6 +56,7 @@ impl Default for Options {
             disk: lines(&["c-plan-ahead 0", "resync-rate 200M"]),
             options: lines(&["auto-promote no"]),
             diskless: Vec::new(),
+            old_metadata: false,
         }
     }
 }
@@ -337,6 +340,11 @@ impl Lab {
             return Ok(());
         }
         let side = self.side(id)?;
+        if self.options.old_metadata && side.kind() == Kind::Ours {
+            let (minor, disk) = (side.minor(), side.backing());
+            let create = format!("drbdmeta --force {minor} v08 {disk} internal create-md");
+            return side.sh(&create).map(drop);
+        }
         let peers = if side.legacy() { "" } else { " --max-peers=7" };
         side.adm(&format!("create-md --force{peers}")).map(drop)
     }

@@ -69,6 +69,11 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Whether the kernel's DRBD is of the 8 series.
+    fn legacy(&self) -> bool {
+        self.setup.legacy
+    }
+
     /// Makes the nodes with these options, tells the story, and adds what all nodes have to say if it
     /// ends badly.
     fn tell(&self, options: Options, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {

@@ -155,10 +155,18 @@ impl Engine {
                 return self.attach_failed(v, RetCode::ERR_MD_INVALID, &format!("{error}"));
             }
         };
-        if sb.magic.format() != Format::V09 {
-            let text = "v08 metadata: convert it with drbdmeta create-md";
-            return self.attach_failed(v, RetCode::ERR_MD_INVALID, text);
-        }
+        let v08_peer = match self.only_peer() {
+            _ if sb.magic.format() != Format::V08 => None,
+            Some(peer) => Some(peer),
+            None => {
+                let text = "v08 metadata has room for one peer: convert it with drbdmeta create-md";
+                return self.attach_failed(v, RetCode::ERR_MD_INVALID, text);
+            }
+        };
+        let sb = match v08_peer {
+            Some(peer) => sb.with_only_peer(self.node_id.get(), peer.get()),
+            None => sb,
+        };
         if let Some(stored) = sb.node_id.filter(|n| *n != self.node_id.get()) {
             let text = format!(
                 "the metadata belongs to node {stored}, but this is node {}",
@@ -197,6 +205,7 @@ impl Engine {
             disk.bitmap = bitmap;
             disk.meta = MetaWriter::new(sb, geometry);
             disk.meta.sb.node_id = Some(me);
+            disk.meta.v08_peer = v08_peer;
         }
         let peers: Vec<NodeId> = self.conns.keys().copied().collect();
         for peer in peers {
@@ -212,6 +221,17 @@ impl Engine {
             return self.attach_bitmap_loaded(v);
         }
         self.attach_read_bitmap(v, 0, area);
+    }
+
+    /// The peer that metadata of the 8 series is about: the configured one, or before there is one, of
+    /// nodes 0 and 1 the other.
+    fn only_peer(&self) -> Option<NodeId> {
+        let mut peers = self.conns.keys().copied();
+        match (peers.next(), peers.next()) {
+            (Some(peer), None) => Some(peer),
+            (None, _) => NodeId::new(1u32.checked_sub(self.node_id.get().into())?),
+            _ => None,
+        }
     }
 
     fn attach_read_bitmap(&mut self, v: VolumeNr, at: u64, bytes: u64) {

@@ -29,7 +29,7 @@ pub(crate) enum NotRead {
         /// The reason.
         error: io::Error,
     },
-    /// There is no metadata of version 9 where it should be.
+    /// There is no metadata where it should be.
     #[error("{path}: {reason}")]
     NotValid {
         /// The device.
@@ -91,7 +91,9 @@ fn read(path: &str, which: &str) -> Result<(Record, u64), NotRead> {
     let mut block = Page::ZERO;
     file.read_exact_at(block.as_mut_bytes(), offset)
         .map_err(device)?;
-    match Record::parse(Version::V09, &block.0, placement) {
+    let found = Record::parse(Version::V09, &block.0, placement)
+        .or_else(|reason| Record::parse(Version::V08, &block.0, placement).map_err(|_| reason));
+    match found {
         Ok(found) => Ok((found.record, size)),
         Err(reason) => Err(not_valid(reason.to_string())),
     }
@@ -103,15 +105,21 @@ fn read(path: &str, which: &str) -> Result<(Record, u64), NotRead> {
 /// The metadata cannot be read.
 pub(crate) fn gi(meta_disk: &str, index: &str, node: u8, explained: bool) -> Result<(), NotRead> {
     let (record, _) = read(meta_disk, index)?;
+    // The older versions have one peer.
+    let node = if record.version() == Version::V09 {
+        node.into()
+    } else {
+        0
+    };
     let outputs = Outputs {
         out: Box::new(io::stdout()),
         err: Box::new(io::stderr()),
     };
     let console = Console::new(outputs, false, false, 0);
     if explained {
-        gi::describe(&record, node.into(), &console);
+        gi::describe(&record, node, &console);
     } else {
-        console.out(&gi::record_line(&record, node.into()));
+        console.out(&gi::record_line(&record, node));
     }
     Ok(())
 }

@@ -67,7 +67,15 @@ impl Store {
     /// Looks at the place where the metadata belongs.
     pub(super) fn look(&mut self, args: &Args, console: &Console) -> Result<(), Failure> {
         let block = self.device.read_block("superblock", self.md_offset)?;
-        match Record::parse(args.format, &block, self.placement) {
+        let parsed = Record::parse(args.format, &block, self.placement).or_else(|reason| {
+            // Our node attaches the metadata of the 8 series, and every attach begins with these commands.
+            let attaching = matches!(args.command.name, "apply-al" | "repair-md");
+            if attaching && args.format == Version::V09 {
+                return Record::parse(Version::V08, &block, self.placement).map_err(|_| reason);
+            }
+            Err(reason)
+        });
+        match parsed {
             Ok(found) => {
                 if let Some(warning) = found.warning {
                     console.err(&warning);

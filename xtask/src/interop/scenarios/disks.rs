@@ -10,7 +10,12 @@ use super::super::lab::{Options, SOON};
 /// Both nodes crash, one of them as Primary with an activity log to apply and bits set for the other;
 /// each disk then goes to the other implementation.
 pub(super) fn moved(run: &Run<'_>) -> Result<()> {
-    run.tell(Options::default(), |lab| {
+    // What a DRBD of the 8 series can attach.
+    let options = Options {
+        old_metadata: run.legacy(),
+        ..Options::default()
+    };
+    run.tell(options, |lab| {
         lab.up_in_sync(0)?;
         let places = lab.places(40, 1);
         lab.write(0, &places)?;

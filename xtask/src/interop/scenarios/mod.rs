@@ -116,14 +116,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "both sides Primary",
         options::dual_primary,
     ),
-    // A DRBD 8 has metadata of version 08, which the daemon does not attach yet.
-    Scenario {
-        name: "7-moved-disk",
-        about: "disks attached by the other implementation",
-        only_nine: true,
-        casts: PAIR,
-        story: disks::moved,
-    },
+    pair(
+        "7-moved-disk",
+        "disks attached by the other implementation",
+        disks::moved,
+    ),
     three("8-turns", "three nodes, each Primary in turn", three::turns),
     three(
         "8-quorum-suspend",
