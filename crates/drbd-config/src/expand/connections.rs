@@ -99,6 +99,22 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
                 ));
                 continue;
             }
+            if let Some(proxy) = &host.proxy {
+                let message = format!(
+                    "in resource {}:\n\tThere is a drbd-8.x proxy config syntax within an 'on' \
+                     section; a 'connection-mesh' does not know proxies.",
+                    resource.name
+                );
+                found.push(
+                    Diagnostic::error(host.span, message)
+                        .full()
+                        .show([proxy.span])
+                        .help(format!(
+                            "write a 'connection' with the proxy and leave '{name}' out of the mesh"
+                        )),
+                );
+                break;
+            }
             members.push((at, host));
         }
         let net = mesh.net.inherited();
@@ -148,19 +164,6 @@ pub(super) fn generate(resource: &mut Resource, extent: Extent, found: &mut Vec<
                     endpoints: vec![generated(a, 0), generated(b, 1)],
                 });
                 c.hosts = Some([0, 1]);
-                if a.proxy.is_some() != b.proxy.is_some() {
-                    found.push(
-                        Diagnostic::error(
-                            resource.span,
-                            format!(
-                                "in resource {}:\n\tEither all 'on' sections must contain a \
-                                 proxy subsection, or none.",
-                                resource.name
-                            ),
-                        )
-                        .full(),
-                    );
-                }
                 new.push(c);
             }
         } else if resource.hosts.len() > 2 {
@@ -252,7 +255,6 @@ pub(super) fn resolve(resource: &mut Resource, found: &mut Vec<Diagnostic>) {
         if connection.origin == Origin::Explicit {
             resolve_one(resource, &places, connection, found);
         }
-        check_proxies(resource, connection, found);
         let Some([a, b]) = connection.hosts else {
             continue;
         };
@@ -394,22 +396,33 @@ fn resolve_endpoint(
     };
 }
 
-fn check_proxies(resource: &Resource, connection: &Connection, found: &mut Vec<Diagnostic>) {
-    let endpoints = connection.paths.iter().flat_map(|p| &p.endpoints);
-    let with = endpoints.clone().filter(|e| e.proxy.is_some()).count();
-    if with != 0 && with != endpoints.count() {
-        found.push(
-            Diagnostic::error(
-                connection.span,
-                format!(
-                    "in connection in resource {}:\n\
-                     Either all 'host' statements must have a proxy subsection, or none.",
-                    resource.name
-                ),
-            )
-            .full(),
+/// With a proxy at one end of a connection there must be one at the other end, too. Resources that this host has no part in are
+/// not looked at ("Configuration language", section 11).
+pub fn check_proxies(resource: &Resource) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let hosts = resource.hosts.iter().filter(|h| h.proxy.is_some()).count();
+    if hosts != 0 && hosts != resource.hosts.len() {
+        let message = format!(
+            "in resource {}:\n\tEither all 'on' sections must contain a proxy subsection, or none.",
+            resource.name
         );
+        found.push(Diagnostic::error(resource.span, message).full());
     }
+    for connection in &resource.connections {
+        let mixed = |path: &Path| {
+            let with = path.endpoints.iter().filter(|e| e.proxy.is_some()).count();
+            with != 0 && with != path.endpoints.len()
+        };
+        if connection.paths.iter().any(mixed) {
+            let message = format!(
+                "in connection in resource {}:\n\
+                 Either all 'host' statements must have a proxy subsection, or none.",
+                resource.name
+            );
+            found.push(Diagnostic::error(connection.span, message).full());
+        }
+    }
+    found
 }
 
 /// Completes the peer devices of every connection, one for each volume, unless only what was written is wanted.

@@ -9,6 +9,7 @@ mod stacked;
 mod volumes;
 
 pub use check::{check_addresses, resync_after};
+pub use connections::check_proxies;
 pub use inherit::peer_device_extras;
 pub use node_ids::address_hash;
 
@@ -73,6 +74,9 @@ fn complete(
     found.append(&mut resolving);
     found.append(&mut clashes);
     found.append(&mut unknown);
+    for resource in config.resources.iter().filter(|r| !r.ignored) {
+        found.append(&mut check_proxies(resource));
+    }
     stacked::disks(config, environment);
     if matches!(extent, Extent::Own | Extent::All) && !failed(found) {
         config.resources.iter_mut().for_each(volumes::finish);

@@ -78,23 +78,37 @@ impl Parser {
 
     /// Opens a file to include, unless it was read before.
     pub(super) fn include(&mut self, pending: Pending) -> Step<Option<Frame>> {
-        if !self.seen.insert(canonical(&pending.path)) {
+        let path = canonical(&pending.path);
+        if !self.seen.insert(path.clone()) {
+            if self.reading.contains(&path) && self.loops.insert(path) {
+                let message = format!(
+                    "'{}' includes itself, directly or through other files.",
+                    pending.name
+                );
+                self.report(
+                    Diagnostic::warning(pending.span, message)
+                        .full()
+                        .help("every file is read once; this 'include' is left out"),
+                );
+            }
             return Ok(None);
         }
+        // What a pattern found may be gone by now.
+        let gone = !pending.literal && std::fs::metadata(&path).is_err_and(|e| missing(&e));
         let opened = plain_file(&pending.path)
             .and_then(|()| self.open(&pending.path, pending.path.display().to_string()));
         match opened {
-            Ok(file) => Ok(Some(self.frame(file))),
+            Ok(file) => Ok(Some(self.frame(file, path))),
             Err(reason) => {
                 let message = format!("Failed to open include file '{}'.", pending.name);
                 let finding = Diagnostic::error(pending.span, message).full().help(reason);
-                self.report(if pending.literal {
-                    finding
-                } else {
+                self.report(if gone {
                     Diagnostic {
                         severity: Severity::Warning,
                         ..finding
                     }
+                } else {
+                    finding
                 });
                 Ok(None)
             }
@@ -113,14 +127,21 @@ impl Parser {
             require_literal_separator: true,
             require_literal_leading_dot: true,
         };
-        let pending = |path: PathBuf| Pending {
-            path,
-            name: name.text.to_string(),
-            span: name.span,
-            literal: !wild,
+        let directory = self.directory(name.span);
+        let pending = |path: PathBuf| {
+            let shown = path.strip_prefix(&directory).unwrap_or(&path);
+            Pending {
+                name: match wild {
+                    true => shown.display().to_string(),
+                    false => name.text.to_string(),
+                },
+                path,
+                span: name.span,
+                literal: !wild,
+            }
         };
         if !wild {
-            return vec![pending(self.directory(name.span).join(&*name.text))];
+            return vec![pending(directory.join(&*name.text))];
         }
         match glob::glob_with(&pattern.to_string_lossy(), options) {
             Ok(paths) => {
@@ -151,6 +172,10 @@ fn plain_file(path: &Path) -> Result<(), String> {
     } else {
         Err("is not a regular file".to_owned())
     }
+}
+
+fn missing(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
 }
 
 /// The reason of an I/O error without the number.

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::diagnostic::{Diagnostic, EXIT_INVALID};
+use crate::diagnostic::{Diagnostic, EXIT_INVALID, Severity};
 use crate::environment::Environment;
 use crate::lexer::{Keyword, Kind, Lexer, Token};
 use crate::model::{Config, Host, HostKind, Text, UsageCount};
@@ -88,6 +88,10 @@ pub struct Parser {
     config: Config,
     diagnostics: Vec<Diagnostic>,
     seen: HashSet<PathBuf>,
+    /// The files from the main file to the one that is read now: each includes the next.
+    reading: HashSet<PathBuf>,
+    /// Files of which it was said that they include themselves.
+    loops: HashSet<PathBuf>,
     names: HashMap<Text, Span>,
     texts: Texts,
     /// Errors about device names; they only matter if the section applies to this host.
@@ -102,6 +106,8 @@ pub struct Parser {
 struct Frame {
     text: Arc<Vec<u8>>,
     lexer: Lexer,
+    /// Canonical name; empty for a text that is no file.
+    path: PathBuf,
 }
 
 /// How a file to include was named.
@@ -125,6 +131,8 @@ impl Parser {
             config: Config::default(),
             diagnostics: Vec::new(),
             seen: HashSet::new(),
+            reading: HashSet::new(),
+            loops: HashSet::new(),
             names: HashMap::new(),
             texts: Texts::new(),
             device_errors: Vec::new(),
@@ -171,9 +179,15 @@ impl Parser {
 
     fn report(&mut self, diagnostic: Diagnostic) {
         // Some sections can produce one for every statement.
-        if self.diagnostics.len() <= 2 * MAX_FINDINGS {
+        if self.count(diagnostic.severity) <= MAX_FINDINGS {
             self.diagnostics.push(diagnostic);
         }
+    }
+
+    /// How many findings of a kind there are.
+    fn count(&self, severity: Severity) -> usize {
+        let found = self.diagnostics.iter();
+        found.filter(|d| d.severity == severity).count()
     }
 
     fn is_other_host(&self, host: &Host) -> bool {
@@ -181,6 +195,7 @@ impl Parser {
     }
 
     fn run(&mut self, input: Input) -> Step<()> {
+        let mut canon = PathBuf::new();
         let frame = match input {
             Input::Text { name, text } => {
                 self.config
@@ -193,7 +208,8 @@ impl Parser {
                     let message = format!("Cannot parse directory '{name}' as config file.");
                     return Err(Diagnostic::plain(message).exit(20).into());
                 }
-                self.seen.insert(canonical(&path));
+                canon = canonical(&path);
+                self.seen.insert(canon.clone());
                 self.open(&path, name.clone()).map_err(|reason| {
                     let message = format!("Can not open '{name}': {reason}.");
                     Diagnostic::plain(message).exit(20)
@@ -201,11 +217,15 @@ impl Parser {
             }
         };
         self.config.main.get_or_insert(frame);
-        let mut stack = vec![Work::Frame(self.frame(frame))];
+        let mut stack = vec![Work::Frame(self.frame(frame, canon))];
         while let Some(work) = stack.pop() {
             match work {
                 Work::Frame(frame) => {
+                    let path = frame.path.clone();
                     let (rest, pending) = self.toplevel(frame)?;
+                    if rest.is_none() {
+                        self.reading.remove(&path);
+                    }
                     stack.extend(rest.map(Work::Frame));
                     stack.extend(pending.into_iter().rev().map(Work::Pending));
                 }
@@ -219,19 +239,21 @@ impl Parser {
         Ok(())
     }
 
-    fn frame(&self, file: FileId) -> Frame {
+    fn frame(&mut self, file: FileId, path: PathBuf) -> Frame {
+        self.reading.insert(path.clone());
         Frame {
             text: self.config.sources.text(file),
             lexer: Lexer::new(file),
+            path,
         }
     }
 
     /// Statements at the top level, up to an `include` or the end of the file.
     fn toplevel(&mut self, frame: Frame) -> Step<(Option<Frame>, Vec<Pending>)> {
-        let Frame { text, lexer } = frame;
+        let Frame { text, lexer, path } = frame;
         let mut t = Tokens::new(&text, lexer);
         loop {
-            if self.diagnostics.len() > MAX_FINDINGS {
+            if self.count(Severity::Error) > MAX_FINDINGS {
                 return Err(Diagnostic::plain("Too many errors, giving up.").into());
             }
             let token = t.next();
@@ -270,6 +292,7 @@ impl Parser {
                             Some(Frame {
                                 text: text.clone(),
                                 lexer,
+                                path,
                             }),
                             pending,
                         ));

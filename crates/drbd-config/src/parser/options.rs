@@ -276,9 +276,13 @@ impl Parser {
         let expected = format!("{} | plugin", names(&[Group::Proxy]).join(" | "));
         let plugins = &mut proxy.plugins;
         let options = &mut proxy.options;
-        let other = |_: &mut Self, t: &mut Tokens<'_>, token: &Token<'_>| {
+        let other = |this: &mut Self, t: &mut Tokens<'_>, token: &Token<'_>| {
             if &*token.text != "plugin" {
-                return Ok(false);
+                if !token.is_value() || t.peek().kind != Kind::Open {
+                    return Ok(false);
+                }
+                let message = format!("'{}' is taken for 'plugin'", cut(&token.text));
+                this.report(Diagnostic::warning(token.span, message));
             }
             t.expect(Kind::Open)?;
             loop {
@@ -288,9 +292,13 @@ impl Parser {
                     match token.kind {
                         Kind::Close if words.is_empty() => return Ok(true),
                         Kind::Semicolon => break,
-                        Kind::Eof | Kind::Close | Kind::Open => {
-                            return Err(unexpected(&token, ";", &[]));
-                        }
+                        Kind::Eof
+                        | Kind::Close
+                        | Kind::WordTooLong
+                        | Kind::Unterminated
+                        | Kind::QuotedTooLong
+                        | Kind::NotUtf8 => return Err(unexpected(&token, ";", &[])),
+                        // Whatever it is, the proxy gets it.
                         _ => words.push(token.text.into_owned()),
                     }
                 }

@@ -193,6 +193,9 @@ impl Adm {
         };
         let found = expand::expand(&mut self.config, &self.environment, extent);
         self.report(&found)?;
+        if self.command.name.starts_with("proxy-") {
+            self.check_proxies()?;
+        }
         if dumps {
             return self.dump();
         }

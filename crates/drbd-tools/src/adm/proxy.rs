@@ -143,6 +143,26 @@ impl Adm {
         connections.any(|c| self.through(resource, c).is_some())
     }
 
+    /// The commands for proxies also want those resources to be right that have nothing but a proxy here.
+    pub(super) fn check_proxies(&self) -> Result<(), i32> {
+        let here = |resource: &&Resource| {
+            let connections = resource.connections.iter();
+            let endpoints = connections
+                .flat_map(|c| &c.paths)
+                .flat_map(|p| &p.endpoints);
+            let mut hosts = endpoints
+                .filter_map(|e| e.proxy.as_ref())
+                .flat_map(|p| &p.hosts);
+            hosts.any(|h| self.environment.is_my_name(h))
+        };
+        let foreign = self.config.resources.iter().filter(|r| r.ignored);
+        let found: Vec<_> = foreign
+            .filter(here)
+            .flat_map(expand::check_proxies)
+            .collect();
+        self.report(&found)
+    }
+
     fn through<'r>(
         &self,
         resource: &'r Resource,

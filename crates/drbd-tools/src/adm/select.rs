@@ -133,11 +133,16 @@ fn number(text: &str) -> Result<u32, Bad> {
 }
 
 fn peer(resource: &Resource, peer: &str, text: &str, node_name: &str) -> Result<usize, Bad> {
+    // Releases before 9.23 put a `:` between address and port where the names of floating hosts have a `_`.
+    let older = peer
+        .rsplit_once(':')
+        .map(|(address, port)| format!("{address}_{port}"));
     let found = (!peer.is_empty())
         .then(|| {
             resource.connections.iter().position(|c| {
                 !c.ignored
                     && (connection_name(resource, c) == peer
+                        || older.as_deref() == Some(&*connection_name(resource, c))
                         || resource
                             .peer_of(c)
                             .is_some_and(|h| h.names.iter().any(|n| same_host(n, peer))))

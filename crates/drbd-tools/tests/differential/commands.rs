@@ -169,6 +169,14 @@ pub(super) fn differs_on_purpose(line: &[String], release: u32, ours: &Run, real
         .any(|c| has(c));
     // It does not go on behind a selector that selects nothing.
     let old = old || release < 34 && ours.exit != real.exit && line.len() > 3;
+    // It goes on with the peer of the last `RES:PEER` until there is another one.
+    let mut peer = false;
+    let stale = line.iter().any(|w| {
+        let before = peer;
+        peer |= w.contains(':');
+        before && !w.contains(':')
+    });
+    let old = old || release < 32 && stale;
     // Dumps of one resource: the real tool adds what it makes up, which `dump all` does not show. `set-gi`: it passes on any
     // option of any command.
     let dump = (has("dump") || has("dump-xml")) && !has("all") && ours.exit == real.exit;
