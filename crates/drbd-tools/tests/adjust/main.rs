@@ -17,7 +17,7 @@ mod options;
 
 use node::Node;
 use options::{DISK, NET, PEER_DEVICE, RESOURCE, options};
-use random::{Random, cases, seed};
+use random::{Random, Seed, cases, seeds};
 
 /// Two resources of which each draw has other volumes, peers, paths and options.
 fn configuration(r: &mut Random) -> String {
@@ -128,11 +128,18 @@ fn real() -> Option<PathBuf> {
 
 #[test]
 fn adjust_leads_to_what_is_configured() {
+    for seed in seeds("adjust_leads_to_what_is_configured") {
+        leads_there(&seed);
+    }
+}
+
+fn leads_there(seed: &Seed) {
     let dir = tempfile::tempdir().unwrap();
     let (conf, show) = (dir.path().join("x.conf"), dir.path().join("show"));
     let args = ["-d", "-c", conf.to_str().unwrap(), "adjust", "all"];
-    let (mut r, cases) = (seed(0x5eed_0006), cases(60));
+    let (mut r, cases) = (seed.random(0x5eed_0006), cases(60));
     let real = real();
+    let again_with = &seed.replay;
     let mut node = Node::default();
     let mut changes = 0;
     for case in 0..cases {
@@ -163,7 +170,7 @@ fn adjust_leads_to_what_is_configured() {
         if let Some(real) = real.as_ref().filter(|_| !all_paths)
             && let Some(theirs) = drbdadm(real, &args, &show)
         {
-            let context = format!("case {case}\n{before}\n{text}");
+            let context = format!("case {case}, {again_with}\n{before}\n{text}");
             compare(&commands, &theirs, &context);
         }
         changes += commands.len();
@@ -171,11 +178,11 @@ fn adjust_leads_to_what_is_configured() {
         for command in &commands {
             assert!(
                 once.insert(command),
-                "case {case}: twice: {command}\n{shown}"
+                "case {case}, {again_with}: twice: {command}\n{shown}"
             );
             if let Err(error) = node.run(command) {
                 panic!(
-                    "case {case}: {command}: {error}\n{shown}\n--- from\n{before}\n--- to\n{text}"
+                    "case {case}, {again_with}: {command}: {error}\n{shown}\n--- from\n{before}\n--- to\n{text}"
                 );
             }
         }
@@ -183,7 +190,7 @@ fn adjust_leads_to_what_is_configured() {
         let again = ours(&args, &show);
         assert!(
             again.is_empty(),
-            "case {case}: not done after\n{shown}\nleft to do:\n{}\n--- from\n{before}\n--- to\n{text}",
+            "case {case}, {again_with}: not done after\n{shown}\nleft to do:\n{}\n--- from\n{before}\n--- to\n{text}",
             again.join("\n")
         );
         let listed = ours(

@@ -15,7 +15,7 @@ mod generate;
 mod options;
 mod random;
 
-use random::{Random, cases, seed};
+use random::{Random, Seed, cases, seeds};
 
 /// The real tool.
 struct Real {
@@ -197,6 +197,15 @@ fn difference(a: &Run, b: &Run, config: &str, release: u32) -> Option<String> {
     ))
 }
 
+fn verdict(failures: &[String], seed: &Seed) {
+    assert!(
+        failures.is_empty(),
+        "{}\nagain with: {}",
+        failures.join("\n======\n"),
+        seed.replay
+    );
+}
+
 const COMMANDS: [&[&str]; 3] = [
     &["dump", "all"],
     &["-v", "dump", "all"],
@@ -206,16 +215,22 @@ const COMMANDS: [&[&str]; 3] = [
 #[test]
 fn generated_configurations() {
     let Some(real) = real_tool() else { return };
+    for seed in seeds("generated_configurations") {
+        generated_with(&real, &seed);
+    }
+}
+
+fn generated_with(real: &Real, seed: &Seed) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("generated.conf");
-    let (mut r, cases) = (seed(0x5eed_0001), cases(150));
+    let (mut r, cases) = (seed.random(0x5eed_0001), cases(150));
     let mut accepted = 0;
     let mut failures = Vec::new();
     for case in 0..cases {
         let text = generate::configuration(&mut r);
         std::fs::write(&file, &text).unwrap();
         for args in COMMANDS {
-            let (a, b) = both(&real, &file, args);
+            let (a, b) = both(real, &file, args);
             accepted += usize::from(b.exit == Some(0));
             // An empty disk section in a connection's volume crashes the real tool.
             if b.exit.is_none() {
@@ -233,7 +248,7 @@ fn generated_configurations() {
         accepted > cases * 2,
         "too few valid configurations: {accepted}"
     );
-    assert!(failures.is_empty(), "{}", failures.join("\n======\n"));
+    verdict(&failures, seed);
 }
 
 /// Writes all files of a configuration; the path of the first one.
@@ -249,7 +264,13 @@ fn write(dir: &Path, files: &forms::Files) -> PathBuf {
 #[test]
 fn forms_of_the_language() {
     let Some(real) = real_tool() else { return };
-    let (mut r, cases) = (seed(0x5eed_0003), cases(150));
+    for seed in seeds("forms_of_the_language") {
+        forms_with(&real, &seed);
+    }
+}
+
+fn forms_with(real: &Real, seed: &Seed) {
+    let (mut r, cases) = (seed.random(0x5eed_0003), cases(150));
     let mut accepted = 0;
     let mut failures = Vec::new();
     for case in 0..cases {
@@ -262,7 +283,7 @@ fn forms_of_the_language() {
             COMMANDS[2],
             &["-d", "-S", "up", "all"],
         ] {
-            let (a, b) = both(&real, &file, args);
+            let (a, b) = both(real, &file, args);
             accepted += usize::from(b.exit == Some(0));
             // Older releases leave an unknown target out of dumps as well.
             let dropped = real.release < 34 && b.stderr.contains("mentioned in 'resync-after'");
@@ -278,19 +299,25 @@ fn forms_of_the_language() {
     }
     eprintln!("{accepted} of {} runs accepted", cases * 4);
     assert!(accepted > cases, "too few valid configurations: {accepted}");
-    assert!(failures.is_empty(), "{}", failures.join("\n======\n"));
+    verdict(&failures, seed);
 }
 
 #[test]
 fn command_lines() {
     let Some(real) = real_tool() else { return };
-    let (mut r, cases) = (seed(0x5eed_0004), cases(100));
+    for seed in seeds("command_lines") {
+        command_with(&real, &seed);
+    }
+}
+
+fn command_with(real: &Real, seed: &Seed) {
+    let (mut r, cases) = (seed.random(0x5eed_0004), cases(100));
     let mut failures = Vec::new();
     for case in 0..cases {
         let dir = tempfile::tempdir().unwrap();
         let files = forms::configuration(&mut r).for_release(real.release);
         let file = write(dir.path(), &files);
-        let (a, b) = both(&real, &file, &["sh-resources"]);
+        let (a, b) = both(real, &file, &["sh-resources"]);
         if a.exit != Some(0) || b.exit != Some(0) {
             continue;
         }
@@ -304,7 +331,7 @@ fn command_lines() {
         names.retain(|n| !n.contains(' '));
         for _ in 0..5 {
             let line = commands::line(&mut r, &names);
-            let (a, b) = both(&real, &file, &line);
+            let (a, b) = both(real, &file, &line);
             // Older releases leave an unknown target out of dumps as well.
             let dropped = real.release < 34 && b.stderr.contains("mentioned in 'resync-after'");
             if b.exit.is_none()
@@ -320,7 +347,7 @@ fn command_lines() {
             }
         }
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n======\n"));
+    verdict(&failures, seed);
 }
 
 /// Where the real tool overlooks an error that we report.
@@ -342,12 +369,21 @@ fn tolerated(ours: &Run, real: &Run) -> bool {
 }
 
 /// Damages the main file of each configuration; verdict and exit code must be the same.
-fn compare_damaged(
-    r: &mut Random,
-    cases: usize,
-    mut next: impl FnMut(&mut Random) -> forms::Files,
-) {
+fn compare_damaged(test: &str, part: u64, cases: usize, next: fn(&mut Random) -> forms::Files) {
     let Some(real) = real_tool() else { return };
+    for seed in seeds(test) {
+        damaged_with(&real, &seed, part, cases, next);
+    }
+}
+
+fn damaged_with(
+    real: &Real,
+    seed: &Seed,
+    part: u64,
+    cases: usize,
+    next: fn(&mut Random) -> forms::Files,
+) {
+    let r = &mut seed.random(part);
     let (mut refused, mut crashed) = (0, 0);
     let mut failures = Vec::new();
     for case in 0..cases {
@@ -356,7 +392,7 @@ fn compare_damaged(
         files.0[0].1 = damage::damage(r, &files.0[0].1);
         let file = write(dir.path(), &files);
         for args in [COMMANDS[2], COMMANDS[0]] {
-            let (a, b) = both(&real, &file, args);
+            let (a, b) = both(real, &file, args);
             refused += usize::from(b.exit != Some(0));
             if b.exit.is_none() {
                 crashed += 1;
@@ -382,12 +418,12 @@ fn compare_damaged(
         refused > cases / 3,
         "too few invalid configurations: {refused}"
     );
-    assert!(failures.is_empty(), "{}", failures.join("\n======\n"));
+    verdict(&failures, seed);
 }
 
 #[test]
 fn damaged_configurations() {
-    compare_damaged(&mut seed(0x5eed_0002), cases(300), |r| {
+    compare_damaged("damaged_configurations", 0x5eed_0002, cases(300), |r| {
         forms::Files(vec![(
             "damaged.conf".to_owned(),
             generate::configuration(r),
@@ -397,5 +433,10 @@ fn damaged_configurations() {
 
 #[test]
 fn damaged_forms() {
-    compare_damaged(&mut seed(0x5eed_0005), cases(200), forms::configuration);
+    compare_damaged(
+        "damaged_forms",
+        0x5eed_0005,
+        cases(200),
+        forms::configuration,
+    );
 }
