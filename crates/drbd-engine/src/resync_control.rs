@@ -268,14 +268,18 @@ impl Engine {
         // A reconciliation, or blocks of a crashed Primary: the generation stays, so that nothing but the marks
         // tells others what they lack now.
         if self.same_generation(peer, v) {
-            for (n, conn) in self.conns.iter_mut().filter(|(n, _)| **n != peer) {
-                let up_to_date = self.state.pdisk(*n, v) == DiskState::UpToDate;
-                if let Some(known) = conn.peers.get_mut(&v).filter(|_| up_to_date) {
+            for (_, conn) in self.conns.iter_mut().filter(|(n, _)| **n != peer) {
+                if let Some(known) = conn.peers.get_mut(&v) {
                     known.flags.lacks_reconciled = true;
                 }
             }
         }
         let outdated = self.adopt_source(peer, v);
+        let differing = if source_disk == DiskState::UpToDate {
+            self.differing_sources(peer, v)
+        } else {
+            NodeMask::EMPTY
+        };
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.flags.stable_resync = true;
             if source_disk < DiskState::UpToDate && crashed_source {
@@ -289,14 +293,17 @@ impl Engine {
         }
         let _ = self.change(ChangeFlags::HARD, |s| {
             if let Some(d) = s.devices.get_mut(&v) {
-                d.disk = source_disk;
+                if differing.is_empty() {
+                    d.disk = source_disk;
+                }
             }
             for (n, c) in &mut s.conns {
                 let Some(pd) = c.peers.get_mut(&v) else {
                     continue;
                 };
-                let superfluous =
-                    source_disk == DiskState::UpToDate && pd.repl == ReplState::PausedSyncT;
+                let superfluous = source_disk == DiskState::UpToDate
+                    && pd.repl == ReplState::PausedSyncT
+                    && !differing.contains(*n);
                 if *n == peer || superfluous {
                     pd.repl = ReplState::Established;
                     pd.resync_active = false;
@@ -306,6 +313,25 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// Waiting sources of the generation that this node has now, with marks left: they are not in sync with the
+    /// source that has finished, or its reports of peers in sync would have cleared the marks. No comparison of
+    /// generations would bring these blocks, so these resyncs are not superfluous (section 9.3 cancels them).
+    fn differing_sources(&self, finished: NodeId, v: VolumeNr) -> NodeMask {
+        let mut differing = NodeMask::EMPTY;
+        for (n, _, pd) in self.state.peers_of(v) {
+            if n != finished
+                && pd.repl == ReplState::PausedSyncT
+                && pd.pdisk == DiskState::UpToDate
+                && !(pd.susp_user || pd.susp_peer || pd.susp_dependency)
+                && self.same_generation(n, v)
+                && self.bitmap_weight(n, v) != 0
+            {
+                differing.insert(n);
+            }
+        }
+        differing
     }
 
     /// The source's generation is ours now (section 7.9, end).

@@ -110,9 +110,9 @@ impl Engine {
                     | ReplState::PausedSyncS
                     | ReplState::PausedSyncT
             );
-            // The target of somebody else gets blocks that this node does not hear of.
-            let elsewhere =
-                pd.repl == ReplState::Established && pd.pdisk == DiskState::Inconsistent;
+            // The target of somebody else gets blocks that this node does not hear of, and a disk that is
+            // not UpToDate after that may have got them from a source that was not, either.
+            let elsewhere = pd.repl == ReplState::Established && pd.pdisk != DiskState::UpToDate;
             if joined && !elsewhere && clean(peer) {
                 nodes.insert(peer);
             }
