@@ -362,7 +362,15 @@ impl Engine {
         let Some(conn) = self.conns.get(&node) else {
             return true;
         };
-        if self.state.cstate(node) < ConnState::Connected {
+        // No more of its writes will come. One that has restarted counts from anew: a position in its former
+        // life, from a peer that has not noticed, would not be reached.
+        let silent = self.state.cstate(node) < ConnState::Connected
+            || self
+                .state
+                .conns
+                .get(&node)
+                .is_none_or(|c| c.peer_role != Role::Primary);
+        if silent {
             return true;
         }
         if is_behind(conn.last_dagtag, dagtag) {

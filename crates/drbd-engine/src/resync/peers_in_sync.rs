@@ -111,8 +111,13 @@ impl Engine {
                     | ReplState::PausedSyncT
             );
             // The target of somebody else gets blocks that this node does not hear of, and a disk that is
-            // not UpToDate after that may have got them from a source that was not, either.
-            let elsewhere = pd.repl == ReplState::Established && pd.pdisk != DiskState::UpToDate;
+            // not UpToDate after that may have got them from a source that was not, either. Its own marks
+            // tell when its blocks are not those of this node.
+            let elsewhere = pd.repl == ReplState::Established
+                && (pd.pdisk != DiskState::UpToDate
+                    || self
+                        .peer_device(peer, volume)
+                        .is_none_or(|k| k.uuids.dirty_bits != 0));
             if joined && !elsewhere && clean(peer) {
                 nodes.insert(peer);
             }

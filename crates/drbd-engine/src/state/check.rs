@@ -214,9 +214,10 @@ impl Engine {
             {
                 return Err(RetCode::NO_VERIFY_ALG);
             }
-            if (before.is_sync_source() && pd.repl == ReplState::WFBitMapS)
-                || (before.is_sync_target() && pd.repl == ReplState::WFBitMapT)
-            {
+            // The reference names a source that is to be source again, and a target likewise. Two offers that
+            // cross would turn a running resync round: both disks end Inconsistent.
+            let bitmaps = matches!(pd.repl, ReplState::WFBitMapS | ReplState::WFBitMapT);
+            if changes && bitmaps && before.repl > ReplState::Established {
                 return Err(RetCode::RESYNC_RUNNING);
             }
             let starting = matches!(pd.repl, ReplState::StartingSyncS | ReplState::StartingSyncT);
