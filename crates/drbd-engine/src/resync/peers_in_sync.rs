@@ -101,6 +101,14 @@ impl Engine {
             return;
         }
         let mut nodes = NodeMask::EMPTY.with(partner);
+        // What the blocks are of: as a target, those of the source.
+        let own = self.current_uuid(volume);
+        let generation = if self.state.repl(partner, volume).is_sync_target() {
+            self.peer_device(partner, volume)
+                .map_or(own, |k| k.uuids.current)
+        } else {
+            own
+        };
         for (peer, _, pd) in self.state.peers_of(volume) {
             let joined = matches!(
                 pd.repl,
@@ -112,12 +120,12 @@ impl Engine {
             );
             // The target of somebody else gets blocks that this node does not hear of, and a disk that is
             // not UpToDate after that may have got them from a source that was not, either. Its own marks
-            // tell when its blocks are not those of this node.
+            // tell when its blocks are not those of this node, its generation that it has newer ones.
             let elsewhere = pd.repl == ReplState::Established
                 && (pd.pdisk != DiskState::UpToDate
-                    || self
-                        .peer_device(peer, volume)
-                        .is_none_or(|k| k.uuids.dirty_bits != 0));
+                    || self.peer_device(peer, volume).is_none_or(|k| {
+                        k.uuids.dirty_bits != 0 || !k.uuids.current.same(generation)
+                    }));
             if joined && !elsewhere && clean(peer) {
                 nodes.insert(peer);
             }

@@ -238,6 +238,15 @@ impl Engine {
                 current = Some(peer);
             }
         }
+        // An outdated source has older blocks than an UpToDate one, and than the writes of a Primary that come
+        // meanwhile: it is the last resort (a deviation, the fewest bits decide there).
+        let good = |n: &NodeId| {
+            new.pd(*n, v)
+                .is_some_and(|pd| pd.pdisk == DiskState::UpToDate)
+        };
+        if candidates.keys().any(good) {
+            candidates.retain(|n, _| good(n));
+        }
         if !any_target {
             for conn in new.conns.values_mut() {
                 if let Some(pd) = conn.peers.get_mut(&v) {
