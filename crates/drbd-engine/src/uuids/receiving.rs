@@ -134,11 +134,12 @@ impl Engine {
             return;
         }
         let slot = |e: &Engine, n: NodeId| e.slot_of(n, v);
-        // What this node just gave to the peer need not be on the third node: equal generations do not say
-        // that. Marks that are kept cost a resync at worst (a deviation).
-        let gave = self
-            .peer_device(peer, v)
-            .is_some_and(|k| k.flags.slot_touched);
+        // What this node just gave to the peer, or is about to give, need not be on the third node: equal
+        // generations do not say that. Marks that are kept cost a resync at worst (a deviation).
+        let gave = self.bitmap_weight(peer, v) != 0
+            || self
+                .peer_device(peer, v)
+                .is_some_and(|k| k.flags.slot_touched);
         for n in learned.clear.iter().filter(|_| !gave) {
             if let (Some(slot), Some(disk)) = (slot(self, n), self.disk_mut(v)) {
                 disk.bitmap.clear_all(slot);
