@@ -12,8 +12,38 @@ use super::Contender;
 use super::files::WorkDir;
 use super::process::{Process, Programs, SOON, free_port};
 
-/// Its name in the table.
-pub(super) const NAME: &str = "drbd-rs, protocol C";
+/// How a mirror keeps its writes in order.
+pub(super) struct Kind {
+    /// Its name in the table.
+    pub(super) name: &'static str,
+    /// Of its files and sockets.
+    key: &'static str,
+    /// Added to the ids that tell its nodes' minors apart.
+    first: u32,
+    /// Options of `attach`.
+    disk: &'static [(&'static str, &'static str)],
+}
+
+/// As it comes: the peer flushes its disk between writes that depend on each other.
+pub(super) const DEFAULT: Kind = Kind {
+    name: "drbd-rs, protocol C",
+    key: "drbd",
+    first: 0,
+    disk: &[],
+};
+
+/// For disks that lose nothing when the power fails, and what QEMU's mirror does: it neither flushes nor orders.
+pub(super) const UNORDERED: Kind = Kind {
+    name: "drbd-rs, C, no flushes",
+    key: "unordered",
+    first: 2,
+    disk: &[
+        ("disk-flushes", "no"),
+        ("md-flushes", "no"),
+        ("disk-drain", "no"),
+    ],
+};
+
 const RESOURCE: &str = "bench";
 /// Any that nobody else uses: drbdmeta locks by it.
 const MINOR: u32 = 0xb_e000;
@@ -27,7 +57,7 @@ struct Node {
 
 impl Node {
     fn start(programs: &Programs, dir: &WorkDir, id: u32, disk: &Path) -> Result<Node, String> {
-        let minor = (MINOR + (std::process::id() & 0xfff) * 2 + id).to_string();
+        let minor = (MINOR + (std::process::id() & 0xfff) * 4 + id).to_string();
         let output = Command::new(&programs.drbdmeta)
             .args(["--force", &minor, "v09"])
             .arg(disk)
@@ -125,10 +155,19 @@ fn disks(status: &Resource) -> Option<(&str, &str)> {
 }
 
 /// Starts the mirror; the second node is Secondary.
-pub(super) fn start(programs: &Programs, dir: &WorkDir, size: u64) -> Result<Contender, String> {
-    let stores = vec![dir.disk("drbd-1.img", size)?, dir.disk("drbd-2.img", size)?];
+pub(super) fn start(
+    programs: &Programs,
+    dir: &WorkDir,
+    size: u64,
+    kind: &Kind,
+) -> Result<Contender, String> {
+    let key = kind.key;
+    let stores = vec![
+        dir.disk(&format!("{key}-1.img"), size)?,
+        dir.disk(&format!("{key}-2.img"), size)?,
+    ];
     let mut nodes = Vec::new();
-    for (id, disk) in (0..).zip(&stores) {
+    for (id, disk) in (kind.first..).zip(&stores) {
         nodes.push(Node::start(programs, dir, id, disk)?);
     }
     let addresses = [free_port()?, free_port()?].map(|port| format!("127.0.0.1:{port}"));
@@ -147,7 +186,7 @@ pub(super) fn start(programs: &Programs, dir: &WorkDir, size: u64) -> Result<Con
             &[("_name", "peer"), ("protocol", "C")],
         )?;
         node.give("new-path", &[RESOURCE, peer, local, remote], &[])?;
-        node.give("attach", &[minor, &disk, &disk, "internal"], &[])?;
+        node.give("attach", &[minor, &disk, &disk, "internal"], kind.disk)?;
         node.give("connect", &[RESOURCE, peer], &[])?;
     }
     let [primary, _] = nodes.as_slice() else {
@@ -171,7 +210,7 @@ pub(super) fn start(programs: &Programs, dir: &WorkDir, size: u64) -> Result<Con
         .first()
         .map_or(0, |d| d.state.size);
     Ok(Contender {
-        name: NAME,
+        name: kind.name,
         address: Address::Unix(primary.nbd.clone()),
         export: format!("{RESOURCE}/0"),
         processes: nodes.into_iter().map(|n| n.process).collect(),

@@ -1,7 +1,7 @@
 //! `cargo bench-mirror`: what a write costs on a two-node mirror, beside QEMU's.
 //!
-//! Three contenders take the same load from the same client through an NBD server on a Unix socket: two
-//! `drbdd` with protocol C, `qemu-storage-daemon` with a quorum of a local file and the export of another
+//! The contenders take the same load from the same client through an NBD server on a Unix socket: two
+//! `drbdd` with protocol C, once as they come and once without flushes, `qemu-storage-daemon` with a quorum of a local file and the export of another
 //! `qemu-storage-daemon`, and `qemu-storage-daemon` with one file and no mirror. All files are written before, lie
 //! in one directory, and are opened with O_DIRECT; between the two halves of a mirror is TCP on loopback. All
 //! contenders stay up for the whole run and take turns, so that whatever else the machine does hits all of
@@ -117,8 +117,8 @@ fn places(args: &Args, results: &Path) -> Vec<PathBuf> {
         return vec![dir.clone()];
     }
     let memory = Path::new(MEMORY);
-    // Five files, and something for the rest of the system.
-    let wanted = (u64::from(args.size) << 20) * 6;
+    // Seven files, and something for the rest of the system.
+    let wanted = (u64::from(args.size) << 20) * 8;
     let free = rustix::fs::statvfs(memory).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
     if free < wanted {
         eprintln!(
@@ -142,8 +142,10 @@ fn round(
     let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only));
 
     eprintln!("backing files in {}", place.display());
-    if wanted(drbd::NAME) {
-        contenders.push(drbd::start(programs, &dir, size)?);
+    for kind in [&drbd::DEFAULT, &drbd::UNORDERED] {
+        if wanted(kind.name) {
+            contenders.push(drbd::start(programs, &dir, size, kind)?);
+        }
     }
     if qemu::version().is_some() {
         if wanted(qemu::MIRROR) {

@@ -41,6 +41,8 @@ pub(super) struct Results {
     depth: u32,
     /// drbd-rs relative to QEMU's mirror, if both were there.
     pub(super) ratio: Option<f64>,
+    /// The same without flushes, which QEMU's mirror does not send either.
+    unordered: Option<f64>,
     /// drbd-rs relative to half of what QEMU does without a mirror: a mirror whose halves lie on one disk writes
     /// everything twice, so about 1 is the limit where the disk is the bottleneck.
     limit: Option<f64>,
@@ -130,11 +132,15 @@ impl Report {
         let loads = loads.iter().map(|load| {
             let rows: Vec<Row> = contenders.iter().map(|c| row(c, load)).collect();
             let iops = |name| rows.iter().find(|r| r.name == name).map(|r| r.iops);
-            let ratio = match (iops(drbd::NAME), iops(qemu::MIRROR)) {
+            let ratio = match (iops(drbd::DEFAULT.name), iops(qemu::MIRROR)) {
                 (Some(own), Some(theirs)) if theirs > 0.0 => Some(own / theirs),
                 _ => None,
             };
-            let limit = match (iops(drbd::NAME), iops(qemu::PLAIN)) {
+            let unordered = match (iops(drbd::UNORDERED.name), iops(qemu::MIRROR)) {
+                (Some(own), Some(theirs)) if theirs > 0.0 => Some(own / theirs),
+                _ => None,
+            };
+            let limit = match (iops(drbd::DEFAULT.name), iops(qemu::PLAIN)) {
                 (Some(own), Some(plain)) if plain > 0.0 => Some(2.0 * own / plain),
                 _ => None,
             };
@@ -145,6 +151,7 @@ impl Report {
                 block: load.block,
                 depth: load.depth,
                 ratio,
+                unordered,
                 target: load.target,
                 rows,
             }
@@ -153,7 +160,7 @@ impl Report {
             name: c.name,
             bytes: c.idle_memory,
             // One bit for each 4 KiB and peer.
-            bitmap: if c.name == drbd::NAME {
+            bitmap: if c.name.starts_with("drbd-rs") {
                 c.size.div_ceil(4096 * 8)
             } else {
                 0
@@ -215,6 +222,12 @@ impl fmt::Display for Report {
                 }
                 None => writeln!(f, "  Not compared: one of the mirrors was not measured.")?,
             }
+            if let Some(ratio) = load.unordered {
+                writeln!(
+                    f,
+                    "  {ratio:.2} times without flushes: the same promise as QEMU's mirror, which neither flushes nor orders."
+                )?;
+            }
             if let Some(limit) = load.limit {
                 let percent = 100.0 * limit;
                 writeln!(
@@ -235,7 +248,7 @@ impl fmt::Display for Report {
                 memory.name,
                 memory.bytes as f64 / 1048576.0
             )?;
-            if memory.name == drbd::NAME {
+            if memory.name == drbd::DEFAULT.name {
                 let word = if memory.bytes < MEMORY + memory.bitmap {
                     "reached"
                 } else {
