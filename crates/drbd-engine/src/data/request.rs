@@ -274,7 +274,11 @@ impl Engine {
         if in_progress >= v.options.max_io_depth {
             return Admission::Wait;
         }
-        if v.flags.new_cur_uuid && self.state.role == Role::Primary {
+        // Without data the request fails below, and the generation stays due.
+        if v.flags.new_cur_uuid
+            && self.state.role == Role::Primary
+            && self.data_accessible(&self.state, volume)
+        {
             self.new_uuid_wanted(volume);
             return Admission::Wait;
         }

@@ -24,6 +24,7 @@ impl Engine {
         // A peer was lost while the extents were made active: the generation that this write belongs to is
         // not made yet, and whoever connects meanwhile would not learn that the peer lacks it.
         let due = self.state.role == Role::Primary
+            && self.data_accessible(&self.state, volume)
             && self
                 .volumes
                 .get(&volume)

@@ -59,11 +59,17 @@ impl Engine {
             // Requests wait or fail; the generation is made when quorum is back.
             return;
         }
+        let primary = self.state.role == Role::Primary;
+        if primary && !self.data_accessible(&self.state, v) {
+            // The reference drops it here. A peer that comes back alone would then get writes of a generation
+            // that the others take for theirs (a deviation).
+            return;
+        }
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.flags.new_cur_uuid = false;
         }
         self.data.recheck = true;
-        if self.state.role != Role::Primary || !self.data_accessible(&self.state, v) {
+        if !primary {
             return;
         }
         if self.state.disk(v) == DiskState::UpToDate {
