@@ -74,12 +74,12 @@ impl Engine {
                     && pd.pdisk == DiskState::UpToDate
                     && pd.repl == ReplState::Established
                     && c.peer_role != Role::Primary
-                    && self
-                        .peer_device(*n, v)
-                        .is_some_and(|k| k.flags.lacks_reconciled)
+                    && self.peer_device(*n, v).is_some_and(|k| {
+                        k.flags.lacks_reconciled
+                            && (k.uuids.dirty_bits != 0 || self.bitmap_weight(*n, v) != 0)
+                    })
                     && self.stable(&self.state, v).0
                     && self.same_generation(*n, v)
-                    && self.bitmap_weight(*n, v) != 0
             })
             .map(|(n, _, _)| n)
             .collect()

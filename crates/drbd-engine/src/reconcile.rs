@@ -67,13 +67,13 @@ impl Engine {
                     DiskState::Consistent | DiskState::UpToDate
                 )
         });
-        if busy {
-            return self.reconciled(peer, None);
-        }
         let Some(own) = self.conns.get(&lost).map(|c| c.last_dagtag) else {
             return;
         };
         let offset = own.0.wrapping_sub(theirs.0) as i64;
+        if busy {
+            return self.reconcile_later(peer, offset);
+        }
         let mut direction = None;
         for &v in &volumes {
             let Some(state) = self.peer_device(peer, v).and_then(|k| k.last_state) else {
@@ -82,17 +82,17 @@ impl Engine {
             let pdisk = self.state.pdisk(peer, v);
             let occasion = Occasion::Resync { disk_states: false };
             let Ok(decision) = self.decision(peer, v, &state, pdisk, occasion) else {
-                return self.reconciled(peer, None);
+                return self.reconcile_later(peer, offset);
             };
             use crate::decision::Strategy;
             let this = match decision.strategy {
                 Strategy::NoSync | Strategy::SourceIfBothFailed | Strategy::TargetIfBothFailed => 0,
                 Strategy::SourceUseBitmap => 1,
                 Strategy::TargetUseBitmap => -1,
-                _ => return self.reconciled(peer, None),
+                _ => return self.reconcile_later(peer, offset),
             };
             if direction.is_some_and(|d| d != this) {
-                return self.reconciled(peer, None);
+                return self.reconcile_later(peer, offset);
             }
             direction = Some(this);
         }
@@ -147,6 +147,23 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// One volume stands against a reconciliation of all. The others still differ in what the lost Primary sent to
+    /// one node only: who got further offers these blocks later (a deviation, the reference leaves the copies
+    /// different).
+    fn reconcile_later(&mut self, peer: NodeId, offset: i64) {
+        if offset > 0 || (offset == 0 && self.node_id < peer) {
+            let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+            for v in volumes {
+                let equal = self.same_generation(peer, v)
+                    && self.state.repl(peer, v) == ReplState::Established;
+                if let Some(known) = self.peer_device_mut(peer, v).filter(|_| equal) {
+                    known.flags.lacks_reconciled = true;
+                }
+            }
+        }
+        self.reconciled(peer, None);
     }
 
     fn reconciled(&mut self, peer: NodeId, _repl: Option<ReplState>) {
