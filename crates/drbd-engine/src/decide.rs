@@ -85,7 +85,11 @@ impl Engine {
             });
         }
         // The generation of a node that met a crashed Primary is the same: it is not old.
+        // Nor is that of one that has what a Primary has.
+        let served = self.state.role == Role::Secondary
+            && decision.strategy == Strategy::SyncTargetPrimaryReconnect;
         let would_be_target = decision.rule != Rule::CrashedPrimary
+            && !served
             && (decision.strategy.is_target() || decision.found.is_target());
         if let Some(known) = self.peer_device_mut(peer, v) {
             known.would_be_target = would_be_target;
@@ -177,6 +181,16 @@ impl Engine {
                     .get(&n)
                     .is_some_and(|c| c.peer_role == Role::Secondary)
             });
+        let served = me.disk == DiskState::UpToDate
+            && me.role == Role::Secondary
+            && self.state.conns.iter().any(|(n, c)| {
+                *n != peer
+                    && c.peer_role == Role::Primary
+                    && c.peers.get(&v).is_some_and(|pd| {
+                        pd.repl == ReplState::Established && pd.pdisk == DiskState::UpToDate
+                    })
+                    && self.same_generation(*n, v)
+            });
         let sent = Sent {
             current: known.sent.current,
             bitmap: known.sent.bitmap,
@@ -203,6 +217,7 @@ impl Engine {
             reconcile,
             other_resync,
             follows_nobody,
+            served,
             can_demote,
             dry_run: conn.flags.dry_run,
             policies: Policies {

@@ -184,7 +184,10 @@ impl Engine {
                 Err(_) => return false,
             };
             match strategy {
-                Strategy::NoSync => pdisk < DiskState::Outdated || self.goes_first(v, peer),
+                // Who is source if both have failed depends on the pair: among three that may be a circle.
+                s if s == Strategy::NoSync || s.is_if_both_failed() => {
+                    pdisk < DiskState::Outdated || self.goes_first(v, peer)
+                }
                 s => s.is_source(),
             }
         })

@@ -231,6 +231,15 @@ fn rr_conflict(f: &Facts<'_>, d: &mut Decision, connect: bool) {
             }
             _ => d.strategy = SyncTargetPrimaryDisconnect,
         }
+    } else if target
+        && f.served
+        && !in_use(&f.other, false)
+        && !f.theirs.current.same(f.mine.current())
+    {
+        // What a Primary has that others are connected to is not given up for an older line of writes that comes
+        // back, be it a crashed Primary's: the Primary itself refuses it above. A deviation: the reference makes
+        // its Secondaries targets, and they end Outdated beside it.
+        d.strategy = SyncTargetPrimaryReconnect;
     } else if d.strategy == SourceUseBitmap && by_crash && in_use(&f.other, false) && auto_discard {
         d.strategy = TargetUseBitmap;
     }

@@ -112,7 +112,14 @@ impl Cluster {
                 }
                 continue;
             };
-            if !force && !self.lenient {
+            let gone = |m: usize| {
+                let broken = |d: &crate::disk::Disk| d.broken;
+                let connected = m == n || self.connection(n, m) == ConnState::Connected;
+                !connected || self.nodes[m].disks[v].as_ref().is_none_or(broken)
+            };
+            let promised = self.histories[v].without(gone);
+            let excused = promised.check_all(disk.visible(), size, now).is_ok();
+            if !force && !self.lenient && !excused {
                 let what = format!(
                     "promoted to Primary with UpToDate data of volume {v} that lacks an acknowledged write: {bad}"
                 );
@@ -152,6 +159,22 @@ impl Cluster {
             .collect();
         let best = good.iter().copied().find(|m| self.is_current(*m, volume));
         best.or_else(|| good.first().copied())
+    }
+
+    /// The node whose disk alone has a write, if there is one such node. A sync target is no copy: its disk is of no
+    /// use without its source.
+    pub(super) fn sole_copy(&self, volume: usize, id: u32) -> Option<usize> {
+        let write = self.histories[volume].writes().get(id as usize)?;
+        let has = |n: &usize| {
+            self.nodes[*n].disks[volume].as_ref().is_some_and(|disk| {
+                let mut found = disk.visible().overlapping(write.start, write.end);
+                found.any(|r| r.value == write.version)
+            })
+        };
+        let whole = |n: &usize| self.disk_state(*n, volume) > DiskState::Inconsistent;
+        let mut holders = (0..self.config.nodes).filter(has).filter(whole);
+        let first = holders.next()?;
+        holders.next().is_none().then_some(first)
     }
 
     /// What a node's disk shows is what counts from now on.

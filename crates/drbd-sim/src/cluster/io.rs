@@ -282,6 +282,9 @@ impl Cluster {
                     End::Limbo(now)
                 };
                 self.histories[r.volume].finish(id, end);
+                if let Some(sole) = self.sole_copy(r.volume, id) {
+                    self.histories[r.volume].only_on(id, sole);
+                }
             }
         }
         match (r.kind, result, data) {

@@ -43,6 +43,8 @@ pub struct WriteRecord {
     pub submitted: Time,
     /// How it ended.
     pub outcome: End,
+    /// The only node whose disk had it when it was completed, if there was but one.
+    pub sole: Option<usize>,
 }
 
 impl WriteRecord {
@@ -119,6 +121,7 @@ impl History {
             node,
             submitted: now,
             outcome: End::Open,
+            sole: None,
         });
         for cell in start / CELL..=(end.max(1) - 1) / CELL {
             self.index.entry(cell).or_default().push(id);
@@ -131,6 +134,27 @@ impl History {
         if let Some(w) = self.writes.get_mut(id as usize) {
             w.outcome = outcome;
         }
+    }
+
+    /// A write that has just been completed is on the disk of one node only: no other one was UpToDate.
+    pub fn only_on(&mut self, id: u32, node: usize) {
+        if let Some(w) = self.writes.get_mut(id as usize) {
+            w.sole = Some(node);
+        }
+    }
+
+    /// The history as far as D1 promises it while some nodes cannot be reached: a write is readable as long as one
+    /// node that had it is. Those that only such a node had may show or not.
+    pub fn without(&self, gone: impl Fn(usize) -> bool) -> History {
+        let mut promised = self.clone();
+        for w in &mut promised.writes {
+            if let (End::Ok(at), Some(node)) = (w.outcome, w.sole)
+                && gone(node)
+            {
+                w.outcome = End::Limbo(at);
+            }
+        }
+        promised
     }
 
     /// Every write submitted on this node that is still open will never be completed.

@@ -130,6 +130,7 @@ fn run(us: &Half, them: &Half, link: Link, f: impl Fn(&mut Facts<'_>)) -> Decisi
         reconcile: us.lost,
         other_resync: false,
         follows_nobody: false,
+        served: false,
         can_demote: us.can_demote,
         dry_run: link.dry_run,
         policies: link.policies,
