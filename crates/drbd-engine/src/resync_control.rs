@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use drbd_meta::flags::LocalFlags;
 use drbd_proto::{
     ConnState, DiskState, NodeId, NodeMask, ReplState, State as WireState, UuidFlags, VolumeNr,
 };
@@ -285,6 +286,10 @@ impl Engine {
             if source_disk < DiskState::UpToDate && crashed_source {
                 volume.flags.crashed_primary = true;
             }
+        }
+        // What the state will be after this is what the flags of the UUIDs are about.
+        if let Some(disk) = self.disk_mut(v).filter(|_| source_disk > DiskState::Inconsistent) {
+            disk.meta.sb.flags.insert(LocalFlags::CONSISTENT);
         }
         // All UUIDs go out before any state (wire protocol, section 10.4).
         let peers: Vec<NodeId> = self.established_peers(v).collect();

@@ -36,6 +36,10 @@ pub(super) struct Options {
     pub(super) options: Vec<String>,
     /// Nodes without a disk.
     pub(super) diskless: Vec<u8>,
+    /// Two Secondaries of three nodes may keep marks for each other: a node that is cut off from a Primary
+    /// marks what it has without a peer-ack towards everybody (data path, section 12.4), and nothing takes
+    /// these marks away before the two compare again. Three kernels do the same.
+    pub(super) marks_may_stay: bool,
     /// Metadata as a DRBD of the 8 series has it, on all nodes.
     pub(super) old_metadata: bool,
 }
@@ -56,6 +60,7 @@ impl Default for Options {
             disk: lines(&["c-plan-ahead 0", "resync-rate 200M"]),
             options: lines(&["auto-promote no"]),
             diskless: Vec::new(),
+            marks_may_stay: false,
             old_metadata: false,
         }
     }
@@ -432,11 +437,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Two Secondaries of three nodes may keep marks for each other: a node that is cut off marks what it has
-    /// without a peer-ack, and nothing takes these marks away before the two compare again. Three kernels do
-    /// the same.
     fn in_sync(&self, side: &Side, s: &Status) -> bool {
-        let third = self.sides.len() > 2 && s.role() == "Secondary";
+        let third = self.options.marks_may_stay && s.role() == "Secondary";
         let disk = |id: u8| {
             if self.options.diskless.contains(&id) {
                 "Diskless"
