@@ -288,7 +288,10 @@ impl Engine {
             }
         }
         // What the state will be after this is what the flags of the UUIDs are about.
-        if let Some(disk) = self.disk_mut(v).filter(|_| source_disk > DiskState::Inconsistent) {
+        if let Some(disk) = self
+            .disk_mut(v)
+            .filter(|_| source_disk > DiskState::Inconsistent)
+        {
             disk.meta.sb.flags.insert(LocalFlags::CONSISTENT);
         }
         // All UUIDs go out before any state (wire protocol, section 10.4).

@@ -72,6 +72,15 @@ impl Engine {
         if !primary {
             return;
         }
+        // A DRBD 8 does not follow into a new generation while it is connected: it begins when that peer is
+        // lost, as between two of them.
+        let stays = |peer| {
+            self.state.repl(peer, v) >= ReplState::Established
+                && self.state.pdisk(peer, v) >= DiskState::Inconsistent
+        };
+        if self.legacy_peers().iter().any(stays) {
+            return;
+        }
         if self.state.disk(v) == DiskState::UpToDate {
             self.new_current_uuid(v, false);
         } else {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use drbd_proto::packet::Packet;
-use drbd_proto::{BarrierNr, BlockId, TwopcFlags, Uuid};
+use drbd_proto::{BarrierNr, BlockId, ConnState, ReplState, TwopcFlags, Uuid};
 
 /// Added to an identifier by whoever begins a resync from it (state machine, section 7.12).
 const SYNC_STEP: u64 = 1 << 48;
@@ -16,6 +16,8 @@ pub(crate) struct Names {
     blocks: HashMap<u64, u64>,
     transactions: HashMap<u32, u32>,
     barriers: HashMap<u32, u32>,
+    /// The peer is a DRBD of the 8 series.
+    eight: bool,
 }
 
 fn uuids(packet: &mut Packet) -> Vec<&mut Uuid> {
@@ -71,7 +73,7 @@ fn barrier(packet: &mut Packet) -> Option<&mut BarrierNr> {
 }
 
 /// Differences that mean nothing to the peer.
-fn same_meaning(a: &mut Packet, b: &mut Packet) {
+fn same_meaning(a: &mut Packet, b: &mut Packet, eight: bool) {
     match (a, b) {
         // Nobody's position to wait for.
         (Packet::RsDagtagReq(a), Packet::RsDagtagReq(b)) if a.dagtag.0 == 0 && b.dagtag.0 == 0 => {
@@ -83,11 +85,27 @@ fn same_meaning(a: &mut Packet, b: &mut Packet) {
         {
             b.head.flags = b.head.flags | TwopcFlags::PRI_INCAPABLE;
         }
+        // 9.3 tells an 8.4 about quorum, which it does not know, and that it is connected before it has
+        // heard the peer's state; we say what an 8.4 says.
+        (Packet::State(a), Packet::State(b)) if eight => {
+            a.quorum = b.quorum;
+            if a.repl == ReplState::Off && a.conn == ConnState::Connected {
+                (a.conn, a.peer) = (b.conn, b.peer);
+            }
+        }
         _ => {}
     }
 }
 
 impl Names {
+    /// No names yet; whether the peer is a DRBD of the 8 series.
+    pub(crate) fn with_peer(eight: bool) -> Names {
+        Names {
+            eight,
+            ..Names::default()
+        }
+    }
+
     fn uuid(&self, recorded: Uuid) -> Option<Uuid> {
         let primary = recorded.0 & 1;
         let (name, step) = (recorded.0 & !1, SYNC_STEP);
@@ -124,7 +142,8 @@ impl Names {
         for (i, (a, b)) in uuids(&mut a).into_iter().zip(uuids(&mut b)).enumerate() {
             let (mut theirs, mut mine) = (*a, *b);
             (*a, *b) = (Uuid(0), Uuid(0));
-            if i > 0 && theirs.0 > 0xff && mine.0 > 0xff && theirs.0 != u64::MAX {
+            let current = i == 0 && !matches!(recorded, Packet::SyncUuid(_));
+            if !current && theirs.0 > 0xff && mine.0 > 0xff && theirs.0 != u64::MAX {
                 // Only with the current one, the lowest bit says something.
                 (theirs.0, mine.0) = (theirs.0 & !1, mine.0 & !1);
             }
@@ -177,7 +196,7 @@ impl Names {
             }
             (*a, *b) = (BarrierNr(0), BarrierNr(0));
         }
-        same_meaning(&mut a, &mut b);
+        same_meaning(&mut a, &mut b, self.eight);
         if a != b {
             return false;
         }

@@ -35,7 +35,10 @@ fn unhex(hex: &str) -> Vec<u8> {
 
 /// Reads a recording of two nodes; the lines that were left out in it are bulk.
 pub(crate) fn read(name: &str) -> Vec<Line> {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../drbd-proto/tests/data/traffic");
+    let dir = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../drbd-proto/tests/data/traffic"
+    );
     let path = format!("{dir}/{name}.jsonl");
     let text = std::fs::read_to_string(&path).expect(&path);
     let mut offers: [Option<ConnectionFeatures>; 2] = [None, None];
