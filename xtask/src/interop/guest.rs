@@ -18,7 +18,7 @@ use std::time::Duration;
 use drbd_testkit::{Context, Error, Output, Place, Result, cleanup, spawn};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::confine;
+use super::{confine, emulated};
 
 /// How long a guest may take to come up.
 const BOOT: Duration = Duration::from_secs(60);
@@ -34,6 +34,38 @@ pub(super) struct Image {
     pub(super) busybox: PathBuf,
     /// Directories of programs, before those of the host.
     pub(super) path: Vec<PathBuf>,
+    /// How it is run.
+    pub(super) boot: Boot,
+}
+
+/// How a guest is run.
+#[derive(Debug, Clone)]
+pub(super) enum Boot {
+    /// The kernel is a process.
+    Process,
+    /// In QEMU, whose processor is emulated.
+    Emulated {
+        /// The first file system.
+        initrd: PathBuf,
+    },
+}
+
+impl Boot {
+    /// The guest's network device.
+    pub(super) fn network(&self) -> &'static str {
+        match self {
+            Boot::Process => "vec0",
+            Boot::Emulated { .. } => "eth0",
+        }
+    }
+
+    /// The guest's first disk.
+    pub(super) fn disk(&self) -> &'static str {
+        match self {
+            Boot::Process => "/dev/ubda",
+            Boot::Emulated { .. } => "/dev/vda",
+        }
+    }
 }
 
 /// One guest as it is to be booted.
@@ -68,20 +100,29 @@ struct Console {
 fn init_script(image: &Image, machine: &Machine) -> String {
     let mut script = format!("#!{} sh\n", image.busybox.display());
     let path: Vec<String> = image.path.iter().map(|p| p.display().to_string()).collect();
+    let net = image.boot.network();
+    let mounts = match image.boot {
+        Boot::Process => format!(
+            "$b mount -t proc proc /proc; $b mount -t sysfs sysfs /sys\n\
+             $b mount -t devtmpfs dev /dev 2>/dev/null\n\
+             $b mount -t hostfs none /mnt -o {}\n",
+            machine.dir.display()
+        ),
+        Boot::Emulated { .. } => {
+            "$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 run /mnt\n".to_owned()
+        }
+    };
     let _ = write!(
         script,
         "export PATH={}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C\n\
          b={}\n\
-         $b mount -t proc proc /proc; $b mount -t sysfs sysfs /sys\n\
-         $b mount -t devtmpfs dev /dev 2>/dev/null\n\
-         $b mount -t hostfs none /mnt -o {}\n\
+         {mounts}\
          for d in /run /tmp /var/lib; do $b mount -t tmpfs tmpfs $d; done\n\
          $b mkdir -p /run/lock /run/drbd /var/lib/drbd /var/lock 2>/dev/null\n\
          $b hostname {}\n\
-         ip link set lo up; ip addr add {} dev vec0; ip link set vec0 gso_max_segs 1 gso_max_size 2000 up\n",
+         ip link set lo up; ip addr add {} dev {net}; ip link set {net} gso_max_segs 1 gso_max_size 2000 up\n",
         path.join(":"),
         image.busybox.display(),
-        machine.dir.display(),
         machine.name,
         machine.address,
     );
@@ -101,6 +142,76 @@ fn init_script(image: &Image, machine: &Machine) -> String {
     script
 }
 
+fn as_process(image: &Image, machine: &Machine, init: &Path) -> Command {
+    let mut command = Command::new(&image.kernel);
+    command
+        .args(["mem=192M", "root=/dev/root", "rootfstype=hostfs"])
+        .args(["rootflags=/", "ro", "con=null", "con0=fd:0,fd:1", "quiet"])
+        .arg(format!("init={}", init.display()))
+        .arg(format!(
+            "vec0:transport=tap,ifname={},depth=64,mac=02:00:00:00:00:{:02x}",
+            machine.tap, machine.number
+        ));
+    for (i, disk) in machine.disks.iter().enumerate() {
+        command.arg(format!("ubd{i}={}", disk.display()));
+    }
+    if confine::needed() {
+        command.arg(confine::NO_AVX);
+        confine::without_register_sets(&mut command);
+    }
+    command
+}
+
+fn in_qemu(image: &Image, machine: &Machine, init: &Path, initrd: &Path) -> Command {
+    let mut command = Command::new(emulated::QEMU);
+    command
+        .args([
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+        ])
+        .args(["-m", "512", "-display", "none", "-monitor", "none"])
+        .args(["-serial", "stdio", "-no-reboot"])
+        .arg("-kernel")
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 quiet panic=-1 mitigations=off next={}",
+            init.display()
+        ))
+        .args([
+            "-virtfs",
+            "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap",
+        ])
+        .arg("-virtfs")
+        .arg(format!(
+            "local,path={},mount_tag=run,security_model=none",
+            machine.dir.display()
+        ))
+        .arg("-netdev")
+        .arg(format!(
+            "tap,id=net,ifname={},script=no,downscript=no",
+            machine.tap
+        ))
+        .arg("-device")
+        .arg(format!(
+            "virtio-net-pci,netdev=net,romfile=,mac=02:00:00:00:00:{:02x}",
+            machine.number
+        ));
+    for disk in &machine.disks {
+        command.arg("-drive").arg(format!(
+            "file={},format=raw,if=virtio,cache=none",
+            disk.display()
+        ));
+    }
+    command
+}
+
 impl Guest {
     /// Boots a guest in a network.
     ///
@@ -114,28 +225,17 @@ impl Guest {
         let log = machine.dir.join("console.log");
         let log = File::options().append(true).create(true).open(log);
         let mut log = log.context("the log of the console")?;
-        let mut command = Command::new(&image.kernel);
+        let mut command = match &image.boot {
+            Boot::Process => as_process(image, machine, &init),
+            Boot::Emulated { initrd } => in_qemu(image, machine, &init, initrd),
+        };
         command
-            .args(["mem=192M", "root=/dev/root", "rootfstype=hostfs"])
-            .args(["rootflags=/", "ro", "con=null", "con0=fd:0,fd:1", "quiet"])
-            .arg(format!("init={}", init.display()))
-            .arg(format!(
-                "vec0:transport=tap,ifname={},depth=64,mac=02:00:00:00:00:{:02x}",
-                machine.tap, machine.number
-            ))
             .current_dir(&machine.dir)
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.try_clone().context("log")?);
-        for (i, disk) in machine.disks.iter().enumerate() {
-            command.arg(format!("ubd{i}={}", disk.display()));
-        }
         spawn::die_with_thread(&mut command);
-        if confine::needed() {
-            command.arg(confine::NO_AVX);
-            confine::without_register_sets(&mut command);
-        }
         let child = net.run(move || command.spawn())?;
         let mut child = child.context(format!("cannot start {}", image.kernel.display()))?;
         cleanup::add_group(child.id());
@@ -164,7 +264,11 @@ impl Guest {
                 next: 0,
             }),
         };
-        let ready = guest.lock()?.wait_for("ready", BOOT);
+        let limit = match image.boot {
+            Boot::Process => BOOT,
+            Boot::Emulated { .. } => 3 * BOOT,
+        };
+        let ready = guest.lock()?.wait_for("ready", limit);
         ready
             .context(format!("{} does not boot", machine.name))
             .map_err(|e| Error::new(format!("{e}\n{}", guest.log_tail(20))))?;

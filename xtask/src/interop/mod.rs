@@ -4,8 +4,10 @@
 //! bridge connects them. Each scenario is a function that tells the story once; it is run in both
 //! directions, with the kernel as the first Primary and with ours.
 
+mod bench;
 mod capture;
 mod confine;
+mod emulated;
 mod guest;
 mod lab;
 mod legacy;
@@ -19,7 +21,7 @@ use std::time::Instant;
 
 use drbd_testkit::{Context, Error, Result, binaries, cleanup};
 
-use guest::Image;
+use guest::{Boot, Image};
 use lab::{Lab, Options, Setup};
 use scenarios::{SCENARIOS, Scenario};
 use side::Kind;
@@ -45,6 +47,9 @@ pub(crate) struct Args {
     /// Records the traffic of each run in a pcap file in this folder.
     #[arg(long)]
     capture: Option<PathBuf>,
+    /// Measures DRBD between two kernels, ours over ublk between two guests, and a guest's disk.
+    #[arg(long)]
+    bench: bool,
     /// Lists the scenarios.
     #[arg(long)]
     list: bool,
@@ -135,6 +140,7 @@ fn image(args: &Args) -> Result<(Image, bool)> {
         modules: found,
         busybox: root.join("bin/busybox"),
         path: path.into_iter().filter(|p| p.is_dir()).collect(),
+        boot: Boot::Process,
     };
     Ok((image, legacy))
 }
@@ -147,7 +153,12 @@ pub(crate) fn run(args: &Args) -> std::result::Result<(), String> {
         }
         return Ok(());
     }
-    interop(args).map_err(|e| e.to_string())
+    let result = if args.bench {
+        check_host().and_then(|()| bench::run())
+    } else {
+        interop(args)
+    };
+    result.map_err(|e| e.to_string())
 }
 
 fn check_host() -> Result<()> {
@@ -165,12 +176,10 @@ fn check_host() -> Result<()> {
 
 fn interop(args: &Args) -> Result<()> {
     check_host()?;
-    let (image, legacy) = image(args)?;
     binaries::directory()?;
     let chosen: Vec<&'static Scenario> = SCENARIOS
         .iter()
         .filter(|s| args.names.is_empty() || args.names.iter().any(|n| s.name.starts_with(&**n)))
-        .filter(|s| !(legacy && s.only_nine))
         .collect();
     if chosen.is_empty() {
         return Err(Error::new("no such scenario; see --list"));
@@ -178,8 +187,15 @@ fn interop(args: &Args) -> Result<()> {
     if let Some(dir) = &args.capture {
         std::fs::create_dir_all(dir).context(dir.display())?;
     }
+    let (image, legacy) = image(args)?;
     let mut outcomes = Vec::new();
-    for scenario in chosen {
+    for scenario in chosen.into_iter().filter(|s| !(legacy && s.only_nine)) {
+        // The distribution's kernel has a DRBD of the 8 series.
+        let (image, legacy) = if scenario.emulated {
+            (emulated::image(&target().join("interop"))?, true)
+        } else {
+            (image.clone(), legacy)
+        };
         for (told, kinds) in scenario.casts.iter().enumerate() {
             let all;
             let kinds = match args.all.as_deref() {
@@ -197,7 +213,7 @@ fn interop(args: &Args) -> Result<()> {
             };
             let first = match kinds.first() {
                 Some(Kind::Kernel) => "kernel",
-                _ => "ours",
+                Some(Kind::Ours | Kind::Guest) | None => "ours",
             };
             if args.first.as_deref().is_some_and(|f| f != first) || cleanup::ending() {
                 continue;
@@ -245,6 +261,7 @@ fn cast(kinds: &[Kind]) -> String {
         .map(|k| match k {
             Kind::Ours => "ours",
             Kind::Kernel => "kernel",
+            Kind::Guest => "guest",
         })
         .collect();
     names.join("-")

@@ -10,6 +10,11 @@ const PACKAGES: [&str; 3] = ["user-mode-linux", "drbd-utils", "busybox"];
 
 /// Where the packages lie unpacked. They are fetched through apt once.
 pub(super) fn root(target: &Path) -> Result<PathBuf> {
+    fetch(target, &PACKAGES)
+}
+
+/// Fetches packages once and unpacks them below a directory.
+pub(super) fn fetch(target: &Path, packages: &[&str]) -> Result<PathBuf> {
     let root = target.join("root");
     let done = target.join("packages-done");
     if done.exists() {
@@ -18,10 +23,10 @@ pub(super) fn root(target: &Path) -> Result<PathBuf> {
     let debs = target.join("deb");
     std::fs::create_dir_all(&debs).context(debs.display())?;
     std::fs::create_dir_all(&root).context(root.display())?;
-    eprintln!("fetching {} ...", PACKAGES.join(", "));
-    if !apt(&debs, "download", &PACKAGES)? {
+    eprintln!("fetching {} ...", packages.join(", "));
+    if !apt(&debs, "download", packages)? {
         apt(&debs, "update", &[])?;
-        if !apt(&debs, "download", &PACKAGES)? {
+        if !apt(&debs, "download", packages)? {
             return Err(Error::new(
                 "apt-get could not download the packages of the guests; they are Debian's",
             ));

@@ -24,7 +24,15 @@ pub(super) enum Kind {
     Ours,
     /// The DRBD module of a kernel.
     Kernel,
+    /// `drbdd` in a guest, whose device is one of ublk.
+    Guest,
 }
+
+/// Starts `drbdd` in a guest.
+const START: &str = "mkdir -p $RUN
+drbdd --control $DRBD_CONTROL --run-dir $RUN --frontend ublk >>/mnt/drbdd.log 2>&1 </dev/null &
+for i in $(seq 200); do drbdsetup status >/dev/null 2>&1 && exit 0; sleep 0.1; done
+cat /mnt/drbdd.log >&2; exit 1";
 
 /// A node.
 pub(super) struct Side {
@@ -49,7 +57,12 @@ struct Kernel {
     guest: Option<Guest>,
     /// Whether its module is of the 8 series.
     legacy: bool,
+    /// Whether it runs `drbdd` instead of the module.
+    ours: bool,
 }
+
+/// Where `drbdd` in a guest has its sockets and links.
+const RUN: &str = "/run/ours";
 
 impl Side {
     /// A node of ours.
@@ -71,6 +84,7 @@ impl Side {
         machine: Machine,
         net: &Arc<Place>,
         legacy: bool,
+        ours: bool,
     ) -> Result<Side> {
         Ok(Side {
             name: machine.name.clone(),
@@ -83,7 +97,8 @@ impl Side {
                 machine,
                 net: net.clone(),
                 guest: None,
-                legacy,
+                legacy: legacy && !ours,
+                ours,
             })),
         })
     }
@@ -95,6 +110,9 @@ impl Side {
             What::Ours(node) => node.start(),
             What::Kernel(k) => {
                 k.guest = Some(Guest::boot(&k.image, &k.machine, &k.net)?);
+                if k.ours {
+                    return self.sh(START).map(drop);
+                }
                 Ok(())
             }
         }
@@ -118,7 +136,16 @@ impl Side {
     pub(super) fn kind(&self) -> Kind {
         match &self.what {
             What::Ours(_) => Kind::Ours,
+            What::Kernel(k) if k.ours => Kind::Guest,
             What::Kernel(_) => Kind::Kernel,
+        }
+    }
+
+    /// Its network device, as its own programs see it.
+    pub(super) fn network(&self) -> &'static str {
+        match &self.what {
+            What::Ours(_) => "eth0",
+            What::Kernel(k) => k.image.boot.network(),
         }
     }
 
@@ -144,7 +171,7 @@ impl Side {
     pub(super) fn backing(&self) -> String {
         match &self.what {
             What::Ours(_) => self.disk.display().to_string(),
-            What::Kernel(_) => "/dev/ubda".to_owned(),
+            What::Kernel(k) => k.image.boot.disk().to_owned(),
         }
     }
 
@@ -160,6 +187,7 @@ impl Side {
     pub(super) fn device(&self) -> String {
         match &self.what {
             What::Ours(node) => node.device(0).display().to_string(),
+            What::Kernel(k) if k.ours => format!("{RUN}/by-res/{RESOURCE}/0"),
             What::Kernel(_) => "/dev/drbd0".to_owned(),
         }
     }
@@ -176,6 +204,11 @@ impl Side {
                 node.run(command, limit)
             }
             What::Kernel(k) => match &k.guest {
+                Some(guest) if k.ours => {
+                    let own = binaries::directory()?.display().to_string();
+                    let set = format!("export PATH={own}:$PATH RUN={RUN} DRBD_CONTROL={RUN}/ctl");
+                    guest.sh(&format!("{set}\n{script}"), limit)
+                }
                 Some(guest) => guest.sh(script, limit),
                 None => Err(Error::new(format!("{} is not running", self.name))),
             },
@@ -240,7 +273,7 @@ impl Side {
         until(&format!("{}: {what}", self.name), limit, || {
             let status = self.status()?;
             let found = is(&status);
-            if !found && self.kind() == Kind::Kernel {
+            if !found && self.kind() != Kind::Ours {
                 // A guest has one processor.
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -260,6 +293,9 @@ impl Side {
             .map_or_else(|e| e.to_string(), |o| o.stdout + &o.stderr);
         let log = match &self.what {
             What::Ours(node) => node.log_tail(lines),
+            What::Kernel(k) if k.ours => self
+                .script(&format!("tail -n {lines} /mnt/drbdd.log"), COMMAND)
+                .map_or_else(|e| e.to_string(), |o| o.stdout),
             What::Kernel(k) => k
                 .guest
                 .as_ref()

@@ -5,6 +5,7 @@ mod disks;
 mod links;
 mod options;
 mod three;
+mod ublk;
 
 use drbd_testkit::Result;
 
@@ -17,6 +18,8 @@ pub(super) struct Scenario {
     pub(super) about: &'static str,
     /// Whether it needs a DRBD of the 9 series.
     pub(super) only_nine: bool,
+    /// Whether it needs guests with the distribution's own kernel, in QEMU.
+    pub(super) emulated: bool,
     /// Who plays; node 0 is the first Primary.
     pub(super) casts: &'static [&'static [Kind]],
     pub(super) story: fn(&Run<'_>) -> Result<()>,
@@ -34,6 +37,7 @@ const fn pair(
         name,
         about,
         only_nine: false,
+        emulated: false,
         casts: PAIR,
         story,
     }
@@ -56,6 +60,7 @@ const fn three(
         name,
         about,
         only_nine: true,
+        emulated: false,
         casts: THREE,
         story,
     }
@@ -154,4 +159,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "the same with three nodes",
         three::long_run,
     ),
+    Scenario {
+        name: "10-ublk",
+        about: "a file system on our ublk device in a guest, mirrored to a kernel's DRBD (needs QEMU)",
+        only_nine: false,
+        emulated: true,
+        casts: &[&[Kind::Guest, Kind::Kernel], &[Kind::Kernel, Kind::Guest]],
+        story: ublk::file_system,
+    },
 ];

@@ -23,6 +23,10 @@ const UNSEEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often to look for what sends no event: swap and devices on top.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often to look whether the volume has a size by now, so that the device can appear: as long as nobody has it open, nobody
+/// is told of its limits.
+const LOOK_FOR_SIZE: Duration = Duration::from_millis(100);
+
 /// How a device follows the limits of its volume.
 pub(in super::super) trait FollowSize: Send + 'static {
     /// Called at the start and after changes. If the device has appeared now, returns the watch on its users.
@@ -97,7 +101,11 @@ impl<S: FollowSize> Follow<S> {
         let mut timeout = Some(Duration::ZERO);
         self.follow_size();
         loop {
-            let spec = timeout.map(|t| Timespec {
+            let wait = match &self.users {
+                Some(_) => timeout,
+                None => Some(timeout.map_or(LOOK_FOR_SIZE, |t| t.min(LOOK_FOR_SIZE))),
+            };
+            let spec = wait.map(|t| Timespec {
                 tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(t.subsec_nanos()),
             });
@@ -122,6 +130,8 @@ impl<S: FollowSize> Follow<S> {
                 if let Some(users) = &mut self.users {
                     users.update();
                 }
+            }
+            if woken || self.users.is_none() {
                 self.follow_size();
             }
             if self.users.as_ref().is_some_and(Users::any) {
