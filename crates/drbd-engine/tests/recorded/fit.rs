@@ -83,7 +83,7 @@ fn same_meaning(a: &mut Packet, b: &mut Packet, eight: bool) {
         (Packet::TwopcCommit(a), Packet::TwopcCommit(b))
             if a.head.flags.contains(TwopcFlags::PRI_INCAPABLE) =>
         {
-            b.head.flags = b.head.flags | TwopcFlags::PRI_INCAPABLE;
+            b.head.flags |= TwopcFlags::PRI_INCAPABLE;
         }
         // 9.3 tells an 8.4 about quorum, which it does not know, and that it is connected before it has
         // heard the peer's state; we say what an 8.4 says.
