@@ -150,7 +150,16 @@ impl Diagnostic {
         if let Some(help) = &self.help {
             let _ = writeln!(out, "  = help: {help}");
         }
+        tame(&mut out);
         out
+    }
+}
+
+/// Takes out of a text from outside what a terminal would obey.
+fn tame(text: &mut String) {
+    let wild = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(wild) {
+        *text = text.replace(wild, "\u{fffd}");
     }
 }
 

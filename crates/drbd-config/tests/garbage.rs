@@ -45,6 +45,9 @@ fn read_as(text: &[u8], running: bool) -> bool {
     for d in &found {
         let text = d.render(&config.sources);
         assert!(text.ends_with('\n'));
+        // Nothing that a terminal would obey.
+        let wild = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        assert!(!text.contains(wild), "{text:?}");
     }
     let _ = dump::config(&config, &environment, true);
     !expand::failed(&found)
@@ -87,6 +90,7 @@ fn word() -> impl Strategy<Value = String> {
                 "\n",
                 "/dev/drbd1",
                 "\"x y\"",
+                "\"\x1b[31m\"",
                 "9.0.16",
             ]
             .map(str::to_owned),
