@@ -300,10 +300,10 @@ impl Engine {
             self.send_uuids(n, v, UuidFlags::NONE);
         }
         let _ = self.change(ChangeFlags::HARD, |s| {
-            if let Some(d) = s.devices.get_mut(&v) {
-                if differing.is_empty() {
-                    d.disk = source_disk;
-                }
+            if let Some(d) = s.devices.get_mut(&v)
+                && differing.is_empty()
+            {
+                d.disk = source_disk;
             }
             for (n, c) in &mut s.conns {
                 let Some(pd) = c.peers.get_mut(&v) else {
