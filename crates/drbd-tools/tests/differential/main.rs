@@ -122,7 +122,7 @@ fn comparable(text: &str, config: &str, release: u32) -> String {
             let before = out.trim_end().rfind('\n').map_or(0, |at| at + 1);
             if out
                 .get(before..)
-                .is_some_and(|last| last.contains('=') && !last.contains(' '))
+                .is_some_and(|last| last.starts_with("VAR="))
             {
                 out.truncate(before);
             }
