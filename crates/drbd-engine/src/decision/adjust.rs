@@ -179,9 +179,9 @@ fn still_seen(f: &Facts<'_>, lost: LostPrimary) -> Option<Strategy> {
     let sees = |flags: UuidFlags| !flags.contains(UuidFlags::STABLE);
     let mine = f.sent.is_some_and(|sent| sees(sent.flags));
     match (mine, sees(f.theirs.flags), lost.offset) {
-        (true, false, Some(offset)) if offset >= 0 => Some(SourceUseBitmap),
-        (true, false, Some(_)) => Some(RetryConnect),
-        (false, true, _) if lost.named => Some(TargetUseBitmap),
+        (true, false, Some(offset)) if offset < 0 => Some(RetryConnect),
+        (true, false, _) => Some(SourceUseBitmap),
+        (false, true, _) => Some(TargetUseBitmap),
         _ => None,
     }
 }
