@@ -143,6 +143,11 @@ impl Engine {
     ) -> Result<Decision, RetCode> {
         let connecting = self.state.cstate(peer) < ConnState::Connected;
         let mut own_disk = self.state.disk(v);
+        let negotiating = |disk| disk == DiskState::Negotiating;
+        let attaching = match (negotiating(own_disk), negotiating(state.disk)) {
+            (mine, theirs) if mine != theirs => Some(mine),
+            _ => None,
+        };
         if own_disk == DiskState::Negotiating {
             own_disk = self.disk_state_from_md(&self.state, v);
         }
@@ -218,6 +223,7 @@ impl Engine {
             other_resync,
             follows_nobody,
             served,
+            attaching,
             can_demote,
             dry_run: conn.flags.dry_run,
             policies: Policies {

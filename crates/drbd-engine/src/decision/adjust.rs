@@ -186,6 +186,29 @@ fn still_seen(f: &Facts<'_>, lost: LostPrimary) -> Option<Strategy> {
     }
 }
 
+/// A disk that is attached again at the same generation, and bits: writes that were under way when it went, of a
+/// Primary that began no new generation after that. The disk that was there all the time has them (a deviation,
+/// the reference drops the bits).
+pub(super) fn missed_while_away(f: &Facts<'_>, d: &mut Decision) {
+    let quiet_rule = matches!(d.rule, Rule::Reconnected | Rule::LostQuorum | Rule::BothOff);
+    let usable = |disk| disk >= DiskState::Outdated && disk != DiskState::Unknown;
+    let Some(mine) = f.attaching else { return };
+    if d.strategy == NoSync
+        && quiet_rule
+        && f.reconcile.is_some()
+        && usable(f.me.disk)
+        && usable(f.other.disk)
+        && f.any_bits()
+    {
+        d.strategy = if mine {
+            TargetUseBitmap
+        } else {
+            SourceUseBitmap
+        };
+        d.rule = Rule::ReconcileBitmap;
+    }
+}
+
 /// Equal identifiers, and bits that nobody accounts for: a lost Primary that was not named, or a disk that is
 /// Consistent because of it. The reference drops them on connect, and the copies stay different where they
 /// were. A deviation: they are compared. Both copies have every completed write, so either may be the source.

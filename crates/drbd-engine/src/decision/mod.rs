@@ -290,6 +290,8 @@ pub struct Facts<'a> {
     /// The peer still follows a Primary that this node sees as Secondary: it was restarted or demoted, and the peer
     /// has not noticed that yet.
     pub follows_nobody: bool,
+    /// In an attach: whether it is this node's disk; none if both are being attached.
+    pub attaching: Option<bool>,
     /// This node is UpToDate, with the data of a connected Primary that is not the peer.
     pub served: bool,
     /// This node, if Primary, could become Secondary at once: nobody has it open.

@@ -46,6 +46,7 @@ pub(super) fn attach(f: &Facts<'_>, d: &mut Decision) {
     if inconsistent(&f.me) != inconsistent(&f.other) {
         adjust::by_disk_states(f, d);
     }
+    adjust::missed_while_away(f, d);
     if d.strategy.is_determined() {
         solve(f, d, false);
     }

@@ -131,6 +131,7 @@ fn run(us: &Half, them: &Half, link: Link, f: impl Fn(&mut Facts<'_>)) -> Decisi
         other_resync: false,
         follows_nobody: false,
         served: false,
+        attaching: None,
         can_demote: us.can_demote,
         dry_run: link.dry_run,
         policies: link.policies,
