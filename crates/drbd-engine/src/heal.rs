@@ -194,14 +194,17 @@ impl Engine {
     }
 
     /// Which of two equal disks is UpToDate first. A Secondary, and the Primary follows when it learns that: its
-    /// writes go to both then. But if bits are set, it is the Primary's data that count.
+    /// writes go to both then. But if bits are set, it is the Primary's data that count. Beside a Primary all
+    /// Secondaries without such bits may go at once: an order among them could be a circle with it.
     fn goes_first(&self, v: VolumeNr, peer: NodeId) -> bool {
-        let theirs = self.peer_device(peer, v).map_or(0, |k| k.uuids.dirty_bits);
-        let bits = theirs != 0 || self.bitmap_weight(peer, v) != 0;
+        let bits = |n: NodeId| {
+            let theirs = self.peer_device(n, v).map_or(0, |k| k.uuids.dirty_bits);
+            theirs != 0 || self.bitmap_weight(n, v) != 0
+        };
         match (self.state.role == Role::Primary, self.peer_is_primary(peer)) {
-            (true, false) => bits,
-            (false, true) => !bits,
-            _ => self.node_id < peer,
+            (true, false) => bits(peer),
+            (false, true) => !bits(peer),
+            _ => self.node_id < peer || (self.state.any_peer_primary() && !bits(peer)),
         }
     }
 
