@@ -181,7 +181,7 @@ fn in_qemu(image: &Image, machine: &Machine, init: &Path, initrd: &Path) -> Comm
         .arg(initrd)
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 mitigations=off next={}",
+            "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check next={}",
             init.display()
         ))
         .args([
