@@ -272,3 +272,60 @@ fn a_peer_that_follows_nobody_is_asked_again() {
     me.bits = 0;
     assert_eq!(run(&me, &peer, LINK, asked).strategy, NoSync);
 }
+
+/// A restarted node has marked everything, and meets one that follows a Primary: nobody named a lost one.
+#[test]
+fn who_follows_a_primary_is_the_source() {
+    let mut back = half(0, 0x10, &[], &[]);
+    (back.bits, back.lost) = (7, Some(LostPrimary::default()));
+    let mut follows = half(1, 0x10, &[], &[]);
+    (follows.flags, follows.lost) = (UuidFlags::NONE, back.lost);
+    let (a, b) = both(&back, &follows, LINK);
+    assert_eq!((a.strategy, b.strategy), (TargetUseBitmap, SourceUseBitmap));
+}
+
+/// A crashed Primary comes back with a generation of its own; what another Primary has meanwhile is not given up.
+#[test]
+fn what_a_primary_has_is_not_given_up_for_another_line() {
+    let mut mine = half(0, 0x10, &[], &[]);
+    mine.bits = 3;
+    let mut back = half(1, 0x20, &[(0, 0x10)], &[0x10]);
+    back.bits = 3;
+    assert_eq!(
+        both(&mine, &back, LINK).0.strategy,
+        TargetUseBitmap,
+        "alone it would be the target"
+    );
+    let served = |f: &mut Facts<'_>| f.served = true;
+    assert_eq!(run(&mine, &back, LINK, served).outcome, Outcome::Retry);
+    // The other one is Primary itself: this is an ordinary resync.
+    back.side.role = Role::Primary;
+    let d = run(&mine, &back, LINK, served);
+    assert_eq!(d.strategy, TargetUseBitmap);
+}
+
+/// Writes were under way when the disk went: it missed them, whoever has the bits.
+#[test]
+fn a_disk_attached_again_takes_what_it_missed() {
+    let link = Link {
+        occasion: Occasion::Attach,
+        ..LINK
+    };
+    for (mine, theirs) in [(7, 0), (0, 7), (7, 7)] {
+        let mut away = half(0, 0x10, &[], &[]);
+        (away.bits, away.lost) = (mine, Some(LostPrimary::default()));
+        let mut here = half(1, 0x10, &[], &[]);
+        (here.bits, here.lost) = (theirs, away.lost);
+        let attaching = |mine: bool| move |f: &mut Facts<'_>| f.attaching = Some(mine);
+        assert_eq!(
+            run(&away, &here, link, attaching(true)).strategy,
+            TargetUseBitmap
+        );
+        assert_eq!(
+            run(&here, &away, link, attaching(false)).strategy,
+            SourceUseBitmap
+        );
+        let both_away = run(&away, &here, link, |_| {});
+        assert_eq!(both_away.strategy, NoSync);
+    }
+}
