@@ -53,6 +53,11 @@ pub enum Command {
         volume: VolumeNr,
         options: DiskOptions,
     },
+    /// `resize`.
+    Resize {
+        volume: VolumeNr,
+        resize: Resize,
+    },
     /// `detach`.
     Detach {
         volume: VolumeNr,
@@ -111,6 +116,21 @@ pub enum Command {
     /// `down`: demote, disconnect and detach everything, and remove it. After a successful answer the
     /// engine is empty and can be dropped.
     Down,
+}
+
+/// What `resize` asks for (CLI, section 9).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Resize {
+    /// `--size` in sectors; 0: as large as possible.
+    pub size: u64,
+    /// `--assume-peer-has-space`: nodes that are not there are no limit.
+    pub assume_peer_has_space: bool,
+    /// `--assume-clean`: a new area is in sync.
+    pub assume_clean: bool,
+    /// `--al-stripes`.
+    pub al_stripes: Option<u32>,
+    /// `--al-stripe-size-kB`.
+    pub al_stripe_size_kb: Option<u32>,
 }
 
 /// An opened backing device and its metadata device, as measured by the driver.
@@ -243,6 +263,7 @@ impl RetCode {
     pub const ERR_MINOR_INVALID: RetCode = RetCode(127);
     pub const ERR_INTR: RetCode = RetCode(129);
     pub const ERR_RESIZE_RESYNC: RetCode = RetCode(130);
+    pub const ERR_NEED_PRIMARY: RetCode = RetCode(131);
     pub const ERR_RESYNC_AFTER: RetCode = RetCode(132);
     pub const ERR_RESYNC_AFTER_CYCLE: RetCode = RetCode(133);
     pub const ERR_PAUSE_IS_SET: RetCode = RetCode(134);
@@ -265,6 +286,10 @@ impl RetCode {
     pub const ERR_MINOR_OR_VOLUME_EXISTS: RetCode = RetCode(161);
     pub const ERR_INVALID_REQUEST: RetCode = RetCode(162);
     pub const ERR_MD_UNCLEAN: RetCode = RetCode(165);
+    pub const ERR_MD_LAYOUT_CONNECTED: RetCode = RetCode(166);
+    pub const ERR_MD_LAYOUT_TOO_BIG: RetCode = RetCode(167);
+    pub const ERR_MD_LAYOUT_TOO_SMALL: RetCode = RetCode(168);
+    pub const ERR_MD_LAYOUT_NO_FIT: RetCode = RetCode(169);
     pub const ERR_IMPLICIT_SHRINK: RetCode = RetCode(170);
     pub const ERR_INVALID_PEER_NODE_ID: RetCode = RetCode(171);
     pub const ERR_CREATE_TRANSPORT: RetCode = RetCode(172);

@@ -219,6 +219,8 @@ pub(crate) struct PeerDeviceFlags {
     /// This node got blocks in a resync that left its generation alone; the peer, at the same one, may lack
     /// them.
     pub lacks_reconciled: bool,
+    /// The device has grown, and the peer is to fetch the new area from here.
+    pub grow_source: bool,
     /// In this connection the peer had the data this diskless node exposes.
     pub had_exposed: bool,
 }

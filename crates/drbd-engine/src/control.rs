@@ -17,6 +17,11 @@ pub(crate) enum ControlOp {
     Superblock(VolumeNr),
     /// A step of an attach.
     Attach(VolumeNr),
+    /// The backing devices of a volume are measured, for this node's own resize or for the transaction of this
+    /// number.
+    Measure(VolumeNr, Option<u32>),
+    /// A piece of the activity log ring, of the change of size with this number.
+    Resize(VolumeNr, u64),
     /// A helper whose result nobody waits for.
     Upcall,
 }
@@ -27,6 +32,8 @@ impl Engine {
         match op {
             ControlOp::Superblock(v) => self.superblock_written(v, result),
             ControlOp::Attach(v) => self.attach_step(v, result),
+            ControlOp::Measure(v, tid) => self.measured(v, tid, result),
+            ControlOp::Resize(v, serial) => self.resize_ring_written(v, serial, result),
             ControlOp::Upcall => {}
         }
     }
@@ -85,9 +92,7 @@ impl Engine {
             Packet::EnableReplication(e) => self.enable_replication(peer, volume, e.enable),
             Packet::PeerDagtag(p) => self.peer_dagtag(peer, p),
             Packet::TwopcPrepare(p) => self.twopc_prepare(peer, volume, p),
-            Packet::TwopcPrepRsz(_) => {
-                return Err(PacketError::new("cluster-wide resize is not supported"));
-            }
+            Packet::TwopcPrepRsz(p) => self.twopc_prepare_resize(peer, volume, p),
             Packet::TwopcCommit(p) => self.twopc_phase2(peer, volume, p, true),
             Packet::TwopcAbort(p) => self.twopc_phase2(peer, volume, p, false),
             Packet::TwopcYes(r) => self.twopc_reply(peer, r, Answered::Yes),

@@ -103,6 +103,13 @@ pub enum Effect {
         /// Flush the device's cache before, and be on stable storage when done (data path, section 8.3).
         barrier: bool,
     },
+    /// Measure the backing devices of a volume, which may have grown since: `OpOutput::Sizes`.
+    Measure {
+        /// The operation.
+        op: OpId,
+        /// The volume.
+        volume: VolumeNr,
+    },
     /// Compute a digest over a whole buffer: `OpOutput::Digest`.
     Digest {
         /// The operation.

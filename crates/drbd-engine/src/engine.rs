@@ -18,6 +18,7 @@ use crate::event::Event;
 use crate::id::{BufId, OpId, OpenId};
 use crate::options::ResourceOptions;
 use crate::outbox::Outbox;
+use crate::resize::Resizing;
 use crate::rng::Rng;
 use crate::role::RoleChange;
 use crate::state::State;
@@ -76,6 +77,8 @@ pub struct Engine {
     pub(crate) pending: Pending,
     /// Attaches under way.
     pub(crate) attaching: BTreeMap<VolumeNr, Attaching>,
+    /// Changes of sizes under way.
+    pub(crate) resizes: BTreeMap<VolumeNr, Resizing>,
     /// Volumes whose detach was forced.
     pub(crate) forced_detach: BTreeSet<VolumeNr>,
     /// Changes whose consequences are still to be drawn.
@@ -139,6 +142,7 @@ impl Engine {
             debt_paid: BTreeSet::new(),
             pending: Pending::default(),
             attaching: BTreeMap::new(),
+            resizes: BTreeMap::new(),
             forced_detach: BTreeSet::new(),
             deferred: VecDeque::new(),
             limits: BTreeMap::new(),
@@ -219,6 +223,7 @@ impl Engine {
                 self.after_reconciliation(peer);
             }
             self.attach_settle();
+            self.resize_settle();
             self.role_change_step();
             self.twopc_settle();
             let went_on = self.down_step();

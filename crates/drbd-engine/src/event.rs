@@ -162,6 +162,13 @@ pub enum OpOutput {
     Digest(Vec<u8>),
     /// Exit code of a helper.
     Exit(i32),
+    /// Sizes of the data device and of the metadata device in bytes.
+    Sizes {
+        /// Data device.
+        disk_bytes: u64,
+        /// Metadata device; the same for internal metadata.
+        meta_bytes: u64,
+    },
 }
 
 /// How a disk operation failed.

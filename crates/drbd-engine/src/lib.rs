@@ -33,6 +33,7 @@ mod metadata;
 mod outbox;
 mod peer8;
 mod reconcile;
+mod resize;
 mod resync;
 mod resync_control;
 mod rng;

@@ -60,6 +60,16 @@ impl MetaWriter {
         }
     }
 
+    /// From now on the metadata is somewhere else; nothing is known to be there.
+    pub(crate) fn relocate(&mut self, geometry: Geometry) {
+        self.geometry = geometry;
+        self.sb.md_size_sect = geometry.md_size_sect();
+        self.sb.al_offset = geometry.al_offset();
+        self.sb.bm_offset = geometry.bm_offset();
+        self.sb.striping = geometry.striping();
+        self.durable = None;
+    }
+
     /// Bitmap slot of a node.
     pub(crate) fn slot(&self, node: NodeId) -> Option<u8> {
         self.sb.peers.get(node.index()).and_then(|p| p.bitmap_index)

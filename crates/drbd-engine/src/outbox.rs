@@ -91,6 +91,7 @@ fn must_wait(effect: &Effect) -> bool {
         | Effect::DiskFlush { .. }
         | Effect::MetaRead { .. }
         | Effect::MetaWrite { .. }
+        | Effect::Measure { .. }
         | Effect::Digest { .. }
         | Effect::Framing { .. }
         | Effect::Upcall { .. }

@@ -205,7 +205,10 @@ impl Engine {
             | ChangeKind::Detach { .. }
             | ChangeKind::Resync { .. } => true,
             // An attached disk is announced, and nobody else can be asked about.
-            ChangeKind::Attach { .. } | ChangeKind::Connect { .. } | ChangeKind::Empty => false,
+            ChangeKind::Attach { .. }
+            | ChangeKind::Connect { .. }
+            | ChangeKind::Resize { .. }
+            | ChangeKind::Empty => false,
         }
     }
 

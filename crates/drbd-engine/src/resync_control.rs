@@ -131,7 +131,7 @@ impl Engine {
     }
 
     /// Section 7.9, start.
-    fn target_starts(&mut self, peer: NodeId, v: VolumeNr) {
+    pub(crate) fn target_starts(&mut self, peer: NodeId, v: VolumeNr) {
         let already_target = self
             .state
             .peers_of(v)

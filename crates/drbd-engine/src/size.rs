@@ -18,7 +18,7 @@ use crate::engine::{Engine, PacketError};
 use crate::state::State;
 
 /// The smaller one of two sizes, where 0 means "not known".
-fn min_not_zero(a: u64, b: u64) -> u64 {
+pub(crate) fn min_not_zero(a: u64, b: u64) -> u64 {
     match (a, b) {
         (0, x) | (x, 0) => x,
         (a, b) => a.min(b),
@@ -27,14 +27,14 @@ fn min_not_zero(a: u64, b: u64) -> u64 {
 
 impl Engine {
     /// local max: what the own disk can offer, in sectors; 0 without disk.
-    fn local_max(&self, v: VolumeNr) -> u64 {
+    pub(crate) fn local_max(&self, v: VolumeNr) -> u64 {
         self.disk_ref(v).filter(|d| d.loaded).map_or(0, |d| {
             d.meta.geometry.attach_limit(d.backing.disk_bytes >> 9)
         })
     }
 
     /// partition capacity (section 15.1).
-    fn partition_capacity(&self, v: VolumeNr) -> u64 {
+    pub(crate) fn partition_capacity(&self, v: VolumeNr) -> u64 {
         self.conns
             .values()
             .filter_map(|c| c.peers.get(&v))
@@ -350,7 +350,7 @@ impl Engine {
             let wsame = known.iter().all(|(c, _)| c.has(Features::WSAME));
             let zeroes = known.iter().all(|(c, _)| c.has(Features::WZEROES));
             let limits = Limits {
-                sectors: volume.size,
+                sectors: self.shown_size(v, volume.size),
                 logical_block: logical,
                 physical_block: backing.map_or(4096, |b| b.physical_block.max(logical)),
                 max_io,

@@ -95,6 +95,8 @@ pub struct DeviceInfo {
     pub backing: Option<String>,
     /// Size in sectors.
     pub size: u64,
+    /// Size asked for in sectors, here or by a peer; 0: none.
+    pub user_size: u64,
     /// Sectors read from the backing device by applications.
     pub read: u64,
     /// Sectors written to the backing device.

@@ -52,6 +52,7 @@ impl Engine {
             open: !volume.openers.is_empty(),
             backing: volume.disk.as_ref().map(|d| d.backing.disk.clone()),
             size: volume.size,
+            user_size: volume.disk.as_ref().map_or(0, |d| d.options.size),
             read: stats.read,
             written: stats.written,
             al_writes: stats.al_writes,

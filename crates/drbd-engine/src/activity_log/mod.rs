@@ -129,6 +129,7 @@ pub struct ActivityLog {
     changes: Vec<u16>,
     referenced: u16,
     starving: bool,
+    frozen: bool,
     running: bool,
     tr_number: u32,
     context_start: u16,
@@ -163,6 +164,7 @@ impl ActivityLog {
             changes: Vec::new(),
             referenced: 0,
             starving: false,
+            frozen: false,
             running: false,
             tr_number,
             context_start: 0,
@@ -180,7 +182,7 @@ impl ActivityLog {
     /// False if it is not active, or if a cold extent starves.
     pub fn get_active(&mut self, extent: ExtentNr) -> bool {
         match self.find(extent.0) {
-            Some(slot) if !self.starving && !self.slot(slot).changing() => {
+            Some(slot) if !self.starving && !self.frozen && !self.slot(slot).changing() => {
                 self.reference(slot);
                 true
             }
@@ -193,7 +195,7 @@ impl ActivityLog {
     /// # Errors
     /// Says what to wait for.
     pub fn get(&mut self, extent: ExtentNr) -> Result<Got, Busy> {
-        if self.starving {
+        if self.starving || self.frozen {
             return Err(Busy::Starving);
         }
         if let Some(slot) = self.find(extent.0) {
@@ -315,6 +317,34 @@ impl ActivityLog {
             self.free.push(nr);
         }
         self.free.len() == self.slots.len()
+    }
+
+    /// From now on nobody gets an extent, active or not: the log moves on the medium. Those who have one keep it.
+    pub fn freeze(&mut self) {
+        self.frozen = true;
+    }
+
+    /// The log can be used again. Who was refused may try again.
+    pub fn thaw(&mut self) {
+        self.frozen = false;
+    }
+
+    /// The next transaction gets this number: the ring was written anew.
+    pub fn set_tr_number(&mut self, tr_number: u32) {
+        self.tr_number = tr_number;
+    }
+
+    /// A block without changes that describes the slots from `context_start` on (metadata, section 7.4).
+    pub fn context_block(&self, tr_number: u32, context_start: u16, block: &mut Block) {
+        let header = AlHeader {
+            tr_number,
+            context_size: self.len(),
+            context_start,
+        };
+        let context = self.slots.iter().skip(usize::from(context_start));
+        let encoded = header.encode(&[], context.map(|slot| slot.committed), block);
+        // No updates: nothing is left that it could refuse.
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
     }
 
     /// Number of the running or next transaction.

@@ -58,6 +58,7 @@ impl Engine {
         match kind {
             ChangeKind::Disconnect { peer } => self.disconnect_decided(cmd, peer, result),
             ChangeKind::Detach { volume } => self.detach_decided(volume, result),
+            ChangeKind::Resize { volume, .. } => self.resize_decided(volume, result),
             _ => {
                 let (Ok(code) | Err(code)) = result;
                 if self.pending.down != Some(cmd) {

@@ -24,6 +24,8 @@ pub(crate) struct Pending {
     pub disconnects: Vec<(NodeId, CmdId, bool)>,
     /// `attach`.
     pub attaches: BTreeMap<VolumeNr, CmdId>,
+    /// `resize`.
+    pub resizes: BTreeMap<VolumeNr, crate::resize::Asked>,
     /// `detach`.
     pub detaches: BTreeMap<VolumeNr, CmdId>,
     /// `down`.
@@ -88,11 +90,14 @@ impl Engine {
             } => self.attach_command(cmd, volume, backing, options),
             Command::DiskOptions { volume, options } => Some(match self.disk_mut(volume) {
                 Some(disk) => {
-                    disk.options = options;
+                    // The size is changed by `resize` only.
+                    let size = disk.options.size;
+                    disk.options = crate::options::DiskOptions { size, ..options };
                     Reply::new(RetCode::NO_ERROR)
                 }
                 None => Reply::new(RetCode::ERR_NO_DISK),
             }),
+            Command::Resize { volume, resize } => self.resize_command(cmd, volume, resize),
             Command::Detach {
                 volume,
                 force,

@@ -63,7 +63,7 @@ impl Engine {
             return;
         };
         let Some(disk) = v.disk.as_ref() else { return };
-        if v.data.bitmap_writes > 0 {
+        if v.data.bitmap_writes > 0 || v.data.bitmap_locked {
             // Two writes of one page must not overtake each other.
             v.data.bitmap_again = true;
             return;

@@ -149,6 +149,8 @@ pub(crate) struct VolumeData {
     pub bitmap_durable: bool,
     /// A bitmap write-out is wanted when the running one has ended.
     pub bitmap_again: bool,
+    /// The metadata is being moved: no page may be written.
+    pub bitmap_locked: bool,
     /// The disk must not get further requests: it is being let go.
     pub closing: bool,
     /// Round-robin position of reads.

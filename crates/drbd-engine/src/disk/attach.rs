@@ -290,7 +290,9 @@ impl Engine {
         let geometry = disk.meta.geometry;
         let start = geometry.al_sector() << 9;
         let bytes = u64::from(geometry.striping().sectors()) << 9;
-        let primary_ind = disk.meta.sb.flags.contains(LocalFlags::PRIMARY_IND);
+        // Without a log its place may hold anything: it was to be moved there.
+        let primary_ind = disk.meta.sb.flags.contains(LocalFlags::PRIMARY_IND)
+            && !disk.meta.sb.flags.contains(LocalFlags::AL_DISABLED);
         let Some(a) = self.attaching.get_mut(&v) else {
             return;
         };

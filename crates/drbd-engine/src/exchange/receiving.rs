@@ -197,6 +197,15 @@ impl Engine {
         {
             known.finished_early = pdisk == DiskState::UpToDate;
         }
+        // It begins to fetch the area by which the device has grown (section 15.5).
+        if repl == ReplState::Established
+            && state.repl.is_sync_target()
+            && self
+                .peer_device(peer, v)
+                .is_some_and(|k| k.flags.grow_source)
+        {
+            repl = ReplState::SyncSource;
+        }
         if state.repl == ReplState::Ahead && repl == ReplState::Established {
             repl = ReplState::Behind;
         }

@@ -96,6 +96,7 @@ impl Engine {
             }
             if pd.repl != ReplState::Established {
                 known.flags.lacks_reconciled = false;
+                known.flags.grow_source = false;
             }
             if was < ReplState::Established && pd.repl >= ReplState::Established {
                 // The connect has dealt with it. A later comparison would begin an empty resync, whose end is

@@ -20,6 +20,9 @@ impl Engine {
         if kind == ChangeKind::Empty {
             return Ok(RetCode::SUCCESS);
         }
+        if let ChangeKind::Resize { volume, .. } = kind {
+            return self.may_resize(volume);
+        }
         if let ChangeKind::Connect { peer } = kind {
             // What the connect does to the volumes is known after the exchange only.
             return self.would_change(ChangeFlags::SOFT, |s| {
@@ -95,7 +98,7 @@ impl Engine {
                     pd.repl = repl;
                 }
             }
-            ChangeKind::Connect { .. } | ChangeKind::Empty => {}
+            ChangeKind::Connect { .. } | ChangeKind::Resize { .. } | ChangeKind::Empty => {}
         };
         (flags, modify)
     }

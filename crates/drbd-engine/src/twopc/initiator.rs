@@ -3,9 +3,9 @@
 use alloc::vec::Vec;
 
 use drbd_proto::TwopcFlags;
-use drbd_proto::packet::{TwopcHead, TwopcPhase2, TwopcPrepare, TwopcReply};
+use drbd_proto::packet::{TwopcHead, TwopcPhase2, TwopcPrepResize, TwopcPrepare, TwopcReply};
 use drbd_proto::{
-    ConnState, Features, NodeId, NodeMask, Packet, Role, StateChange, Stream, VolumeNr,
+    ConnState, Features, NodeId, NodeMask, Packet, Role, Sectors, StateChange, Stream, VolumeNr,
 };
 
 use crate::command::RetCode;
@@ -39,6 +39,8 @@ pub(crate) struct Initiated {
     pub primary_nodes: NodeMask,
     /// Nodes that some Primary with data cannot reach.
     pub weak_nodes: NodeMask,
+    /// Of a resize: the largest size that is possible everywhere, then the size agreed on, in sectors.
+    pub size: u64,
 }
 
 impl Engine {
@@ -100,30 +102,44 @@ impl Engine {
             target_reachable,
             primary_nodes,
             weak_nodes,
+            size: self.possible_size(kind),
         };
         let nodes_to_reach = !direct.with(me);
         let head = TwopcHead {
             tid,
-            flags: TwopcFlags::HAS_REACHABLE,
+            flags: match kind {
+                ChangeKind::Resize { .. } => TwopcFlags::NONE,
+                _ => TwopcFlags::HAS_REACHABLE,
+            },
             initiator: me,
             target,
             nodes_to_reach,
         };
-        let prepare = TwopcPrepare {
-            head,
-            change: initiated.change,
+        let prepare = match kind {
+            ChangeKind::Resize {
+                user_size, flags, ..
+            } => Packet::TwopcPrepRsz(TwopcPrepResize {
+                head,
+                user_size: Sectors(user_size),
+                dds_flags: flags,
+            }),
+            _ => Packet::TwopcPrepare(TwopcPrepare {
+                head,
+                change: initiated.change,
+            }),
         };
+        let change = initiated.change;
         let volume = kind.volume();
         self.twopc.lost_meanwhile = NodeMask::EMPTY;
         self.twopc.active = Some(Active::Initiator(initiated));
         self.timers
             .set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
         for peer in direct.iter() {
-            self.send(peer, Stream::Data, volume, Packet::TwopcPrepare(prepare));
+            self.send(peer, Stream::Data, volume, prepare.clone());
             self.ping(peer);
         }
         for peer in asked.iter() {
-            self.ask_legacy(peer, volume, prepare.change);
+            self.ask_legacy(peer, volume, change);
         }
         if let ChangeKind::Connect { peer } = kind {
             self.start_volume_exchange(peer);
@@ -148,7 +164,11 @@ impl Engine {
                     i.reachable |= reply.reachable_nodes;
                 }
                 i.primary_nodes |= reply.primary_nodes;
-                i.weak_nodes |= reply.weak_nodes();
+                if matches!(i.request.kind, ChangeKind::Resize { .. }) {
+                    i.size = i.size.min(reply.max_possible_size().0);
+                } else {
+                    i.weak_nodes |= reply.weak_nodes();
+                }
             }
             Answer::No => i.no = true,
             Answer::Retry => i.retry = true,
@@ -193,6 +213,9 @@ impl Engine {
         }
         if no {
             return self.initiator_end(Err(RetCode::CW_FAILED_BY_PEER));
+        }
+        if let ChangeKind::Resize { .. } = i.request.kind {
+            return self.resize_agreed();
         }
         let result = self.initiator_masks();
         self.initiator_end(result);
@@ -270,7 +293,7 @@ impl Engine {
     }
 
     /// Second phase.
-    pub(super) fn initiator_end(&mut self, result: Result<RetCode, RetCode>) {
+    pub(crate) fn initiator_end(&mut self, result: Result<RetCode, RetCode>) {
         let Some(Active::Initiator(i)) = self.twopc.active.take() else {
             return;
         };
@@ -301,9 +324,14 @@ impl Engine {
         self.initiator_report(&i.request, applied.map(|_| success));
     }
 
-    fn send_second_phase(&mut self, i: &Initiated, commit: bool) {
-        let mut flags = TwopcFlags::HAS_REACHABLE;
-        if !i.primary_nodes.is_empty() && i.weak_nodes.is_empty() {
+    pub(crate) fn send_second_phase(&mut self, i: &Initiated, commit: bool) {
+        let resize = matches!(i.request.kind, ChangeKind::Resize { .. });
+        let mut flags = if resize {
+            TwopcFlags::NONE
+        } else {
+            TwopcFlags::HAS_REACHABLE
+        };
+        if !resize && !i.primary_nodes.is_empty() && i.weak_nodes.is_empty() {
             flags |= TwopcFlags::PRI_INCAPABLE;
         }
         let mut to = self.connected_nodes();
@@ -322,7 +350,9 @@ impl Engine {
             nodes_to_reach: !to.with(self.node_id),
         };
         let phase2 = |peer_v2: bool| {
-            if peer_v2 {
+            if resize {
+                TwopcPhase2::with_size(head, i.primary_nodes, Sectors(i.size))
+            } else if peer_v2 {
                 TwopcPhase2::with_reachable(head, i.primary_nodes, i.target_reachable)
             } else {
                 TwopcPhase2::with_change(head, i.primary_nodes, i.change)
@@ -387,7 +417,7 @@ impl Engine {
         core::time::Duration::from_micros(self.rng.below(span))
     }
 
-    fn initiator_report(&mut self, request: &Request, result: Result<RetCode, RetCode>) {
+    pub(crate) fn initiator_report(&mut self, request: &Request, result: Result<RetCode, RetCode>) {
         match request.requester {
             Requester::Command(cmd) => self.change_command_done(cmd, request.kind, result),
             Requester::RoleChange => self.role_change_decided(result),

@@ -10,7 +10,7 @@ mod participant;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, ReplState, Role, StateChange, VolumeNr};
+use drbd_proto::{ConnState, DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, StateChange, VolumeNr};
 
 use crate::command::RetCode;
 use crate::engine::Engine;
@@ -89,6 +89,13 @@ pub(crate) enum ChangeKind {
         volume: VolumeNr,
         repl: ReplState,
     },
+    /// Change the size of a volume (section 15.5).
+    Resize {
+        volume: VolumeNr,
+        /// Size asked for in sectors; 0: as large as possible.
+        user_size: u64,
+        flags: DdsFlags,
+    },
     /// Change nothing; learn who is Primary and who is there (section 5.9).
     Empty,
 }
@@ -104,6 +111,7 @@ impl ChangeKind {
             | ChangeKind::Demote { .. }
             | ChangeKind::Detach { .. }
             | ChangeKind::Attach { .. }
+            | ChangeKind::Resize { .. }
             | ChangeKind::Empty => None,
         }
     }
@@ -113,6 +121,7 @@ impl ChangeKind {
         match self {
             ChangeKind::Detach { volume }
             | ChangeKind::Attach { volume }
+            | ChangeKind::Resize { volume, .. }
             | ChangeKind::Resync { volume, .. } => volume,
             _ => VolumeNr::CONNECTION,
         }
@@ -125,7 +134,8 @@ impl ChangeKind {
             | ChangeKind::Connect { .. }
             | ChangeKind::Disconnect { .. }
             | ChangeKind::Detach { .. }
-            | ChangeKind::Attach { .. } => true,
+            | ChangeKind::Attach { .. }
+            | ChangeKind::Resize { .. } => true,
             ChangeKind::Resync { repl, .. } => {
                 matches!(repl, ReplState::WFBitMapS | ReplState::VerifyS)
             }
@@ -154,7 +164,7 @@ impl ChangeKind {
             ChangeKind::Detach { .. } => none.disk(DiskState::Detaching),
             ChangeKind::Attach { .. } => none.disk(DiskState::Negotiating),
             ChangeKind::Resync { repl, .. } => none.repl(repl),
-            ChangeKind::Empty => none,
+            ChangeKind::Resize { .. } | ChangeKind::Empty => none,
         }
     }
 }

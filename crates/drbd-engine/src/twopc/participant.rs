@@ -1,13 +1,14 @@
 //! The answering side (state machine, section 5.4; wire protocol, section 12.4).
 
-use drbd_proto::packet::{TwopcHead, TwopcPhase2, TwopcPrepare, TwopcReply};
+use drbd_proto::packet::{TwopcHead, TwopcPhase2, TwopcPrepResize, TwopcPrepare, TwopcReply};
 use drbd_proto::{
-    ConnState, NodeId, NodeMask, Packet, Role, StateChange, Stream, TwopcFlags, VolumeNr,
+    ConnState, NodeId, NodeMask, Packet, Role, Sectors, StateChange, Stream, TwopcFlags, VolumeNr,
 };
 
 use crate::command::RetCode;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
+use crate::resize::PeerAsks;
 use crate::timer::Timer;
 use crate::twopc::Active;
 
@@ -46,6 +47,8 @@ pub(crate) struct Participation {
     pub answered: Option<Answered>,
     /// What the reply says.
     pub reply: TwopcReply,
+    /// It is about the size of the volume.
+    pub resize: Option<PeerAsks>,
 }
 
 /// The answer that a participant gave to its parents.
@@ -59,11 +62,30 @@ pub(crate) enum Answered {
 impl Engine {
     /// A PREPARE arrived.
     pub(crate) fn twopc_prepare(&mut self, from: NodeId, volume: VolumeNr, prepare: &TwopcPrepare) {
-        let head = prepare.head;
+        if self.twopc_prepared(from, volume, prepare.head) {
+            self.participate(from, volume, prepare);
+        }
+    }
+
+    /// A PREP_RSZ arrived.
+    pub(crate) fn twopc_prepare_resize(
+        &mut self,
+        from: NodeId,
+        volume: VolumeNr,
+        prepare: &TwopcPrepResize,
+    ) {
+        if self.twopc_prepared(from, volume, prepare.head) {
+            self.participate_in_resize(from, volume, prepare);
+        }
+    }
+
+    /// Whether this node takes part in a transaction; if not, it is answered.
+    fn twopc_prepared(&mut self, from: NodeId, volume: VolumeNr, head: TwopcHead) -> bool {
         if head.initiator == self.node_id {
             // Our own transaction came back through a loop of links: it has prepared itself.
             let reply = TwopcReply::empty(head.tid, head.initiator);
-            return self.send_reply(from, volume, reply, Answered::Yes);
+            self.send_reply(from, volume, reply, Answered::Yes);
+            return false;
         }
         match &mut self.twopc.active {
             None => {}
@@ -77,12 +99,11 @@ impl Engine {
                 p.waiting.remove(from);
                 if let Some(answer) = p.answered {
                     let reply = p.reply;
-                    return self.send_reply(from, volume, reply, answer);
-                }
-                if counted_child {
+                    self.send_reply(from, volume, reply, answer);
+                } else if counted_child {
                     self.participant_check();
                 }
-                return;
+                return false;
             }
             Some(Active::Initiator(_) | Active::Participant(_)) => {
                 self.log_at(
@@ -92,10 +113,11 @@ impl Engine {
                     alloc::format!("Rejecting concurrent remote state change {}", head.tid),
                 );
                 let reply = TwopcReply::empty(head.tid, head.initiator);
-                return self.send_reply(from, volume, reply, Answered::Retry);
+                self.send_reply(from, volume, reply, Answered::Retry);
+                return false;
             }
         }
-        self.participate(from, volume, prepare);
+        true
     }
 
     fn participate(&mut self, from: NodeId, volume: VolumeNr, prepare: &TwopcPrepare) {
@@ -149,6 +171,7 @@ impl Engine {
             retry: false,
             answered: None,
             reply,
+            resize: None,
         };
         if is_connect {
             self.start_volume_exchange(head.initiator);
@@ -188,6 +211,64 @@ impl Engine {
         self.participant_check();
     }
 
+    /// A change of size: nobody is concerned more than others (section 15.5).
+    fn participate_in_resize(
+        &mut self,
+        from: NodeId,
+        volume: VolumeNr,
+        prepare: &TwopcPrepResize,
+    ) {
+        let head = prepare.head;
+        let local = self.may_resize(volume);
+        let mut reply = TwopcReply::empty(head.tid, head.initiator);
+        if local == Err(RetCode::IN_TRANSIENT_STATE) {
+            return self.send_reply(from, volume, reply, Answered::Retry);
+        }
+        reply.reachable_nodes = self.reach();
+        let asks = self.peer_asks_resize(volume, prepare, &mut reply);
+        let children = self.connected_nodes().without(from) & head.nodes_to_reach;
+        let nodes_to_reach = head.nodes_to_reach.minus(children).without(self.node_id);
+        let participation = Participation {
+            tid: head.tid,
+            initiator: head.initiator,
+            target: None,
+            volume,
+            flags: head.flags,
+            change: StateChange::EMPTY,
+            parents: from.mask(),
+            children,
+            waiting: children,
+            nodes_to_reach,
+            affected: None,
+            is_connect: false,
+            no: local.is_err(),
+            retry: false,
+            answered: None,
+            reply,
+            resize: Some(asks),
+        };
+        self.twopc.lost_meanwhile = NodeMask::EMPTY;
+        self.twopc.active = Some(Active::Participant(participation));
+        self.timers
+            .set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
+        let forward = TwopcPrepResize {
+            head: TwopcHead {
+                nodes_to_reach,
+                ..head
+            },
+            user_size: Sectors(prepare.user_size.0),
+            dds_flags: prepare.dds_flags,
+        };
+        for peer in children.iter() {
+            self.send(peer, Stream::Data, volume, Packet::TwopcPrepRsz(forward));
+            self.ping(peer);
+        }
+        if asks.measuring {
+            self.measure(volume, Some(head.tid));
+        }
+        self.participant_check();
+    }
+
     /// A child answered.
     fn participant_reply(&mut self, from: NodeId, reply: &TwopcReply, answer: Answered) {
         let Some(Active::Participant(p)) = &mut self.twopc.active else {
@@ -201,7 +282,10 @@ impl Engine {
             Answered::Yes => {
                 p.reply.reachable_nodes |= reply.reachable_nodes;
                 p.reply.primary_nodes |= reply.primary_nodes;
-                p.reply.tail |= reply.tail;
+                p.reply.tail = match p.resize {
+                    Some(_) => p.reply.tail.min(reply.tail),
+                    None => p.reply.tail | reply.tail,
+                };
             }
             Answered::No => p.no = true,
             Answered::Retry => p.retry = true,
@@ -228,7 +312,7 @@ impl Engine {
         let Some(Active::Participant(p)) = &self.twopc.active else {
             return;
         };
-        if p.answered.is_some() {
+        if p.answered.is_some() || p.resize.is_some_and(|r| r.measuring && !p.no) {
             return;
         }
         let (initiator, is_connect) = (p.initiator, p.is_connect);
@@ -289,7 +373,10 @@ impl Engine {
             return;
         };
         self.timers.cancel(Timer::TwoPcTimeout);
-        if commit {
+        let resize = p.resize.filter(|_| commit);
+        if resize.is_some() {
+            // The others first: what follows takes a while here.
+        } else if commit {
             self.apply_remote(&p, phase2);
         } else if p.is_connect {
             self.forget_exchange(p.initiator);
@@ -301,6 +388,9 @@ impl Engine {
             commit,
             head.nodes_to_reach | p.children,
         );
+        if let Some(asks) = resize {
+            self.resize_committed(&p, asks, phase2);
+        }
     }
 
     fn forward_phase2(

@@ -203,6 +203,14 @@ impl Device {
         self.volatile_cache = cache.is_none_or(|text| text.trim() != "write through");
     }
 
+    /// Size in bytes as it is now: the device may have grown.
+    ///
+    /// # Errors
+    /// The system call failed.
+    pub fn size(&self) -> io::Result<u64> {
+        rustix::fs::seek(&self.fd, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from)
+    }
+
     /// Notes a write without FUA.
     fn wrote(&self) {
         self.dirty.store(true, Ordering::Relaxed);
@@ -215,6 +223,14 @@ impl Device {
 }
 
 impl Backing {
+    /// Sizes of the data and the metadata device in bytes as they are now.
+    ///
+    /// # Errors
+    /// One of them cannot be measured.
+    pub fn sizes(&self) -> io::Result<(u64, u64)> {
+        Ok((self.data.size()?, self.meta.size()?))
+    }
+
     /// Opens the devices of a volume; the same path twice is internal metadata.
     ///
     /// # Errors

@@ -148,13 +148,13 @@ impl Node {
                 };
                 Ok(self.down(&resource))
             }
-            "del-minor" | "attach" | "detach" | "disk-options" | "invalidate" | "suspend-io"
-            | "resume-io" | "outdate" | "new-current-uuid" => {
+            "del-minor" | "attach" | "detach" | "disk-options" | "resize" | "invalidate"
+            | "suspend-io" | "resume-io" | "outdate" | "new-current-uuid" => {
                 let (resource, volume) = self.minor(call.minor()?)?;
                 let volume = VolumeNr::from_wire(volume);
                 self.volume_command(&call, &resource, volume)
             }
-            "resize" | "check-resize" | "rename-resource" => {
+            "check-resize" | "rename-resource" => {
                 let text = format!("{} is not implemented", call.definition.name);
                 Err(no(RetCode::ERR_INVALID_REQUEST, text))
             }
@@ -413,6 +413,10 @@ impl Node {
                     reset_bitmap: call.unless_no("reset-bitmap"),
                 }
             }
+            "resize" => Command::Resize {
+                volume,
+                resize: options::resize(&call.options),
+            },
             "suspend-io" => Command::SuspendIo,
             "resume-io" => Command::ResumeIo,
             "outdate" => Command::Outdate { volume },

@@ -35,24 +35,26 @@ pub(super) struct Peer {
 }
 
 impl Config {
-    /// As `show` has it. `cstate` gives the state of a connection, `places` where a volume is found.
+    /// As `show` has it. `cstate` gives the state of a connection, `disk_size` the size in sectors that an attached disk
+    /// was told to have (`resize` may have come from a peer), `places` where a volume is found.
     pub(super) fn view(
         &self,
         resource: &str,
         node_id: u8,
         cstate: impl Fn(u8) -> String,
-        attached: impl Fn(u16) -> bool,
+        disk_size: impl Fn(u16) -> Option<u64>,
         places: impl Fn(u16) -> Vec<String>,
     ) -> view::Config {
         let volumes = self.volumes.iter().map(|(nr, volume)| {
             // A disk that was lost is not shown, although nobody said detach.
-            let backing = volume.backing.clone().filter(|_| attached(*nr));
+            let size = disk_size(*nr);
+            let backing = volume.backing.clone().filter(|_| size.is_some());
             view::VolumeConfig {
                 volume: *nr,
                 minor: volume.minor,
                 diskless: volume.diskless || volume.device.flag("diskless"),
                 disk: if backing.is_some() {
-                    volume.disk.shown()
+                    volume.disk.with_size(size.unwrap_or(0)).shown()
                 } else {
                     Default::default()
                 },

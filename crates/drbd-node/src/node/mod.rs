@@ -239,12 +239,13 @@ impl Resource {
                 .map(|(_, info, _)| info.cstate.name());
             state.next().unwrap_or("StandAlone").to_owned()
         };
-        let has_disk = |nr: u16| {
-            let devices = status.iter().flat_map(|s| &s.devices);
-            let mut states = devices
-                .filter(|(id, _)| id.to_wire() == nr)
-                .map(|(_, info)| info.disk);
-            states.any(|disk| disk > drbd_proto::DiskState::Diskless)
+        let disk_size = |nr: u16| {
+            let mut devices = status.iter().flat_map(|s| &s.devices);
+            devices
+                .find(|(id, info)| {
+                    id.to_wire() == nr && info.disk > drbd_proto::DiskState::Diskless
+                })
+                .map(|(_, info)| info.user_size)
         };
         let places = |nr: u16| {
             let attached = lock(&self.attached);
@@ -255,7 +256,7 @@ impl Resource {
                 .map(|a| a.place())
                 .collect()
         };
-        lock(&self.config).view(&self.name, self.node_id.get(), cstate, has_disk, places)
+        lock(&self.config).view(&self.name, self.node_id.get(), cstate, disk_size, places)
     }
 
     /// Frontends give up a volume, or all of them.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use drbd_config::options::{OptionDef, OptionValue};
+use drbd_engine::command::Resize;
 use drbd_engine::options::{
     DeviceOptions, DiskOptions, Fencing, NetOptions, OnIoError, OnNoData, OnNoQuorum,
     PeerDeviceOptions, Quorum, ReadBalancing, ResourceOptions, SbPolicy, WireProtocol,
@@ -52,6 +53,18 @@ impl Values {
             new.0.retain(|_, (def, _)| def.fixed || def.internal);
         }
         new.0.extend(given.0);
+        new
+    }
+
+    /// Disk options with this size, in sectors.
+    #[must_use]
+    pub fn with_size(&self, size: u64) -> Values {
+        let mut new = self.clone();
+        new.0.remove("size");
+        let def = drbd_config::options::DISK.iter().find(|o| o.name == "size");
+        if let (Some(def), Ok(size), true) = (def, i64::try_from(size), size != 0) {
+            new.0.insert(def.name, (def, OptionValue::Number(size)));
+        }
         new
     }
 
@@ -274,6 +287,22 @@ pub fn disk(v: &Values) -> DiskOptions {
     });
     v.set_time("disk-timeout", DECISECOND, &mut o.disk_timeout);
     o
+}
+
+/// What `resize` asks for.
+#[must_use]
+pub fn resize(v: &Values) -> Resize {
+    let count = |name| v.number(name).and_then(|n| u32::try_from(n).ok());
+    Resize {
+        size: v
+            .number("size")
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(0),
+        assume_peer_has_space: v.flag("assume-peer-has-space"),
+        assume_clean: v.flag("assume-clean"),
+        al_stripes: count("al-stripes"),
+        al_stripe_size_kb: count("al-stripe-size-kB"),
+    }
 }
 
 /// Options of a volume on one peer.

@@ -6,7 +6,7 @@ use drbd_engine::{DiskError, Effect, Event, LogLevel, LogLine, OpId, OpOutput, R
 use drbd_proto::VolumeNr;
 
 use super::{Observed, Reactor, WaitingRead};
-use crate::backing::{Device, Finished, Output, plan};
+use crate::backing::{Backing, Device, Finished, Output, plan};
 use crate::frontend::Notice;
 use crate::pool::Purpose;
 
@@ -120,6 +120,17 @@ impl Reactor {
                 Some(device) => self.disks.meta_write(op, &device, blocks, barrier),
                 None => self.fail(op, DiskError::Io),
             },
+            Effect::Measure { op, volume } => {
+                let backing = self.volumes.get(&volume).and_then(|v| v.backing.as_ref());
+                let result = match backing.map(Backing::sizes) {
+                    Some(Ok((disk_bytes, meta_bytes))) => Ok(OpOutput::Sizes {
+                        disk_bytes,
+                        meta_bytes,
+                    }),
+                    _ => Err(DiskError::Io),
+                };
+                self.events.push_back(Event::Done { op, result });
+            }
             Effect::Digest { op, buf, algorithm } => {
                 let result = match self.pool.get(buf) {
                     Some(buf) => Ok(OpOutput::Digest(algorithm.digest(&buf).as_bytes().to_vec())),

@@ -148,6 +148,14 @@ impl Cluster {
                 let barrier = barrier.then(|| (RangeMap::new(), Default::default()));
                 self.disk_op(n, op, volume, DiskOp::MetaWrite { blocks, barrier });
             }
+            Effect::Measure { op, volume } => {
+                let backing = crate::format::backing(&self.config, n, volume_index(volume));
+                let sizes = OpOutput::Sizes {
+                    disk_bytes: backing.disk_bytes,
+                    meta_bytes: backing.meta_bytes,
+                };
+                self.done_later(n, op, sizes, 20 * US);
+            }
             Effect::Digest { op, buf, algorithm } => match self.buffers.get(n, buf.0) {
                 Ok(b) => {
                     let digest = b.payload.digest(algorithm.name(), algorithm.digest_len());

@@ -1,0 +1,395 @@
+//! What a node does with its own disk when the size changes (metadata, section 7.4).
+//!
+//! In memory the new size counts at once, so that peers that are faster may use the new area. Applications see it, and
+//! writes go on, when it is durable. Until then the activity log is closed. If the metadata moves, the superblock at the
+//! new place says first that nothing else there can be trusted: a crash costs a full resync, no data.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+
+use drbd_meta::activity_log::{AlLayout, next_context_start};
+use drbd_meta::flags::{LocalFlags, PeerFlags};
+use drbd_meta::geometry::Geometry;
+use drbd_proto::{DiskState, NodeId, NodeMask, ReplState, VolumeNr};
+
+use crate::bitmap::Fill;
+use crate::command::{Reply, RetCode};
+use crate::control::ControlOp;
+use crate::disk::DiskFault;
+use crate::effect::{Effect, LogLevel, MetaBlock};
+use crate::engine::{Engine, Op};
+use crate::event::OpResult;
+use crate::id::CmdId;
+use crate::state::change::ChangeFlags;
+use crate::volume::FullSync;
+
+use super::Commit;
+
+/// Blocks of the ring that are written at once.
+const RING_PIECE: u32 = 64;
+
+/// A change of size that is not durable yet.
+#[derive(Debug)]
+pub(crate) struct Resizing {
+    /// Tells the operations of this change from those of an earlier one.
+    serial: u64,
+    step: Step,
+    /// What applications see until it is done, in sectors.
+    shown: u64,
+    size: u64,
+    /// Where the metadata is going to be, if that changes.
+    place: Option<Geometry>,
+    /// What the superblock says again when everything is at its place.
+    full_sync: NodeMask,
+    al_disabled: bool,
+    /// First transaction number of the new ring.
+    first_tr: u32,
+    cmd: Option<CmdId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Waiting until nobody writes metadata.
+    Drain,
+    /// The first superblock at the new place is being written.
+    Superblock,
+    /// The ring is being written, up to this block.
+    Ring { written: u32 },
+    /// The bitmap is being written; this write-out has all of it.
+    Bitmap { round: u64 },
+}
+
+impl Engine {
+    /// The size of the virtual device that applications may use.
+    pub(crate) fn shown_size(&self, v: VolumeNr, size: u64) -> u64 {
+        self.resizes.get(&v).map_or(size, |r| r.shown.min(size))
+    }
+
+    /// Carries out a decided change of size.
+    pub(super) fn resize_commit(&mut self, v: VolumeNr, commit: Commit) {
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
+        let old = volume.size;
+        let size = commit.size;
+        let attached = volume.disk.as_ref().is_some_and(|d| d.loaded)
+            && self.state.disk(v) >= DiskState::Inconsistent;
+        if size != old {
+            let text = format!("size = {} KB ({size} sectors), was {old}", size / 2);
+            self.log_at(LogLevel::Info, None, Some(v), text);
+        }
+        if !attached {
+            if let Some(volume) = self.volumes.get_mut(&v) {
+                volume.size = size;
+            }
+            self.publish_device(v);
+            return self.update_limits();
+        }
+        let clean = commit.flags.contains(drbd_proto::DdsFlags::NO_RESYNC);
+        let fill = if clean { Fill::Clear } else { Fill::Set };
+        if !self.resize_bitmap(v, size, fill) {
+            self.log_at(
+                LogLevel::Error,
+                None,
+                Some(v),
+                "no memory for the bitmap of the new size: detaching",
+            );
+            self.disk_failed(v, DiskFault::Meta);
+            self.answer_resize(commit.cmd, RetCode::ERR_NOMEM);
+            return;
+        }
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
+        volume.size = size;
+        let Some(disk) = volume.disk.as_mut() else {
+            return;
+        };
+        disk.options.size = commit.user_size;
+        let mut place = None;
+        if let Some((measured, geometry)) = commit.place {
+            disk.backing.disk_bytes = measured.disk_bytes;
+            disk.backing.meta_bytes = measured.meta_bytes;
+            place = (geometry != disk.meta.geometry).then_some(geometry);
+        }
+        // Its old place may be too small for the pages there are now.
+        volume.data.bitmap_locked = place.is_some();
+        if let Some(al) = volume.data.al.as_mut() {
+            al.freeze();
+        }
+        let resizing = Resizing {
+            serial: self.next_op,
+            step: Step::Drain,
+            shown: old,
+            size,
+            place,
+            full_sync: NodeMask::EMPTY,
+            al_disabled: false,
+            first_tr: 0,
+            cmd: commit.cmd,
+        };
+        self.resizes.insert(v, resizing);
+        if size > old && !clean {
+            self.resync_grown(v, &commit);
+        }
+        self.update_limits();
+    }
+
+    fn answer_resize(&mut self, cmd: Option<CmdId>, code: RetCode) {
+        if let Some(cmd) = cmd {
+            self.reply(cmd, Reply::new(code));
+        }
+    }
+
+    /// One end of each connection fetches the new area from the other one. The target begins; its source follows
+    /// when it hears of it, so that no write is left out in between.
+    fn resync_grown(&mut self, v: VolumeNr, commit: &Commit) {
+        let own = self.state.disk(v);
+        let peers: Vec<(NodeId, DiskState)> = self
+            .state
+            .peers_of(v)
+            .filter(|(_, _, pd)| {
+                pd.repl == ReplState::Established
+                    && pd.pdisk >= DiskState::Inconsistent
+                    && pd.pdisk != DiskState::Unknown
+            })
+            .map(|(n, _, pd)| (n, pd.pdisk))
+            .collect();
+        for (peer, pdisk) in peers {
+            match self.grows_as_source(peer, commit) {
+                Some(true) if own == DiskState::UpToDate => {
+                    if let Some(known) = self.peer_device_mut(peer, v) {
+                        known.flags.grow_source = true;
+                    }
+                }
+                Some(false) if pdisk == DiskState::UpToDate => {
+                    self.target_starts(peer, v);
+                    let _ = self.change(ChangeFlags::HARD, |s| {
+                        if let Some(d) = s.devices.get_mut(&v) {
+                            d.disk = DiskState::Inconsistent;
+                        }
+                        if let Some(pd) = s.pd_mut(peer, v) {
+                            pd.repl = ReplState::SyncTarget;
+                        }
+                    });
+                    self.judge_source(v);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Goes on with changes of size; called after each event.
+    pub(crate) fn resize_settle(&mut self) {
+        let volumes: Vec<VolumeNr> = self.resizes.keys().copied().collect();
+        for v in volumes {
+            if self.state.disk(v) < DiskState::Inconsistent {
+                self.resize_given_up(v);
+                continue;
+            }
+            let Some(resizing) = self.resizes.get(&v) else {
+                continue;
+            };
+            let settled = !self.md_dirty && self.disk_ref(v).is_some_and(|d| d.meta.is_settled());
+            match resizing.step {
+                Step::Drain if resizing.place.is_none() => self.resize_bitmap_out(v),
+                Step::Drain if settled && self.metadata_idle(v) => self.move_metadata(v),
+                Step::Superblock if settled => self.resize_write_ring(v, 0),
+                Step::Bitmap { round } => {
+                    let done = self.volumes.get(&v).map_or(0, |x| x.data.bitmap_done);
+                    if done >= round {
+                        self.resize_done(v);
+                    }
+                }
+                Step::Drain | Step::Superblock | Step::Ring { .. } => {}
+            }
+        }
+    }
+
+    /// Whether nothing but superblocks is on its way to the metadata.
+    fn metadata_idle(&self, v: VolumeNr) -> bool {
+        self.volumes.get(&v).is_some_and(|x| {
+            x.data.bitmap_writes == 0
+                && !x.data.al.as_ref().is_some_and(|al| al.is_running())
+                && x.disk.as_ref().is_some_and(|d| d.full_sync == FullSync::No)
+        })
+    }
+
+    /// Nothing is trusted at the new place until everything is there.
+    fn move_metadata(&mut self, v: VolumeNr) {
+        let Some(resizing) = self.resizes.get_mut(&v) else {
+            return;
+        };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
+        let (Some(place), Some(disk)) = (resizing.place, volume.disk.as_mut()) else {
+            return;
+        };
+        disk.meta.relocate(place);
+        let sb = &mut disk.meta.sb;
+        resizing.al_disabled = sb.flags.contains(LocalFlags::AL_DISABLED);
+        sb.flags.insert(LocalFlags::AL_DISABLED);
+        for (n, entry) in NodeId::all().zip(sb.peers.iter_mut()) {
+            if entry.flags.contains(PeerFlags::FULL_SYNC) {
+                resizing.full_sync.insert(n);
+            }
+            entry.flags.insert(PeerFlags::FULL_SYNC);
+        }
+        resizing.first_tr = volume.data.al_tr_number;
+        resizing.step = Step::Superblock;
+        let text = format!(
+            "Moving the metadata: superblock at sector {}, activity log at {}, bitmap at {}",
+            place.superblock_sector(),
+            place.al_sector(),
+            place.bitmap_sector()
+        );
+        self.log_at(LogLevel::Info, None, Some(v), text);
+        self.md_touch();
+    }
+
+    /// The ring says what the activity log holds: in each block a part of it, over and over.
+    fn resize_write_ring(&mut self, v: VolumeNr, written: u32) {
+        let Some(resizing) = self.resizes.get_mut(&v) else {
+            return;
+        };
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
+        let Some(disk) = volume.disk.as_ref() else {
+            return;
+        };
+        let layout = AlLayout::from(&disk.meta.geometry);
+        let Some(al) = volume.data.al.as_ref().filter(|_| written < layout.blocks()) else {
+            return self.resize_bitmap_moved(v);
+        };
+        let n = (layout.blocks() - written).min(RING_PIECE);
+        let mut start = 0;
+        let parts = u32::from(al.len().div_ceil(drbd_meta::activity_log::CONTEXT_SLOTS)).max(1);
+        for _ in 0..written % parts {
+            start = next_context_start(start, al.len());
+        }
+        let mut blocks = Vec::new();
+        for i in written..written + n {
+            let tr_number = resizing.first_tr.wrapping_add(i);
+            let mut data = Box::new([0; 4096]);
+            al.context_block(tr_number, start, &mut data);
+            start = next_context_start(start, al.len());
+            let offset = layout.transaction_sector(tr_number) << 9;
+            blocks.push(MetaBlock { offset, data });
+        }
+        resizing.step = Step::Ring {
+            written: written + n,
+        };
+        let serial = resizing.serial;
+        let op = self.op(Op::Control(ControlOp::Resize(v, serial)));
+        self.push(Effect::MetaWrite {
+            op,
+            volume: v,
+            blocks,
+            barrier: true,
+        });
+    }
+
+    /// A piece of the ring is written.
+    pub(crate) fn resize_ring_written(&mut self, v: VolumeNr, serial: u64, result: OpResult) {
+        let Some(resizing) = self.resizes.get(&v).filter(|r| r.serial == serial) else {
+            return;
+        };
+        let Step::Ring { written } = resizing.step else {
+            return;
+        };
+        if result.is_err() {
+            return self.disk_failed(v, DiskFault::Meta);
+        }
+        self.resize_write_ring(v, written);
+    }
+
+    /// The bitmap follows to its new place.
+    fn resize_bitmap_moved(&mut self, v: VolumeNr) {
+        self.unlock_bitmap(v);
+        self.resize_bitmap_out(v);
+    }
+
+    fn unlock_bitmap(&mut self, v: VolumeNr) {
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            volume.data.bitmap_locked = false;
+        }
+    }
+
+    fn resize_bitmap_out(&mut self, v: VolumeNr) {
+        if let Some(disk) = self.disk_mut(v) {
+            // Of a device that was never used the bits are in memory only (metadata, section 7.1).
+            disk.bitmap.mark_all();
+        }
+        let round = self.bitmap_barrier(v);
+        if let Some(resizing) = self.resizes.get_mut(&v) {
+            resizing.step = Step::Bitmap { round };
+        }
+    }
+
+    /// Everything is at its place: the superblock says so, and what waited goes on behind it.
+    fn resize_done(&mut self, v: VolumeNr) {
+        let Some(resizing) = self.resizes.remove(&v) else {
+            return;
+        };
+        let any = self.state.disk(v) == DiskState::UpToDate
+            || self
+                .state
+                .peers_of(v)
+                .any(|(_, _, pd)| pd.pdisk == DiskState::UpToDate);
+        let Some(volume) = self.volumes.get_mut(&v) else {
+            return;
+        };
+        if let Some(disk) = volume.disk.as_mut() {
+            let sb = &mut disk.meta.sb;
+            if resizing.place.is_some() {
+                sb.flags
+                    .set(LocalFlags::AL_DISABLED, resizing.al_disabled);
+                for (n, entry) in NodeId::all().zip(sb.peers.iter_mut()) {
+                    entry
+                        .flags
+                        .set(PeerFlags::FULL_SYNC, resizing.full_sync.contains(n));
+                }
+            }
+            if sb.effective_size != 0 || any {
+                sb.effective_size = resizing.size;
+            }
+        }
+        if let (Some(place), Some(al)) = (resizing.place, volume.data.al.as_mut()) {
+            let next = resizing.first_tr.wrapping_add(place.striping().blocks());
+            al.set_tr_number(next);
+            volume.data.al_tr_number = next;
+        }
+        self.thaw_activity_log(v);
+        self.md_touch();
+        self.publish_device(v);
+        self.update_limits();
+        self.answer_resize(resizing.cmd, RetCode::NO_ERROR);
+    }
+
+    fn thaw_activity_log(&mut self, v: VolumeNr) {
+        if let Some(volume) = self.volumes.get_mut(&v) {
+            if let Some(al) = volume.data.al.as_mut() {
+                al.thaw();
+            }
+            volume.data.al_queue.turn = true;
+        }
+        self.data.recheck = true;
+    }
+
+    /// The disk failed, or goes.
+    fn resize_given_up(&mut self, v: VolumeNr) {
+        let Some(resizing) = self.resizes.remove(&v) else {
+            return;
+        };
+        self.thaw_activity_log(v);
+        if resizing.place.is_some() {
+            self.unlock_bitmap(v);
+        }
+        self.publish_device(v);
+        self.update_limits();
+        self.answer_resize(resizing.cmd, RetCode::ERR_IO_MD_DISK);
+    }
+}
