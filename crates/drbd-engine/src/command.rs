@@ -54,10 +54,7 @@ pub enum Command {
         options: DiskOptions,
     },
     /// `resize`.
-    Resize {
-        volume: VolumeNr,
-        resize: Resize,
-    },
+    Resize { volume: VolumeNr, resize: Resize },
     /// `detach`.
     Detach {
         volume: VolumeNr,

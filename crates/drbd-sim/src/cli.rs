@@ -39,6 +39,9 @@ pub struct Args {
     /// No faults, only load and planned changes.
     #[arg(long)]
     calm: bool,
+    /// Volumes with metadata of their own grow now and then, all of which have it.
+    #[arg(long)]
+    grow: bool,
     /// Goes on after a failing seed, and counts.
     #[arg(long)]
     keep_going: bool,
@@ -53,6 +56,7 @@ impl Args {
         Wishes {
             nodes: self.nodes,
             calm: self.calm,
+            grow: self.grow,
         }
     }
 
@@ -62,7 +66,8 @@ impl Args {
             .nodes
             .map_or(String::new(), |n| format!(" --nodes {n}"));
         let calm = if self.calm { " --calm" } else { "" };
-        format!("cargo sim --seed {seed}{nodes}{calm} --trace")
+        let grow = if self.grow { " --grow" } else { "" };
+        format!("cargo sim --seed {seed}{nodes}{calm}{grow} --trace")
     }
 }
 

@@ -28,7 +28,7 @@ use crate::config::{Config, Initial};
 use crate::core::Factory;
 use crate::net::{Later, NetEvent, Network};
 use crate::oracle::flow::Flow;
-use crate::oracle::history::History;
+use crate::oracle::history::{GROWN, History};
 use crate::oracle::{Failure, Violation};
 use crate::rng::Rng;
 use crate::trace::{self, Trace};
@@ -189,6 +189,19 @@ impl Cluster {
             stats: Stats::default(),
             config,
         })
+    }
+
+    /// The backing devices of a volume grow by so many bytes, with different garbage on each node; only with metadata
+    /// elsewhere.
+    pub fn grow_devices(&mut self, volume: usize, bytes: u64) {
+        for n in 0..self.config.nodes {
+            let config = &mut self.config.volumes[volume];
+            config.device_bytes[n] += bytes;
+            let sectors = config.device_bytes[n] / 512;
+            if let Some(disk) = self.nodes[n].disks[volume].as_mut() {
+                disk.grow(sectors, GROWN.start + n as Version);
+            }
+        }
     }
 
     /// Writes a trace from now on.

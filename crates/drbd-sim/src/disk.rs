@@ -139,6 +139,16 @@ impl Disk {
         }
     }
 
+    /// The data device grows; what is new holds `content`.
+    pub fn grow(&mut self, sectors: u64, content: Version) {
+        let old = self.data_sectors;
+        if sectors > old {
+            self.data_sectors = sectors;
+            self.visible.set(old, sectors, content);
+            self.durable.set(old, sectors, content);
+        }
+    }
+
     /// What a reader sees.
     pub fn visible(&self) -> &RangeMap<Version> {
         &self.visible

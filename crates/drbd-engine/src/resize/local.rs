@@ -261,7 +261,12 @@ impl Engine {
             return;
         };
         let layout = AlLayout::from(&disk.meta.geometry);
-        let Some(al) = volume.data.al.as_ref().filter(|_| written < layout.blocks()) else {
+        let Some(al) = volume
+            .data
+            .al
+            .as_ref()
+            .filter(|_| written < layout.blocks())
+        else {
             return self.resize_bitmap_moved(v);
         };
         let n = (layout.blocks() - written).min(RING_PIECE);
@@ -345,8 +350,7 @@ impl Engine {
         if let Some(disk) = volume.disk.as_mut() {
             let sb = &mut disk.meta.sb;
             if resizing.place.is_some() {
-                sb.flags
-                    .set(LocalFlags::AL_DISABLED, resizing.al_disabled);
+                sb.flags.set(LocalFlags::AL_DISABLED, resizing.al_disabled);
                 for (n, entry) in NodeId::all().zip(sb.peers.iter_mut()) {
                     entry
                         .flags

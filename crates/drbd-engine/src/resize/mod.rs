@@ -23,7 +23,6 @@ use crate::effect::{Effect, LogLevel};
 use crate::engine::{Engine, Op};
 use crate::event::{OpOutput, OpResult};
 use crate::id::CmdId;
-use crate::size::min_not_zero;
 use crate::timer::Timer;
 use crate::twopc::{Active, ChangeKind, Participation, Requester};
 pub(crate) use local::Resizing;
@@ -115,7 +114,10 @@ impl Engine {
         let disk = self.state.disk(v);
         let attaching = matches!(
             disk,
-            DiskState::Attaching | DiskState::Negotiating | DiskState::Detaching | DiskState::Failed
+            DiskState::Attaching
+                | DiskState::Negotiating
+                | DiskState::Detaching
+                | DiskState::Failed
         );
         if attaching || self.resizes.contains_key(&v) {
             return Err(RetCode::IN_TRANSIENT_STATE);
@@ -336,10 +338,9 @@ impl Engine {
         let mut most = possible;
         let mut missing = Vec::new();
         for (n, conn) in &self.conns {
-            let Some(known) = conn.peers.get(&v).filter(|_| !reachable.contains(*n)) else {
+            if reachable.contains(*n) || !conn.peers.contains_key(&v) {
                 continue;
-            };
-            most = min_not_zero(most, known.sizes.max_size);
+            }
             let seen = self
                 .disk_ref(v)
                 .is_some_and(|d| d.meta.peer(*n).flags.contains(PeerFlags::DEVICE_SEEN));
@@ -459,7 +460,10 @@ impl Engine {
                 None
             };
         }
-        match (commit.primaries.contains(me), commit.primaries.contains(peer)) {
+        match (
+            commit.primaries.contains(me),
+            commit.primaries.contains(peer),
+        ) {
             (true, true) => Some(me < peer),
             (true, false) => Some(true),
             (false, true) => Some(false),

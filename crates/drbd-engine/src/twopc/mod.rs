@@ -10,7 +10,9 @@ mod participant;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use drbd_proto::{ConnState, DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, StateChange, VolumeNr};
+use drbd_proto::{
+    ConnState, DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, StateChange, VolumeNr,
+};
 
 use crate::command::RetCode;
 use crate::engine::Engine;

@@ -212,12 +212,7 @@ impl Engine {
     }
 
     /// A change of size: nobody is concerned more than others (section 15.5).
-    fn participate_in_resize(
-        &mut self,
-        from: NodeId,
-        volume: VolumeNr,
-        prepare: &TwopcPrepResize,
-    ) {
+    fn participate_in_resize(&mut self, from: NodeId, volume: VolumeNr, prepare: &TwopcPrepResize) {
         let head = prepare.head;
         let local = self.may_resize(volume);
         let mut reply = TwopcReply::empty(head.tid, head.initiator);

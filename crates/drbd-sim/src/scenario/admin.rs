@@ -1,6 +1,6 @@
 //! What fate and administrators do.
 
-use drbd_engine::command::Command;
+use drbd_engine::command::{Command, Resize};
 use drbd_proto::{DiskState, ReplState, Role, Sector, VolumeNr};
 
 use super::{Deed, Run};
@@ -134,7 +134,7 @@ impl Run {
         match dice {
             0..35 if self.plan.network => self.network_trouble(),
             35..60 if self.plan.crashes => self.machine_trouble(),
-            60..85 if self.plan.admin => self.admin_action(),
+            60..85 if self.plan.admin || self.plan.grow => self.admin_action(),
             85..95 => self.migrate(),
             _ => {}
         }
@@ -279,12 +279,30 @@ impl Run {
         self.later(delay, Deed::Demoted(p));
     }
 
+    /// All backing devices of a volume are made larger, and the volume with them, perhaps.
+    fn grow(&mut self, v: usize) {
+        let bytes = 512 * self.rng.range(1, 4000);
+        if self.cluster.least_size(v) < 400 << 11 {
+            self.cluster.grow_devices(v, bytes);
+        }
+        let n = self.any_node();
+        let resize = Resize {
+            assume_peer_has_space: self.rng.percent(30),
+            ..Resize::default()
+        };
+        let volume = volume_nr(v);
+        self.give(n, Command::Resize { volume, resize });
+    }
+
     fn admin_action(&mut self) {
         let Some((n, peer)) = self.any_pair() else {
             return;
         };
         let v = self.rng.below(self.cluster.config.volumes.len() as u64) as usize;
         let delay = self.rng.latency(50 * MS, 8 * SEC);
+        if self.plan.grow && self.rng.percent(40) {
+            return self.grow(v);
+        }
         match self.rng.below(7) {
             0 | 1 => {
                 self.give(

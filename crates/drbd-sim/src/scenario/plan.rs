@@ -39,6 +39,8 @@ pub struct Plan {
     pub quorum: bool,
     /// The Primary's loss of acknowledged writes at a takeover is allowed: protocol A or B.
     pub asynchronous: bool,
+    /// Volumes whose metadata is elsewhere grow.
+    pub grow: bool,
 }
 
 /// What the command line fixes.
@@ -48,6 +50,8 @@ pub struct Wishes {
     pub nodes: Option<usize>,
     /// No faults at all.
     pub calm: bool,
+    /// Volumes grow.
+    pub grow: bool,
 }
 
 /// The plan of a seed.
@@ -65,6 +69,9 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         .collect();
     if nodes > 2 && rng.percent(25) {
         config.diskless[rng.below(nodes as u64) as usize] = true;
+    }
+    if wishes.grow {
+        config.volumes.iter_mut().for_each(|v| v.internal = false);
     }
     config.initial = if large || rng.percent(60) {
         // Who declares disks identical has made them alike.
@@ -153,6 +160,7 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         admin: !calm && rng.percent(40),
         quorum,
         asynchronous,
+        grow: wishes.grow,
         config,
         profile,
     }
