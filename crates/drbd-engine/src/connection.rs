@@ -221,6 +221,8 @@ pub(crate) struct PeerDeviceFlags {
     pub lacks_reconciled: bool,
     /// The device has grown, and the peer is to fetch the new area from here.
     pub grow_source: bool,
+    /// The device has grown to the peer's size, and this node fetches the new area from there.
+    pub grow_target: bool,
     /// In this connection the peer had the data this diskless node exposes.
     pub had_exposed: bool,
 }

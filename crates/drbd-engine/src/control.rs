@@ -7,6 +7,7 @@ use drbd_proto::{ConnState, NodeId, Packet, Stream, VolumeNr};
 
 use crate::engine::{Engine, PacketError};
 use crate::event::OpResult;
+use crate::resize::MeasuredFor;
 use crate::timer::Timer;
 use crate::twopc::Answered;
 
@@ -17,9 +18,8 @@ pub(crate) enum ControlOp {
     Superblock(VolumeNr),
     /// A step of an attach.
     Attach(VolumeNr),
-    /// The backing devices of a volume are measured, for this node's own resize or for the transaction of this
-    /// number.
-    Measure(VolumeNr, Option<u32>),
+    /// The backing devices of a volume are measured.
+    Measure(VolumeNr, MeasuredFor),
     /// A piece of the activity log ring, of the change of size with this number.
     Resize(VolumeNr, u64),
     /// A helper whose result nobody waits for.
@@ -32,7 +32,7 @@ impl Engine {
         match op {
             ControlOp::Superblock(v) => self.superblock_written(v, result),
             ControlOp::Attach(v) => self.attach_step(v, result),
-            ControlOp::Measure(v, tid) => self.measured(v, tid, result),
+            ControlOp::Measure(v, whom) => self.measured(v, whom, result),
             ControlOp::Resize(v, serial) => self.resize_ring_written(v, serial, result),
             ControlOp::Upcall => {}
         }

@@ -189,6 +189,7 @@ impl Engine {
                 resolve_conflicts,
                 challenge,
             } => {
+                self.measure_for_handshake();
                 self.streams_established(peer, path, resolve_conflicts, challenge);
             }
             Event::Packet {

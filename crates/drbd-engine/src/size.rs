@@ -28,9 +28,12 @@ pub(crate) fn min_not_zero(a: u64, b: u64) -> u64 {
 impl Engine {
     /// local max: what the own disk can offer, in sectors; 0 without disk.
     pub(crate) fn local_max(&self, v: VolumeNr) -> u64 {
-        self.disk_ref(v).filter(|d| d.loaded).map_or(0, |d| {
-            d.meta.geometry.attach_limit(d.backing.disk_bytes >> 9)
-        })
+        self.disk_ref(v)
+            .filter(|d| d.loaded)
+            .map_or(0, |d| match d.measured {
+                Some((measured, geometry)) => geometry.attach_limit(measured.disk_bytes >> 9),
+                None => d.meta.geometry.attach_limit(d.backing.disk_bytes >> 9),
+            })
     }
 
     /// partition capacity (section 15.1).
@@ -212,7 +215,7 @@ impl Engine {
             return self.reject_sizes(peer, &text);
         }
         if self.disk_ref(v).is_some_and(|d| d.loaded) {
-            self.sizes_with_disk(peer, v, u, c)
+            self.sizes_with_disk(peer, v, u, c, sizes.dds_flags)
         } else {
             self.sizes_without_disk(peer, v, d, u, c)
         }
@@ -224,6 +227,7 @@ impl Engine {
         v: VolumeNr,
         u: u64,
         c: u64,
+        dds_flags: DdsFlags,
     ) -> Result<(), PacketError> {
         let handshake = self.state.repl(peer, v) < ReplState::Established;
         let own_user = self.user_size(v);
@@ -245,16 +249,27 @@ impl Engine {
         if let Some(disk) = self.disk_mut(v) {
             disk.options.size = user;
         }
+        let la_size = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
+        let fresh = la_size == 0;
+        if !fresh
+            && c != 0
+            && let Some(known) = self.peer_device_mut(peer, v)
+        {
+            // Who has grown while the other was away knows what is there.
+            known.flags.grow_source = handshake && c < size && size == current;
+            known.flags.grow_target = current < size;
+        }
         if size == current {
             return Ok(());
         }
-        let la_size = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
-        let fresh = la_size == 0;
-        if let Err(text) = self.apply_size(v, size, Fill::Set) {
-            return Err(PacketError::new(text));
-        }
-        if let (true, Some(disk)) = (fresh, self.disk_mut(v)) {
-            disk.bitmap.unmark_all();
+        if !fresh {
+            self.resize_for_peer(v, size, dds_flags)?;
+        } else {
+            self.apply_size(v, size, Fill::Set)
+                .map_err(PacketError::new)?;
+            if let Some(disk) = self.disk_mut(v) {
+                disk.bitmap.unmark_all();
+            }
         }
         if current != 0 {
             let peers: Vec<NodeId> = self.connected_nodes().iter().collect();

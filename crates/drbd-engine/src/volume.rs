@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 
+use drbd_meta::geometry::Geometry;
 use drbd_proto::{Uuid, VolumeNr};
 
 use crate::bitmap::Bitmap;
@@ -10,6 +11,7 @@ use crate::data::VolumeData;
 use crate::id::OpenId;
 use crate::metadata::MetaWriter;
 use crate::options::{DeviceOptions, DiskOptions};
+use crate::resize::Measured;
 use crate::uuid::GenIds;
 
 /// A volume of the resource.
@@ -48,6 +50,8 @@ pub(crate) struct Disk {
     pub gen_ids: GenIds,
     /// The bitmap of all slots.
     pub bitmap: Bitmap,
+    /// The devices as they were measured last, if they were since the attach, and where the metadata belongs then.
+    pub measured: Option<(Measured, Geometry)>,
     /// The metadata is read; superblocks may be written.
     pub loaded: bool,
     /// Peers have the full-sync flag until the bitmap is written.

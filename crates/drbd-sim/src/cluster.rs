@@ -83,6 +83,8 @@ pub struct Cluster {
     pub events: u64,
     /// A promotion to stale data, and what follows from it, is the administrator's fault.
     pub lenient: bool,
+    /// Backing devices have grown.
+    pub grown: bool,
     /// Several caches were lost at once: replicas may differ without anybody knowing.
     pub divergence_tolerated: bool,
     /// Somebody forced a demotion, or disks fail: requests may fail.
@@ -183,6 +185,7 @@ impl Cluster {
             woken: Vec::new(),
             events: 0,
             lenient: false,
+            grown: false,
             divergence_tolerated: false,
             forced_down: false,
             forks: 0,
@@ -194,6 +197,7 @@ impl Cluster {
     /// The backing devices of a volume grow by so many bytes, with different garbage on each node; only with metadata
     /// elsewhere.
     pub fn grow_devices(&mut self, volume: usize, bytes: u64) {
+        self.grown = true;
         for n in 0..self.config.nodes {
             let config = &mut self.config.volumes[volume];
             config.device_bytes[n] += bytes;

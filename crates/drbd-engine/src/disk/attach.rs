@@ -89,6 +89,7 @@ impl Engine {
                 meta: MetaWriter::new(sb, geometry),
                 gen_ids,
                 bitmap,
+                measured: None,
                 loaded: false,
                 full_sync: FullSync::No,
             });

@@ -11,14 +11,14 @@ use alloc::vec::Vec;
 use drbd_meta::activity_log::{AlLayout, next_context_start};
 use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::Geometry;
-use drbd_proto::{DiskState, NodeId, NodeMask, ReplState, VolumeNr};
+use drbd_proto::{DdsFlags, DiskState, NodeId, NodeMask, ReplState, VolumeNr};
 
 use crate::bitmap::Fill;
 use crate::command::{Reply, RetCode};
 use crate::control::ControlOp;
 use crate::disk::DiskFault;
 use crate::effect::{Effect, LogLevel, MetaBlock};
-use crate::engine::{Engine, Op};
+use crate::engine::{Engine, Op, PacketError};
 use crate::event::OpResult;
 use crate::id::CmdId;
 use crate::state::change::ChangeFlags;
@@ -86,7 +86,7 @@ impl Engine {
             self.publish_device(v);
             return self.update_limits();
         }
-        let clean = commit.flags.contains(drbd_proto::DdsFlags::NO_RESYNC);
+        let clean = commit.flags.contains(DdsFlags::NO_RESYNC);
         let fill = if clean { Fill::Clear } else { Fill::Set };
         if !self.resize_bitmap(v, size, fill) {
             self.log_at(
@@ -111,6 +111,7 @@ impl Engine {
         if let Some((measured, geometry)) = commit.place {
             disk.backing.disk_bytes = measured.disk_bytes;
             disk.backing.meta_bytes = measured.meta_bytes;
+            disk.measured = None;
             place = (geometry != disk.meta.geometry).then_some(geometry);
         }
         // Its old place may be too small for the pages there are now.
@@ -163,21 +164,65 @@ impl Engine {
                         known.flags.grow_source = true;
                     }
                 }
-                Some(false) if pdisk == DiskState::UpToDate => {
-                    self.target_starts(peer, v);
-                    let _ = self.change(ChangeFlags::HARD, |s| {
-                        if let Some(d) = s.devices.get_mut(&v) {
-                            d.disk = DiskState::Inconsistent;
-                        }
-                        if let Some(pd) = s.pd_mut(peer, v) {
-                            pd.repl = ReplState::SyncTarget;
-                        }
-                    });
-                    self.judge_source(v);
-                }
+                Some(false) if pdisk == DiskState::UpToDate => self.fetch_new_area(peer, v),
                 _ => {}
             }
         }
+    }
+
+    fn fetch_new_area(&mut self, peer: NodeId, v: VolumeNr) {
+        self.target_starts(peer, v);
+        let _ = self.change(ChangeFlags::HARD, |s| {
+            if let Some(d) = s.devices.get_mut(&v) {
+                d.disk = DiskState::Inconsistent;
+            }
+            if let Some(pd) = s.pd_mut(peer, v) {
+                pd.repl = ReplState::SyncTarget;
+            }
+        });
+        self.judge_source(v);
+    }
+
+    /// A peer that had a larger device is connected, and this one has grown (section 15.4, 6).
+    pub(crate) fn fetch_grown(&mut self, peer: NodeId, v: VolumeNr) {
+        let wanted = self
+            .peer_device_mut(peer, v)
+            .is_some_and(|k| core::mem::take(&mut k.flags.grow_target));
+        let own = self.state.disk(v);
+        if wanted
+            && self.state.repl(peer, v) == ReplState::Established
+            && self.state.pdisk(peer, v) == DiskState::UpToDate
+            && own >= DiskState::Inconsistent
+        {
+            self.fetch_new_area(peer, v);
+        }
+    }
+
+    /// A peer has another size, and this device follows (section 15.4, 2).
+    pub(crate) fn resize_for_peer(
+        &mut self,
+        v: VolumeNr,
+        size: u64,
+        flags: DdsFlags,
+    ) -> Result<(), PacketError> {
+        if self.resizes.contains_key(&v) {
+            return Err(PacketError::new(format!(
+                "volume {v}: another change of size is under way"
+            )));
+        }
+        let disk = self.disk_ref(v);
+        let commit = Commit {
+            size,
+            user_size: disk.map_or(0, |d| d.options.size),
+            flags,
+            primaries: NodeMask::EMPTY,
+            parents: NodeMask::EMPTY,
+            children: NodeMask::EMPTY,
+            place: disk.and_then(|d| d.measured),
+            cmd: None,
+        };
+        self.resize_commit(v, commit);
+        Ok(())
     }
 
     /// Goes on with changes of size; called after each event.

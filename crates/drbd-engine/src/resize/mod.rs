@@ -30,8 +30,19 @@ pub(crate) use local::Resizing;
 /// Sizes of the backing devices, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Measured {
-    disk_bytes: u64,
+    pub disk_bytes: u64,
     meta_bytes: u64,
+}
+
+/// Who wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MeasuredFor {
+    /// This node's own resize.
+    Command,
+    /// The transaction with this number.
+    Peer(u32),
+    /// A connection that begins: the device may have grown while nobody was there.
+    Handshake,
 }
 
 /// A `resize` of this node that the cluster has not decided yet.
@@ -105,7 +116,7 @@ impl Engine {
             place: None,
         };
         self.pending.resizes.insert(v, asked);
-        self.measure(v, None);
+        self.measure(v, MeasuredFor::Command);
         None
     }
 
@@ -133,13 +144,13 @@ impl Engine {
     }
 
     /// The devices may have grown since they were attached.
-    pub(crate) fn measure(&mut self, v: VolumeNr, tid: Option<u32>) {
-        let op = self.op(Op::Control(ControlOp::Measure(v, tid)));
+    pub(crate) fn measure(&mut self, v: VolumeNr, whom: MeasuredFor) {
+        let op = self.op(Op::Control(ControlOp::Measure(v, whom)));
         self.push(Effect::Measure { op, volume: v });
     }
 
     /// The devices are measured.
-    pub(crate) fn measured(&mut self, v: VolumeNr, tid: Option<u32>, result: OpResult) {
+    pub(crate) fn measured(&mut self, v: VolumeNr, whom: MeasuredFor, result: OpResult) {
         let measured = match result {
             Ok(OpOutput::Sizes {
                 disk_bytes,
@@ -151,9 +162,28 @@ impl Engine {
             Ok(_) => Err("unexpected answer of the driver".into()),
             Err(error) => Err(format!("cannot measure the disk: {error}")),
         };
-        match tid {
-            None => self.measured_for_command(v, measured),
-            Some(tid) => self.measured_for_peer(v, tid, measured),
+        match whom {
+            MeasuredFor::Command => self.measured_for_command(v, measured),
+            MeasuredFor::Peer(tid) => self.measured_for_peer(v, tid, measured),
+            MeasuredFor::Handshake => {
+                let place = measured.map(|m| self.new_place(v, m, &Resize::default()));
+                if let (Ok(Ok(place)), Some(disk)) = (place, self.disk_mut(v)) {
+                    disk.measured = Some(place);
+                }
+            }
+        }
+    }
+
+    /// Streams to a peer are there: both are about to tell each other what they have room for.
+    pub(crate) fn measure_for_handshake(&mut self) {
+        let attached: Vec<VolumeNr> = self
+            .volumes
+            .values()
+            .filter(|x| x.disk.as_ref().is_some_and(|d| d.loaded))
+            .map(|x| x.nr)
+            .collect();
+        for v in attached {
+            self.measure(v, MeasuredFor::Handshake);
         }
     }
 

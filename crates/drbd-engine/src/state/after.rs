@@ -71,6 +71,10 @@ impl Engine {
             self.drop_bitmap_uuid(peer, v);
         }
 
+        if connects && is.repl == ReplState::Established {
+            self.fetch_grown(peer, v);
+        }
+
         // A paused resync that another source made superfluous: both have its data now (section 9.3).
         let paused = matches!(was.repl, ReplState::PausedSyncS | ReplState::PausedSyncT);
         if paused

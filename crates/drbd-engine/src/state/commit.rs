@@ -96,7 +96,11 @@ impl Engine {
             }
             if pd.repl != ReplState::Established {
                 known.flags.lacks_reconciled = false;
+            }
+            let lost = was >= ReplState::Established && pd.repl < ReplState::Established;
+            if lost || pd.repl > ReplState::Established {
                 known.flags.grow_source = false;
+                known.flags.grow_target = false;
             }
             if was < ReplState::Established && pd.repl >= ReplState::Established {
                 // The connect has dealt with it. A later comparison would begin an empty resync, whose end is

@@ -8,7 +8,7 @@ use drbd_proto::{
 use crate::command::RetCode;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
-use crate::resize::PeerAsks;
+use crate::resize::{MeasuredFor, PeerAsks};
 use crate::timer::Timer;
 use crate::twopc::Active;
 
@@ -259,7 +259,7 @@ impl Engine {
             self.ping(peer);
         }
         if asks.measuring {
-            self.measure(volume, Some(head.tid));
+            self.measure(volume, MeasuredFor::Peer(head.tid));
         }
         self.participant_check();
     }

@@ -83,11 +83,20 @@ impl Cluster {
 
     /// Sectors that every disk of a volume has.
     pub fn least_size(&self, volume: usize) -> u64 {
-        (0..self.config.nodes)
+        let room = (0..self.config.nodes)
             .filter(|n| !self.config.diskless[*n])
             .filter_map(|n| crate::format::usable(&self.config, n, volume))
             .min()
-            .unwrap_or(0)
+            .unwrap_or(0);
+        if !self.grown {
+            return room;
+        }
+        // Not all that there is room for is in use.
+        let agreed = (0..self.config.nodes).filter_map(|n| self.superblock(n, volume));
+        agreed
+            .map(|s| s.effective_size)
+            .filter(|s| *s != 0)
+            .fold(room, u64::min)
     }
 
     /// A node became Primary by command. Its data is what everybody will see from now on.
@@ -326,7 +335,12 @@ impl Cluster {
                     }
                 }
             }
-            if let Err(what) = coverage::check(&images, self.least_size(v)) {
+            let mut size = self.least_size(v);
+            if self.grown {
+                let sizes = images.iter().map(|i| i.meta.superblock.effective_size);
+                size = sizes.fold(size, u64::min);
+            }
+            if let Err(what) = coverage::check(&images, size) {
                 return self.violation(
                     None,
                     Violation {
