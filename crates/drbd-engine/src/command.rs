@@ -14,6 +14,8 @@ use crate::options::{DeviceOptions, DiskOptions, NetOptions, PeerDeviceOptions, 
 pub enum Command {
     /// `resource-options`.
     ResourceOptions { options: ResourceOptions },
+    /// `rename-resource`; that the name is free is checked by the driver.
+    RenameResource { name: String },
     /// `new-minor`.
     NewMinor {
         volume: VolumeNr,

@@ -224,12 +224,12 @@ impl Engine {
                 self.after_reconciliation(peer);
             }
             self.attach_settle();
-            self.resize_settle();
             self.role_change_step();
             self.twopc_settle();
             let went_on = self.down_step();
             self.full_sync_progress();
             self.write_dirty_superblocks();
+            let went_on = self.resize_settle() || went_on;
             self.disk_settle();
             let more = !self.deferred.is_empty() || self.md_dirty || went_on;
             if !more && !self.twopc_startable() {

@@ -251,13 +251,8 @@ impl Engine {
         }
         let la_size = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
         let fresh = la_size == 0;
-        if !fresh
-            && c != 0
-            && let Some(known) = self.peer_device_mut(peer, v)
-        {
-            // Who has grown while the other was away knows what is there.
-            known.flags.grow_source = handshake && c < size && size == current;
-            known.flags.grow_target = current < size;
+        if !fresh && c != 0 {
+            self.who_knows_the_new_area(peer, v, current < size, handshake && c < size);
         }
         if size == current {
             return Ok(());
@@ -278,6 +273,34 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// The devices grow by what both have room for: one end fetches the new area from the other one once they are
+    /// connected (section 15.4, 6). Who has grown while the other was away knows what is there.
+    fn who_knows_the_new_area(&mut self, peer: NodeId, v: VolumeNr, own: bool, peers: bool) {
+        let primary = self.state.role == Role::Primary;
+        let (me, connected) = (
+            self.node_id,
+            self.state.cstate(peer) == ConnState::Connected,
+        );
+        let known_role = self.state.conns.get(&peer).map(|c| c.peer_role);
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
+        let role = match known_role {
+            Some(role) if connected => role,
+            _ => conn.exchange_role,
+        };
+        let peer_primary = role == Role::Primary;
+        let source = match (own, peers) {
+            (true, true) if primary != peer_primary => primary,
+            (true, true) => me < peer,
+            (grows, _) => !grows,
+        };
+        if let Some(known) = conn.peers.get_mut(&v) {
+            known.flags.grow_source = (own || peers) && source;
+            known.flags.grow_target = own && !source;
+        }
     }
 
     fn sizes_without_disk(

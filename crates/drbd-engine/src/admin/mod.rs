@@ -53,6 +53,10 @@ impl Engine {
                 let _ = self.change(ChangeFlags::RECALC, |_| {});
                 Some(Reply::new(RetCode::NO_ERROR))
             }
+            Command::RenameResource { name } => {
+                self.name = name;
+                Some(Reply::new(RetCode::NO_ERROR))
+            }
             Command::NewMinor {
                 volume,
                 minor,

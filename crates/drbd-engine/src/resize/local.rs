@@ -79,6 +79,18 @@ impl Engine {
             let text = format!("size = {} KB ({size} sectors), was {old}", size / 2);
             self.log_at(LogLevel::Info, None, Some(v), text);
         }
+        // Who took part has room for it.
+        let there: Vec<NodeId> = self.connected_nodes().iter().collect();
+        for peer in there {
+            if let Some(known) = self.peer_device_mut(peer, v) {
+                let sizes = &mut known.sizes;
+                if sizes.d_size != 0 {
+                    sizes.d_size = sizes.d_size.max(size);
+                    sizes.max_size = sizes.max_size.max(size);
+                }
+                sizes.c_size = size;
+            }
+        }
         if !attached {
             if let Some(volume) = self.volumes.get_mut(&v) {
                 volume.size = size;
@@ -135,6 +147,8 @@ impl Engine {
             self.resync_grown(v, &commit);
         }
         self.update_limits();
+        // Without anybody to wait for it is done at once.
+        let _ = self.resize_settle();
     }
 
     fn answer_resize(&mut self, cmd: Option<CmdId>, code: RetCode) {
@@ -225,31 +239,46 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on with changes of size; called after each event.
-    pub(crate) fn resize_settle(&mut self) {
+    /// Goes on with changes of size; called after each event. Whether anything
+    /// happened.
+    pub(crate) fn resize_settle(&mut self) -> bool {
+        let mut went_on = false;
         let volumes: Vec<VolumeNr> = self.resizes.keys().copied().collect();
         for v in volumes {
-            if self.state.disk(v) < DiskState::Inconsistent {
-                self.resize_given_up(v);
-                continue;
-            }
-            let Some(resizing) = self.resizes.get(&v) else {
-                continue;
-            };
-            let settled = !self.md_dirty && self.disk_ref(v).is_some_and(|d| d.meta.is_settled());
-            match resizing.step {
-                Step::Drain if resizing.place.is_none() => self.resize_bitmap_out(v),
-                Step::Drain if settled && self.metadata_idle(v) => self.move_metadata(v),
-                Step::Superblock if settled => self.resize_write_ring(v, 0),
-                Step::Bitmap { round } => {
-                    let done = self.volumes.get(&v).map_or(0, |x| x.data.bitmap_done);
-                    if done >= round {
-                        self.resize_done(v);
-                    }
-                }
-                Step::Drain | Step::Superblock | Step::Ring { .. } => {}
+            while self.resize_step(v) {
+                went_on = true;
             }
         }
+        went_on
+    }
+
+    /// One step; false if it has to wait, or there are no more.
+    fn resize_step(&mut self, v: VolumeNr) -> bool {
+        let Some(resizing) = self.resizes.get(&v) else {
+            return false;
+        };
+        if self.state.disk(v) < DiskState::Inconsistent {
+            self.resize_given_up(v);
+            return false;
+        }
+        let settled = !self.md_dirty && self.disk_ref(v).is_some_and(|d| d.meta.is_settled());
+        match resizing.step {
+            Step::Drain if resizing.place.is_none() => self.resize_bitmap_out(v),
+            Step::Drain if settled && self.metadata_idle(v) => self.move_metadata(v),
+            Step::Superblock if settled => self.resize_write_ring(v, 0),
+            Step::Bitmap { round }
+                if self
+                    .volumes
+                    .get(&v)
+                    .is_none_or(|x| x.data.bitmap_done >= round) =>
+            {
+                self.resize_done(v);
+            }
+            Step::Drain | Step::Superblock | Step::Ring { .. } | Step::Bitmap { .. } => {
+                return false;
+            }
+        }
+        true
     }
 
     /// Whether nothing but superblocks is on its way to the metadata.

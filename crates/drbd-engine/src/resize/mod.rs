@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use drbd_meta::flags::PeerFlags;
 use drbd_meta::geometry::{AlStriping, Geometry, GeometryError, MdIndex, Placement};
 use drbd_proto::packet::{TwopcPhase2, TwopcPrepResize, TwopcReply, UNLIMITED_SIZE};
-use drbd_proto::{DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
+use drbd_proto::{ConnState, DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
 
 use crate::command::{Reply, Resize, RetCode};
 use crate::control::ControlOp;
@@ -462,10 +462,24 @@ impl Engine {
         asks: PeerAsks,
         phase2: &TwopcPhase2,
     ) {
+        let size = phase2.size().0;
+        let most = asks.place.map_or(UNLIMITED_SIZE.0, |(measured, geometry)| {
+            geometry.attach_limit(measured.disk_bytes >> 9)
+        });
+        if size == 0 || size > most {
+            let text = format!(
+                "volume {}: a change of size to {size} sectors was committed, {most} are possible here",
+                p.volume
+            );
+            for parent in p.parents.iter() {
+                self.fail_connection(parent, ConnState::ProtocolError, &text);
+            }
+            return;
+        }
         self.resize_commit(
             p.volume,
             Commit {
-                size: phase2.size().0,
+                size,
                 user_size: asks.user_size,
                 flags: asks.flags,
                 primaries: phase2.primary_nodes,

@@ -25,6 +25,9 @@ struct Arguments {
     /// The socket for drbdsetup.
     #[arg(long, value_name = "PATH", env = "DRBD_CONTROL")]
     control: Option<PathBuf>,
+    /// A group, by name or number, whose members may use the control socket; else only root may.
+    #[arg(long, value_name = "GROUP", env = "DRBD_GROUP")]
+    group: Option<String>,
     /// Directory for what the daemon needs while it runs; by default that of the control socket.
     #[arg(long, value_name = "DIR", env = "DRBD_RUN_DIR")]
     run_dir: Option<PathBuf>,
@@ -86,6 +89,11 @@ fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
         .map_or_else(|| PathBuf::from("."), Path::to_owned);
     let run_dir = arguments.run_dir.clone().unwrap_or(directory);
     let server = Server::bind(&control).map_err(|e| e.to_string())?;
+    if let Some(group) = &arguments.group {
+        server
+            .admit_group(group)
+            .map_err(|e| format!("control socket for group {group}: {e}"))?;
+    }
     std::fs::create_dir_all(&run_dir).map_err(|e| format!("{}: {e}", run_dir.display()))?;
     // Links below /dev are for the one daemon of the system.
     let system = rustix::process::geteuid().is_root() && run_dir == Path::new("/run/drbd");

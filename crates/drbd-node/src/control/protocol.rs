@@ -106,6 +106,8 @@ pub enum Event {
         volume: Option<u16>,
         status: Option<i32>,
     },
+    /// The resource has another name from now on.
+    Renamed { resource: String, new: String },
     /// The resource is gone.
     Gone { resource: String },
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use drbd_engine::status::Object;
 use rustix::fs::{FlockOperation, flock};
@@ -79,6 +80,19 @@ impl Server {
         })
     }
 
+    /// Lets a group use the socket as well, by name or number. Its members can do with DRBD what root can.
+    ///
+    /// # Errors
+    /// There is no such group, or the system refuses.
+    pub fn admit_group(&self, group: &str) -> io::Result<()> {
+        let id = group_id(group, &fs::read_to_string("/etc/group").unwrap_or_default())
+            .ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, format!("no group '{group}'"))
+            })?;
+        std::os::unix::fs::chown(&self.path, None, Some(id))?;
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o660))
+    }
+
     /// Serves clients for ever, each in a thread of its own.
     pub fn run(&self, node: &Arc<Node>) {
         for stream in self.listener.incoming() {
@@ -102,6 +116,15 @@ impl Server {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The number of a group; `groups` is the content of `/etc/group`.
+fn group_id(group: &str, groups: &str) -> Option<u32> {
+    let listed = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    listed.or_else(|| group.parse().ok())
 }
 
 impl Drop for Server {
@@ -182,6 +205,9 @@ fn reply(stream: &mut UnixStream, code: i32, info: Vec<String>) -> io::Result<()
     answer(stream, &Answer::Reply { code, info })
 }
 
+/// How often an observer without events is asked whether it is still there.
+const HANG_UP_CHECK: Duration = Duration::from_millis(250);
+
 fn observe(node: &Node, which: Option<&str>, stream: &mut UnixStream) -> io::Result<()> {
     let (observer, observed) = mpsc::sync_channel(OBSERVER_BACKLOG);
     let mut snapshots = node.observe(which, &observer);
@@ -191,10 +217,20 @@ fn observe(node: &Node, which: Option<&str>, stream: &mut UnixStream) -> io::Res
     }
     // Changes of resources that are shown already may come between the snapshots of others.
     let mut early = Vec::new();
-    for observation in observed {
-        let Some(event) = event(observation, which) else {
+    let mut which = which.map(str::to_owned);
+    loop {
+        let observation = match observed.recv_timeout(HANG_UP_CHECK) {
+            Ok(observation) => observation,
+            Err(mpsc::RecvTimeoutError::Timeout) if is_open(stream) => continue,
+            // Nobody listens any more; or no reactor has this observer: it was too slow, or the daemon ends.
+            Err(_) => return Ok(()),
+        };
+        let Some(event) = event(observation, which.as_deref()) else {
             continue;
         };
+        if let (Event::Renamed { new, .. }, Some(which)) = (&event, &mut which) {
+            which.clone_from(new);
+        }
         if snapshots > 0 {
             match event {
                 Event::Snapshot(_) | Event::Gone { .. } => {
@@ -213,8 +249,17 @@ fn observe(node: &Node, which: Option<&str>, stream: &mut UnixStream) -> io::Res
             answer(stream, &Answer::Event(event))?;
         }
     }
-    // No reactor has this observer any more: it was too slow, or the daemon ends.
-    Ok(())
+}
+
+/// Whether the client is still there. It has nothing to say.
+fn is_open(stream: &UnixStream) -> bool {
+    let mut byte = [0];
+    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+    match rustix::net::recv(stream, &mut byte, flags) {
+        Ok((0, _)) => false,
+        Ok(_) => true,
+        Err(error) => error == rustix::io::Errno::AGAIN || error == rustix::io::Errno::INTR,
+    }
 }
 
 fn event(observed: Observed, which: Option<&str>) -> Option<Event> {
@@ -222,6 +267,7 @@ fn event(observed: Observed, which: Option<&str>) -> Option<Event> {
         Observed::Snapshot(status) => status.name.clone(),
         Observed::Change { resource, .. }
         | Observed::Call { resource, .. }
+        | Observed::Renamed { old: resource, .. }
         | Observed::Gone(resource) => resource.to_string(),
     };
     if which.is_some_and(|which| which != name) {
@@ -230,6 +276,10 @@ fn event(observed: Observed, which: Option<&str>) -> Option<Event> {
     Some(match observed {
         Observed::Snapshot(status) => Event::Snapshot(Box::new((&status).into())),
         Observed::Gone(_) => Event::Gone { resource: name },
+        Observed::Renamed { new, .. } => Event::Renamed {
+            resource: name,
+            new: new.to_string(),
+        },
         Observed::Call {
             handler,
             about: (peer, volume),
@@ -297,4 +347,20 @@ fn event(observed: Observed, which: Option<&str>) -> Option<Event> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::group_id;
+
+    #[test]
+    fn groups_by_name_and_number() {
+        let groups = "root:x:0:\nhaclient:x:189:hacluster\nbroken:x:many:\n";
+        assert_eq!(group_id("haclient", groups), Some(189));
+        assert_eq!(group_id("root", groups), Some(0));
+        assert_eq!(group_id("190", groups), Some(190));
+        for unknown in ["hacluster", "broken", "ha", ""] {
+            assert_eq!(group_id(unknown, groups), None, "{unknown}");
+        }
+    }
 }

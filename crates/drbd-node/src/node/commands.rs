@@ -1,6 +1,6 @@
 //! The commands, one by one (CLI, section 9).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use drbd_config::options::{self as table, Argument, SetupCommand};
 use drbd_engine::{Command, Path, Reply, RetCode};
@@ -135,6 +135,16 @@ impl<'a> Call<'a> {
     }
 }
 
+fn check_name(name: &str) -> Result<(), Refusal> {
+    if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
+        return Err(no(
+            RetCode::ERR_INVALID_REQUEST,
+            "this is not a name for a resource",
+        ));
+    }
+    Ok(())
+}
+
 impl Node {
     pub(super) fn run(&self, request: &Request) -> Result<Reply, Refusal> {
         let call = Call::new(request)?;
@@ -154,8 +164,9 @@ impl Node {
                 let volume = VolumeNr::from_wire(volume);
                 self.volume_command(&call, &resource, volume)
             }
-            "check-resize" | "rename-resource" => {
-                let text = format!("{} is not implemented", call.definition.name);
+            "rename-resource" => self.rename_resource(&call),
+            "check-resize" => {
+                let text = "check-resize is not for the daemon";
                 Err(no(RetCode::ERR_INVALID_REQUEST, text))
             }
             _ => {
@@ -168,12 +179,7 @@ impl Node {
     fn new_resource(&self, call: &Call<'_>) -> Result<Reply, Refusal> {
         let name = call.argument(Argument::Resource);
         let node_id = call.node(Argument::NodeId)?;
-        if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
-            return Err(no(
-                RetCode::ERR_INVALID_REQUEST,
-                "this is not a name for a resource",
-            ));
-        }
+        check_name(name)?;
         let mut registry = lock(&self.registry);
         if registry.resources.contains_key(name) {
             return Ok(Reply::new(RetCode::NO_ERROR));
@@ -199,7 +205,7 @@ impl Node {
             ..Default::default()
         };
         let resource = Resource {
-            name: shared,
+            name: Mutex::new(shared),
             node_id,
             handle,
             changes: Default::default(),
@@ -210,6 +216,31 @@ impl Node {
             .resources
             .insert(name.to_owned(), Arc::new(resource));
         Ok(Reply::new(RetCode::NO_ERROR))
+    }
+
+    /// Its volumes keep the names of their devices until they are made anew.
+    fn rename_resource(&self, call: &Call<'_>) -> Result<Reply, Refusal> {
+        let old = call.argument(Argument::Resource);
+        let new = call.argument(Argument::NewName);
+        let resource = self.resource(old)?;
+        check_name(new)?;
+        let _changes = lock(&resource.changes);
+        let mut registry = lock(&self.registry);
+        if registry.resources.contains_key(new) {
+            return Err(no(
+                RetCode::ERR_ALREADY_EXISTS,
+                format!("there is a resource '{new}' already"),
+            ));
+        }
+        let reply = resource.give(Command::RenameResource {
+            name: new.to_owned(),
+        });
+        if reply.is_ok() {
+            *lock(&resource.name) = new.into();
+            registry.resources.remove(old);
+            registry.resources.insert(new.to_owned(), resource.clone());
+        }
+        Ok(reply)
     }
 
     fn resource_command(

@@ -66,7 +66,7 @@ struct Registry {
 
 /// A running resource.
 struct Resource {
-    name: Arc<str>,
+    name: Mutex<Arc<str>>,
     node_id: NodeId,
     handle: Handle,
     /// Held while a command changes the configuration: such commands come one after the other.
@@ -130,7 +130,7 @@ impl Node {
         for resource in registry
             .resources
             .values()
-            .filter(|r| which.is_none_or(|w| *r.name == *w))
+            .filter(|r| which.is_none_or(|w| *r.name() == *w))
         {
             resource.handle.observe(observer.clone());
             count += 1;
@@ -155,7 +155,7 @@ impl Node {
                     let (code, info) = (reply.code.0, reply.info.join("; "));
                     tracing::error!(
                         "drbd {}: still in use ({code}) {info}; it ends with the process",
-                        resource.name
+                        resource.name()
                     );
                     self.forget(resource);
                 }
@@ -171,7 +171,7 @@ impl Node {
         registry
             .resources
             .values()
-            .filter(|r| which.is_none_or(|w| *r.name == *w))
+            .filter(|r| which.is_none_or(|w| *r.name() == *w))
             .cloned()
             .collect()
     }
@@ -203,7 +203,7 @@ impl Node {
 
     /// Removes a resource whose engine is empty, and ends its reactor.
     fn forget(&self, resource: &Resource) {
-        lock(&self.registry).resources.remove(&*resource.name);
+        lock(&self.registry).resources.remove(&*resource.name());
         resource.detach_frontends(None);
         resource.handle.stop();
     }
@@ -221,6 +221,10 @@ impl Node {
 }
 
 impl Resource {
+    fn name(&self) -> Arc<str> {
+        lock(&self.name).clone()
+    }
+
     fn give(&self, command: drbd_engine::Command) -> Reply {
         self.handle.command(command).unwrap_or_else(|| {
             refuse(
@@ -256,7 +260,7 @@ impl Resource {
                 .map(|a| a.place())
                 .collect()
         };
-        lock(&self.config).view(&self.name, self.node_id.get(), cstate, disk_size, places)
+        lock(&self.config).view(&self.name(), self.node_id.get(), cstate, disk_size, places)
     }
 
     /// Frontends give up a volume, or all of them.

@@ -33,7 +33,7 @@ impl Node {
             return Err(exists("requested volume exists already"));
         }
         let which = Which {
-            resource: resource.name.clone(),
+            resource: resource.name(),
             volume,
             minor,
         };
@@ -67,14 +67,14 @@ impl Node {
                 Ok(volume) => {
                     tracing::info!(
                         "drbd {}/{nr} drbd{minor}: {}",
-                        resource.name,
+                        resource.name(),
                         volume.place()
                     );
                     attached.push(volume);
                 }
                 Err(e) => {
                     let name = frontend.name();
-                    tracing::error!("drbd {}/{nr} drbd{minor}: {name}: {e}", resource.name);
+                    tracing::error!("drbd {}/{nr} drbd{minor}: {name}: {e}", resource.name());
                 }
             }
         }

@@ -79,6 +79,13 @@ pub enum Observed {
         /// Its exit code, when it has ended.
         response: Option<i32>,
     },
+    /// The resource has another name from now on.
+    Renamed {
+        /// The name it had.
+        old: Arc<str>,
+        /// Its name.
+        new: Arc<str>,
+    },
     /// The resource does not exist any more.
     Gone(Arc<str>),
 }
@@ -538,6 +545,11 @@ impl Reactor {
         self.next_command += 1;
         if let Command::NewPeer { peer, name, .. } = &command {
             self.peer_names.entry(*peer).or_insert_with(|| name.clone());
+        }
+        if let Command::RenameResource { name } = &command {
+            let new: Arc<str> = name.as_str().into();
+            let old = std::mem::replace(&mut self.name, new.clone());
+            self.observe(&Observed::Renamed { old, new });
         }
         self.commands.insert(cmd, pending);
         self.events.push_back(Event::Command { cmd, command });

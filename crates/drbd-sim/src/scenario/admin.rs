@@ -286,10 +286,7 @@ impl Run {
             self.cluster.grow_devices(v, bytes);
         }
         let n = self.any_node();
-        let resize = Resize {
-            assume_peer_has_space: self.rng.percent(30),
-            ..Resize::default()
-        };
+        let resize = Resize::default();
         let volume = volume_nr(v);
         self.give(n, Command::Resize { volume, resize });
     }

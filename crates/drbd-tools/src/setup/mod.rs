@@ -20,6 +20,8 @@ mod events;
 mod help;
 mod metadata;
 mod query;
+#[cfg(test)]
+mod schema;
 mod show;
 mod status;
 mod texts;

@@ -1,5 +1,7 @@
 //! `drbdsetup status`: text and JSON (CLI, sections 13 and 14).
 
+mod details;
+
 use std::fmt::Write as _;
 
 use drbd_node::control::address::family;
@@ -297,14 +299,15 @@ fn peer_device(out: &mut Wrapped, device: &PeerDevice, plain: bool, detail: Deta
             out.field("resync-suspended", &state.resync_suspended);
         }
         if statistics {
-            peer_statistics(out, state, verbose);
+            peer_statistics(out, state, detail.verbose);
         }
     }
     out.indent = 8;
     out.end();
 }
 
-fn peer_statistics(out: &mut Wrapped, state: &PeerDeviceState, verbose: bool) {
+fn peer_statistics(out: &mut Wrapped, state: &PeerDeviceState, level: usize) {
+    let verbose = level > 0;
     out.indent = 8;
     out.new_line();
     out.field("received", state.received / 2);
@@ -316,12 +319,8 @@ fn peer_statistics(out: &mut Wrapped, state: &PeerDeviceState, verbose: bool) {
         out.field("pending", state.pending);
         out.field("unacked", state.unacked);
         if let Some(sync) = &state.sync {
-            let (speed, eta) = speed(sync);
-            out.field("dbdt1", format_args!("{speed:.2}"));
-            match eta {
-                Some(eta) => out.field("eta", eta),
-                None => out.field("eta", "nan"),
-            }
+            let verify = state.replication.starts_with("Verify");
+            details::progress(out, sync, verify, level > 1);
         }
     }
 }
@@ -549,13 +548,7 @@ fn json_peer_device(out: &mut String, device: &PeerDevice, size: u64) {
         o.raw("db0/dt0 [MiB/s]", format_args!("{newest:.2}"));
         o.raw("db1/dt1 [MiB/s]", format_args!("{newest:.2}"));
         o.raw("estimated-seconds-to-finish", eta.unwrap_or(987_654_321));
-        let active_ms = sync.elapsed_ms.saturating_sub(sync.paused_ms);
-        let moved = sync.total.saturating_sub(sync.left) as f64;
-        let average = if active_ms == 0 {
-            0.0
-        } else {
-            moved / active_ms as f64 * 1000.0 / 2048.0
-        };
+        let average = details::average(sync);
         o.raw("db/dt [MiB/s]", format_args!("{average:.2}"));
         if let Some(percent) = done(sync) {
             o.raw("percent-resync-done", format_args!("{percent:.2}"));

@@ -71,6 +71,16 @@ impl Printer {
                 self.known.entry(name.clone()).or_default().learn(*snapshot);
                 (name, false)
             }
+            Event::Renamed { resource, new } => {
+                if let Some(known) = self.known.remove(&resource) {
+                    self.known.insert(new.clone(), known);
+                }
+                let line = format!("rename resource name:{resource} new_name:{new}");
+                // What the objects are called now is no change of theirs.
+                let mut lines = vec![line];
+                lines.extend(self.batch(&new));
+                return lines;
+            }
             Event::Gone { resource } => {
                 let known = self.known.entry(resource.clone()).or_default();
                 let shown = std::mem::take(&mut known.shown);

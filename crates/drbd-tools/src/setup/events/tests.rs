@@ -272,3 +272,27 @@ fn colors() {
         lines[3]
     );
 }
+
+/// CLI, section 16.5.
+#[test]
+fn a_new_name() {
+    let mut printer = Printer::new(Wanted::default());
+    printer.lines(Event::Snapshot(Box::new(resource())));
+    printer.lines(Event::SnapshotsEnd);
+    let renamed = Event::Renamed {
+        resource: "r0".into(),
+        new: "r1".into(),
+    };
+    assert_eq!(
+        printer.lines(renamed),
+        ["rename resource name:r0 new_name:r1"]
+    );
+    let gone = printer.lines(Event::Gone {
+        resource: "r1".into(),
+    });
+    assert!(
+        gone.iter().all(|line| line.contains(" name:r1")),
+        "{gone:?}"
+    );
+    assert_eq!(gone.last().unwrap(), "destroy resource name:r1");
+}

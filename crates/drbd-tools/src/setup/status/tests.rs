@@ -184,6 +184,34 @@ fn json_as_recorded() {
         assert_eq!(a, b, "line {n}");
     }
     assert_eq!(ours.len(), recorded.len());
+    super::super::schema::is_status(&json(&resources()));
     let empty: Value = serde_json::from_str(&json(&[])).unwrap();
     assert_eq!(empty, Value::Array(Vec::new()));
+}
+
+/// The fields of a volume of a peer, wherever the lines break.
+fn fields_of<'a>(text: &'a str, from: &str) -> Vec<&'a str> {
+    let start = text.find(from).unwrap();
+    let rest = &text[start..];
+    let end = rest.find("\n    volume:1 ").unwrap();
+    // One window is measured, which is both the older and the newer; and the speed aimed at is not told.
+    let windows = ["rs-dt0-ms:", "rs-db0-sectors:", "dbdt0:"];
+    rest[..end]
+        .split_whitespace()
+        .filter(|f| !windows.iter().any(|w| f.starts_with(w)))
+        .collect()
+}
+
+#[test]
+fn details_of_a_resync_as_recorded() {
+    let detail = Detail {
+        verbose: 2,
+        statistics: true,
+        width: 80,
+        ..Detail::default()
+    };
+    let ours = text(&resources(), detail);
+    let from = "    volume:0 replication:SyncSource";
+    let recorded = include_str!("../../../tests/data/runtime/status-vv-statistics-r0.txt");
+    assert_eq!(fields_of(&ours, from), fields_of(recorded, from));
 }

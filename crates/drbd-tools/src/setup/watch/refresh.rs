@@ -45,6 +45,10 @@ impl Follower {
             Event::Snapshot(resource) => {
                 self.known.insert(resource.name.clone());
             }
+            Event::Renamed { resource, new } => {
+                self.known.remove(resource);
+                self.known.insert(new.clone());
+            }
             Event::Gone { resource } => {
                 self.known.remove(resource);
             }

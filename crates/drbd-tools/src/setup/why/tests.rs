@@ -463,6 +463,7 @@ fn json() {
     lose(&mut resource, 1);
     lose(&mut resource, 2);
     let value = serde_json::to_value([report(&resource, Some(&config))]).unwrap();
+    super::super::schema::is_why(&value);
     let one = &value[0];
     assert_eq!(one["name"], "r0");
     assert_eq!(one["devices"][0]["waits"][0]["code"], "no-quorum");
