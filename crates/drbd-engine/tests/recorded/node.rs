@@ -303,6 +303,14 @@ impl TestNode {
                 }
                 self.done(op, OpOutput::Nothing);
             }
+            Effect::Measure { op, .. } => {
+                let bytes = self.disk.len() as u64;
+                let sizes = OpOutput::Sizes {
+                    disk_bytes: bytes,
+                    meta_bytes: bytes,
+                };
+                self.done(op, sizes);
+            }
             Effect::Digest { .. } => panic!("no digests in these recordings"),
             Effect::Release { buf } => {
                 self.buffers.remove(&buf.0);
