@@ -64,7 +64,7 @@ fn disks_grow_and_the_device_follows() -> Result<()> {
         }
         // More than there is.
         let refusal = node
-            .drbdsetup(&["resize", &minor, "--size=1T"])?
+            .drbdsetup(&["resize", &minor, "--size=1024G"])?
             .refused()?;
         assert!(refusal.contains("(111)"), "{refusal}");
 
