@@ -95,7 +95,7 @@ pub(super) fn is_status(text: &str) {
 }
 
 /// Asserts that an output of `show --json` fits.
-pub(super) fn is_show(text: &str) {
+fn is_show(text: &str) {
     let value: Value = serde_json::from_str(text).unwrap();
     assert_eq!(violations(SHOW, &value), [""; 0]);
 }
@@ -109,6 +109,7 @@ pub(super) fn is_why(value: &Value) {
 fn what_was_recorded_fits() {
     is_status(include_str!("../../tests/data/runtime/status.json"));
     is_status("[]");
+    is_show(include_str!("../../tests/data/runtime/show.json"));
 }
 
 #[test]

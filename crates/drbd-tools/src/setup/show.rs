@@ -320,7 +320,3 @@ fn json_connection(out: &mut String, connection: &ConnectionConfig) {
     key("_peer_node_id", &connection.peer.to_string());
     out.push_str("\n            }");
 }
-
-#[cfg(test)]
-#[path = "show_tests.rs"]
-mod tests;
