@@ -41,6 +41,8 @@ mod role;
 mod size;
 mod state;
 mod status_build;
+#[cfg(test)]
+mod testkit;
 mod timer;
 mod twopc;
 mod uuids;

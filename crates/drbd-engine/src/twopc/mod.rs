@@ -6,6 +6,8 @@
 mod apply;
 mod initiator;
 mod participant;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -288,7 +290,9 @@ impl Engine {
                 let lost_child = p.waiting.contains(peer);
                 p.parents.remove(peer);
                 p.waiting.remove(peer);
-                if lost_child || p.parents.is_empty() {
+                if lost_child {
+                    self.participant_gives_up();
+                } else if p.parents.is_empty() {
                     self.participant_abort();
                 }
             }

@@ -418,6 +418,16 @@ impl Engine {
         }
     }
 
+    /// A node below is lost whose answer is needed. Whoever asked learns it: silence would keep them, and all
+    /// others, from any change until twopc-timeout.
+    pub(super) fn participant_gives_up(&mut self) {
+        if let Some(Active::Participant(p)) = &mut self.twopc.active {
+            p.retry = true;
+        }
+        self.participant_check();
+        self.participant_abort();
+    }
+
     /// Gives a foreign transaction up on our own: its initiator is out of reach or silent.
     pub(crate) fn participant_abort(&mut self) {
         let Some(Active::Participant(p)) = self.twopc.active.take() else {
