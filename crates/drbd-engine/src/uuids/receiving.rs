@@ -199,7 +199,14 @@ impl Engine {
                     pd.pdisk = DiskState::UpToDate;
                 }
             });
+        // It was distrusted for its generation. One that calls itself Consistent serves no read, and follows no
+        // generation of this node (a deviation: the reference does not ask).
+        let says_so = self
+            .peer_device(peer, v)
+            .and_then(|k| k.last_state)
+            .is_some_and(|s| s.disk == DiskState::UpToDate);
         }
+            && says_so
     }
 
     /// Section 7.8: a peer began a new generation.
