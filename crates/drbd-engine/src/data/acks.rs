@@ -74,6 +74,7 @@ impl Engine {
             req.ok.remove(peer);
             req.sis.remove(peer);
             req.pending.remove(peer);
+            req.refused = true;
         }
         self.try_complete(id);
     }

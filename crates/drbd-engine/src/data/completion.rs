@@ -9,7 +9,7 @@ use crate::disk::DiskFault;
 use crate::effect::{DiscardKind, Effect, IoError};
 use crate::engine::Engine;
 use crate::event::{DiskError, OpOutput, OpResult};
-use crate::options::OnNoQuorum;
+use crate::options::{OnNoData, OnNoQuorum};
 
 impl Engine {
     /// Hands the local part of a logged write to the disk.
@@ -112,6 +112,18 @@ impl Engine {
         let result = if !good || self.fails_writes(volume) {
             Err(match req.local {
                 Local::Failed(DiskError::NoSpace) => IoError::NoSpace,
+        if !good && self.may_wait(req) {
+            return match (is_write, self.state.suspended()) {
+                // Whoever has it may come back.
+                (true, true) => {
+                    if let Some(req) = self.data.requests.get_mut(&id) {
+                        req.held = true;
+                    }
+                }
+                (true, false) => self.write_again(id),
+                (false, _) => self.flush_again(id),
+            };
+        }
                 _ => IoError::Io,
             })
         } else {
@@ -151,6 +163,54 @@ impl Engine {
     fn is_kept(&self, req: &Request) -> bool {
         let counts = |disk: DiskState| disk > DiskState::Outdated && disk != DiskState::Unknown;
         let behind = matches!(
+    /// Whether a write or flush that reached nobody who counts waits for data to become accessible again (data
+    /// path, invariant C5; a deviation: the reference fails it).
+    fn may_wait(&self, req: &Request) -> bool {
+        let failed = match req.local {
+            Local::Failed(DiskError::Io) => {
+                self.local_disk_at_least(req.volume, DiskState::Inconsistent)
+            }
+            Local::Failed(_) => true,
+            _ => false,
+        };
+        !failed
+            && !req.refused
+            && self.options.on_no_data == OnNoData::SuspendIo
+            && !self.fails_writes(req.volume)
+    }
+
+    /// A write is written again, to whom there is now. What it left behind is settled as a write of its own.
+    fn write_again(&mut self, id: ReqId) {
+        let Some(old) = self.data.requests.get_mut(&id) else {
+            return;
+        };
+        old.completed = true;
+        let (volume, kind, interval) = (old.volume, old.kind, old.interval);
+        let fresh = Request {
+            buf: old.buf.take(),
+            ..Request::new(old.io, volume, kind, old.sector, old.len)
+        };
+        let new = self.data.new_req();
+        self.data.requests.insert(new, fresh);
+        self.leave_progress(volume, kind);
+        if let Some(interval) = interval {
+            self.interval_completed(volume, interval);
+        }
+        self.park(volume, new);
+        self.advance_log();
+    }
+
+    /// A flush begins again: what it is to cover has to be with somebody.
+    fn flush_again(&mut self, id: ReqId) {
+        let Some(req) = self.data.requests.get_mut(&id) else {
+            return;
+        };
+        req.local = Local::None;
+        let (volume, kind) = (req.volume, req.kind);
+        self.leave_progress(volume, kind);
+        self.park(volume, id);
+    }
+
             self.state.disk(req.volume),
             DiskState::Inconsistent | DiskState::Outdated
         );

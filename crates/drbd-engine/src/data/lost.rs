@@ -269,7 +269,9 @@ impl Engine {
                 let source = repl > ReplState::Established
                     && repl != ReplState::WFBitMapT
                     && !repl.is_sync_target();
-                Some((*id, source))
+                // A disk that is not good may be replaced by another node's data: the write would be lost there.
+                let bad = self.state.pdisk(peer, req.volume) != DiskState::UpToDate;
+                Some((*id, source || bad))
             })
             .collect();
         if ids.is_empty() {
@@ -303,6 +305,10 @@ impl Engine {
             .copied()
             .filter(|peer| self.state.cstate(*peer) < ConnState::Connected)
             .collect();
+        // What is held stays so until all is given up that will not come: it may have to be written again.
+        for peer in away {
+            self.give_up(peer, Keep::Nothing);
+        }
         let held: Vec<ReqId> = self
             .data
             .requests
@@ -313,9 +319,6 @@ impl Engine {
                 *id
             })
             .collect();
-        for peer in away {
-            self.give_up(peer, Keep::Nothing);
-        }
         for id in held {
             self.try_complete(id);
         }

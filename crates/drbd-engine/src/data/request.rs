@@ -115,6 +115,8 @@ pub(crate) struct Request {
     pub synchronous: NodeMask,
     /// Completion is held until I/O resumes (data path, section 4.3).
     pub held: bool,
+    /// A peer said that it could not write it.
+    pub refused: bool,
     /// Completed to the application.
     pub completed: bool,
     /// Nodes that failed to read it; this node for the local disk.
@@ -124,6 +126,38 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// A request that was not looked at yet.
+    pub(crate) fn new(io: IoId, volume: VolumeNr, kind: ReqKind, sector: Sector, len: u32) -> Self {
+        Request {
+            io,
+            volume,
+            kind,
+            sector,
+            len,
+            buf: None,
+            stage: Stage::Waiting,
+            extents: 0,
+            covered: false,
+            interval: None,
+            epoch: BarrierNr(0),
+            dagtag: Dagtag::ZERO,
+            local: Local::None,
+            pending: NodeMask::EMPTY,
+            pending_oos: NodeMask::EMPTY,
+            sent: NodeMask::EMPTY,
+            ok: NodeMask::EMPTY,
+            sis: NodeMask::EMPTY,
+            expect_barrier: NodeMask::EMPTY,
+            done: NodeMask::EMPTY,
+            synchronous: NodeMask::EMPTY,
+            held: false,
+            refused: false,
+            completed: false,
+            tried: NodeMask::EMPTY,
+            since: Instant::ZERO,
+        }
+    }
+
     /// Whether it changes data.
     pub(crate) fn is_write(&self) -> bool {
         matches!(
@@ -184,31 +218,8 @@ impl Engine {
         }
         let id = self.data.new_req();
         let request = Request {
-            io,
-            volume,
-            kind,
-            sector,
-            len,
             buf,
-            stage: Stage::Waiting,
-            extents: 0,
-            covered: false,
-            interval: None,
-            epoch: self.data.epoch,
-            dagtag: self.data.dagtag,
-            local: Local::None,
-            pending: NodeMask::EMPTY,
-            pending_oos: NodeMask::EMPTY,
-            sent: NodeMask::EMPTY,
-            ok: NodeMask::EMPTY,
-            sis: NodeMask::EMPTY,
-            expect_barrier: NodeMask::EMPTY,
-            done: NodeMask::EMPTY,
-            synchronous: NodeMask::EMPTY,
-            held: false,
-            completed: false,
-            tried: NodeMask::EMPTY,
-            since: self.now,
+            ..Request::new(io, volume, kind, sector, len)
         };
         self.data.requests.insert(id, request);
         self.park(volume, id);
