@@ -13,6 +13,7 @@ use drbd_proto::{
 
 use crate::bitmap::Fill;
 use crate::command::RetCode;
+use crate::connection::PeerSizes;
 use crate::effect::{Effect, Limits, LogLevel};
 use crate::engine::{Engine, PacketError};
 use crate::state::State;
@@ -22,6 +23,14 @@ pub(crate) fn min_not_zero(a: u64, b: u64) -> u64 {
     match (a, b) {
         (0, x) | (x, 0) => x,
         (a, b) => a.min(b),
+    }
+}
+
+impl PeerSizes {
+    /// Whether a peer whose disk was seen once has said how large that is. One that came without its disk has not
+    /// (a deviation): the device must not outgrow a disk that is only detached.
+    fn say_all(self, bitmap: bool) -> bool {
+        self.known && (self.max_size != 0 || !bitmap)
     }
 }
 
@@ -54,17 +63,13 @@ impl Engine {
             let Some(k) = conn.peers.get(&v) else {
                 continue;
             };
-            if k.sizes.known {
-                p = min_not_zero(p, k.sizes.max_size);
-            } else {
-                let seen = self
-                    .disk_ref(v)
-                    .is_some_and(|d| d.meta.peer(*n).flags.contains(PeerFlags::DEVICE_SEEN));
-                if seen {
-                    all_known = false;
-                }
-                p = min_not_zero(p, k.sizes.max_size);
+            let seen = self
+                .disk_ref(v)
+                .is_some_and(|d| d.meta.peer(*n).flags.contains(PeerFlags::DEVICE_SEEN));
+            if seen && !k.sizes.say_all(k.options.bitmap) {
+                all_known = false;
             }
+            p = min_not_zero(p, k.sizes.max_size);
         }
         let m = self.partition_capacity(v);
         p = if all_known {
@@ -406,5 +411,26 @@ impl Engine {
                 self.push(Effect::Limits { volume: v, limits });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detached_disk_has_an_unknown_size() {
+        let absent = PeerSizes::default();
+        let detached = PeerSizes {
+            known: true,
+            ..absent
+        };
+        let attached = PeerSizes {
+            max_size: 8192,
+            ..detached
+        };
+        assert!(!absent.say_all(true) && !detached.say_all(true));
+        assert!(attached.say_all(true));
+        assert!(detached.say_all(false), "a client has no disk");
     }
 }
