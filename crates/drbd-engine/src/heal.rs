@@ -127,9 +127,9 @@ impl Engine {
             DiskState::Inconsistent => {
                 self.disk_ref(v)
                     .is_some_and(|d| d.options.on_io_error != OnIoError::PassOn)
-                    && self.data_peer(v).is_some()
+                    && !self.data_peers(v).is_empty()
             }
-            _ => self.data_peer(v).is_some() || self.all_are_here(v),
+            _ => !self.data_peers(v).is_empty() || self.all_are_here(v),
         }
     }
 
@@ -208,9 +208,9 @@ impl Engine {
         }
     }
 
-    /// A connected peer with UpToDate data that may be copied; a Primary if there is one.
-    fn data_peer(&self, v: VolumeNr) -> Option<NodeId> {
-        let good: Vec<NodeId> = self
+    /// Connected peers with UpToDate data that may be copied, a Primary first.
+    fn data_peers(&self, v: VolumeNr) -> Vec<NodeId> {
+        let mut good: Vec<NodeId> = self
             .state
             .peers_of(v)
             .filter(|(n, _, pd)| {
@@ -220,10 +220,23 @@ impl Engine {
             })
             .map(|(n, _, _)| n)
             .collect();
-        good.iter()
-            .copied()
-            .find(|n| self.peer_is_primary(*n))
-            .or_else(|| good.first().copied())
+        good.sort_by_key(|n| !self.peer_is_primary(*n));
+        good
+    }
+
+    /// The one to compare with: the first whose data are known to be related to those here. They remember
+    /// different ancestors; the first one may know nothing of this disk's generation.
+    fn best_data_peer(&mut self, v: VolumeNr) -> Option<NodeId> {
+        let peers = self.data_peers(v);
+        let related = peers.iter().copied().find(|peer| {
+            let Some(state) = self.peer_device(*peer, v).and_then(|k| k.last_state) else {
+                return false;
+            };
+            let occasion = Occasion::Resync { disk_states: true };
+            self.decision(*peer, v, &state, DiskState::UpToDate, occasion)
+                .is_ok_and(|d| d.strategy == Strategy::NoSync || d.strategy.is_target())
+        });
+        related.or_else(|| peers.first().copied())
     }
 
     /// Resyncs the peers that lack blocks, and lets those resync this node that wait for it.
@@ -277,7 +290,7 @@ impl Engine {
                 self.want_empty_twopc();
                 continue;
             }
-            let Some(peer) = self.data_peer(v) else {
+            let Some(peer) = self.best_data_peer(v) else {
                 if self.all_are_here(v) && self.nobody_has_newer(v) {
                     self.log_at(
                         LogLevel::Info,
