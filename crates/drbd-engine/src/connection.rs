@@ -121,6 +121,8 @@ pub(crate) struct PeerDevice {
     pub would_be_target: bool,
     /// The generation this diskless node showed when it refused this peer, which did not have it.
     pub refused_for: Uuid,
+    /// An earlier generation, which this peer has, is shown to it while it connects (predecessor relabel).
+    pub shown: Uuid,
     /// The diskless peer went on to a generation that our disk does not have.
     pub moved_on: bool,
     /// The parameters of this volume were sent on the established connection.
@@ -223,6 +225,10 @@ pub(crate) struct PeerDeviceFlags {
     pub grow_source: bool,
     /// The device has grown to the peer's size, and this node fetches the new area from there.
     pub grow_target: bool,
+    /// A good peer that was told of the shown generation and has not said that it has it.
+    pub unconfirmed: bool,
+    /// The peer lacks a write that this node completed without data of its own, or may have forgotten one.
+    pub missed: bool,
     /// In this connection the peer had the data this diskless node exposes.
     pub had_exposed: bool,
 }

@@ -55,6 +55,17 @@ impl Engine {
             self.adopt_exposed(peer, v, theirs);
             return established;
         }
+        if self.may_relabel(peer, v) {
+            // It would take its disk for old when it learns what is shown here: the next attempt shows it what it
+            // has (a deviation).
+            if let Some(known) = self.peer_device_mut(peer, v)
+                && !known.shown.same(theirs)
+            {
+                known.shown = theirs;
+                return Err(RetCode::HANDSHAKE_RETRY);
+            }
+            return established;
+        }
         let ancestor = self.conns.iter().any(|(n, c)| {
             *n != peer
                 && c.peers.get(&v).is_some_and(|k| {
@@ -64,7 +75,7 @@ impl Engine {
         let unconfirmed = self
             .volumes
             .get(&v)
-            .is_some_and(|x| x.flags.exposed_unconfirmed)
+            .is_some_and(|x| x.unconfirmed.is_some())
             && self.options.on_no_quorum == OnNoQuorum::SuspendIo;
         if ancestor || unconfirmed || theirs.is_just_created() {
             return Ok((ReplState::Established, DiskState::Outdated, false));

@@ -59,6 +59,8 @@ impl Engine {
                 waits && self.is_stuck(*v, disk)
                     || self.distrusted_for_nothing(*v).is_some()
                     || self.lost_generation_is_in_the_way(*v)
+                    || self.relabel_candidate(*v).is_some()
+                    || self.confirmation_is_late(*v)
             })
             .collect()
     }
@@ -270,7 +272,15 @@ impl Engine {
             return self.watch_stuck_disks();
         }
         for v in self.stuck_volumes() {
-            if let Some(peer) = self.distrusted_for_nothing(v) {
+            if let Some(peer) = self.relabel_candidate(v) {
+                let _ = self.change(ChangeFlags::HARD, |s| {
+                    if let Some(pd) = s.pd_mut(peer, v) {
+                        pd.pdisk = DiskState::UpToDate;
+                    }
+                });
+            } else if self.confirmation_is_late(v) {
+                self.ask_for_confirmation(v);
+            } else if let Some(peer) = self.distrusted_for_nothing(v) {
                 self.trust_again(peer, v);
             } else if self.lost_generation_is_in_the_way(v) {
                 self.show_nothing(v);

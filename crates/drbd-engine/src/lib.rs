@@ -45,6 +45,7 @@ mod status_build;
 mod testkit;
 mod timer;
 mod twopc;
+mod unconfirmed;
 mod uuids;
 mod volume;
 

@@ -19,12 +19,12 @@ use crate::time::Instant;
 
 pub(crate) const V: VolumeNr = VolumeNr::ZERO;
 
-pub(crate) fn node(id: u8) -> NodeId {
+pub(crate) fn node(id: u32) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
 /// The node, connected to the peers 1 to `peers`, which are UpToDate Secondaries.
-pub(crate) fn diskless_node(peers: u8, options: ResourceOptions) -> Engine {
+pub(crate) fn diskless_node(peers: u32, options: ResourceOptions) -> Engine {
     let mut engine = Engine::new(EngineConfig {
         name: "r".into(),
         node_id: node(0),
@@ -54,6 +54,16 @@ pub(crate) fn diskless_node(peers: u8, options: ResourceOptions) -> Engine {
         engine.members.insert(peer);
     }
     engine.volumes.get_mut(&V).unwrap().size = 1 << 20;
+    // The steps that a connection goes through.
+    for cstate in [ConnState::Unconnected, ConnState::Connecting] {
+        engine
+            .change(ChangeFlags::HARD, |s| {
+                for c in s.conns.values_mut() {
+                    c.cstate = cstate;
+                }
+            })
+            .unwrap();
+    }
     engine
         .change(ChangeFlags::HARD, |s| {
             for c in s.conns.values_mut() {

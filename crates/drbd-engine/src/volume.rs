@@ -12,6 +12,7 @@ use crate::id::OpenId;
 use crate::metadata::MetaWriter;
 use crate::options::{DeviceOptions, DiskOptions};
 use crate::resize::Measured;
+use crate::unconfirmed::Unconfirmed;
 use crate::uuid::GenIds;
 
 /// A volume of the resource.
@@ -31,6 +32,8 @@ pub(crate) struct Volume {
     pub flags: DeviceFlags,
     /// The generation shown to applications and clients (state machine, section 7.11).
     pub exposed: Uuid,
+    /// Generations that this node began without data, until its peers have them (EXPOSED_GEN_UNCONFIRMED).
+    pub unconfirmed: Option<Unconfirmed>,
     /// Who has the virtual device open; true: for writing.
     pub openers: BTreeMap<OpenId, bool>,
     /// Requests, activity log users, statistics: the data plane's.
@@ -89,6 +92,4 @@ pub(crate) struct DeviceFlags {
     pub outdate_on_commit: bool,
     /// The generation shown was begun without disk: the detached disk does not have it.
     pub exposed_without_disk: bool,
-    /// A diskless Primary's exposed generation is not confirmed by its peers.
-    pub exposed_unconfirmed: bool,
 }

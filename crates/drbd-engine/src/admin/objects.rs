@@ -40,6 +40,7 @@ impl Engine {
                 size: 0,
                 flags: DeviceFlags::default(),
                 exposed: Default::default(),
+                unconfirmed: None,
                 openers: BTreeMap::new(),
                 data: VolumeData::default(),
             },

@@ -130,6 +130,7 @@ impl Engine {
             )));
         }
         self.confirm(peer, count);
+        self.epoch_confirms(peer, ack.barrier);
         Ok(())
     }
 

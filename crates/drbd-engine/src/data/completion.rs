@@ -106,12 +106,12 @@ impl Engine {
         {
             return;
         }
+        if self.waits_for_confirmation(req) {
+            return;
+        }
         let (io, volume, kind, epoch) = (req.io, req.volume, req.kind, req.epoch);
         let good = self.is_kept(req);
         let is_write = req.is_write();
-        let result = if !good || self.fails_writes(volume) {
-            Err(match req.local {
-                Local::Failed(DiskError::NoSpace) => IoError::NoSpace,
         if !good && self.may_wait(req) {
             return match (is_write, self.state.suspended()) {
                 // Whoever has it may come back.
@@ -124,6 +124,9 @@ impl Engine {
                 (false, _) => self.flush_again(id),
             };
         }
+        let result = if !good || self.fails_writes(volume) {
+            Err(match req.local {
+                Local::Failed(DiskError::NoSpace) => IoError::NoSpace,
                 _ => IoError::Io,
             })
         } else {
@@ -132,6 +135,9 @@ impl Engine {
         // The application may write something that depends on this one (data path, section 7.2).
         if is_write && epoch == self.data.epoch {
             self.close_epoch();
+        }
+        if is_write {
+            self.note_missed(id);
         }
         let Some(req) = self.data.requests.get_mut(&id) else {
             return;
@@ -157,12 +163,6 @@ impl Engine {
         }
     }
 
-    /// Whether a copy that counts has a request's data (data path, section 4.2). A deviation: a disk that is being
-    /// resynced, or missed writes, is no such copy. When its source is gone and comes back, the block is replaced
-    /// by the source's.
-    fn is_kept(&self, req: &Request) -> bool {
-        let counts = |disk: DiskState| disk > DiskState::Outdated && disk != DiskState::Unknown;
-        let behind = matches!(
     /// Whether a write or flush that reached nobody who counts waits for data to become accessible again (data
     /// path, invariant C5; a deviation: the reference fails it).
     fn may_wait(&self, req: &Request) -> bool {
@@ -211,6 +211,12 @@ impl Engine {
         self.park(volume, id);
     }
 
+    /// Whether a copy that counts has a request's data (data path, section 4.2). A deviation: a disk that is being
+    /// resynced, or missed writes, is no such copy. When its source is gone and comes back, the block is replaced
+    /// by the source's.
+    fn is_kept(&self, req: &Request) -> bool {
+        let counts = |disk: DiskState| disk > DiskState::Outdated && disk != DiskState::Unknown;
+        let behind = matches!(
             self.state.disk(req.volume),
             DiskState::Inconsistent | DiskState::Outdated
         );

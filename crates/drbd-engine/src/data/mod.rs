@@ -361,6 +361,7 @@ impl Engine {
         self.data.recheck |= self.volumes.values().any(|v| !v.data.waiting.is_empty());
         while core::mem::take(&mut self.data.recheck) {
             self.settle_consequences();
+            self.settle_generations();
             self.settle_intervals();
             self.settle_activity_logs();
             self.settle_admission();

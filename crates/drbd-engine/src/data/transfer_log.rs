@@ -67,7 +67,12 @@ impl Engine {
                 req.pending_oos.insert(peer);
             }
         }
-        if full {
+        // Completion may wait for the acknowledgement of the epoch.
+        let confirms = self
+            .volumes
+            .get(&volume)
+            .is_some_and(|v| v.unconfirmed.is_some());
+        if full || confirms {
             self.close_epoch();
         }
         if disk {

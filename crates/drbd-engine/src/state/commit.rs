@@ -66,6 +66,8 @@ impl Engine {
         if real_quorum || disk < DiskState::UpToDate {
             volume.flags.restore_quorum = false;
         }
+        let left_alone = old.disk(v) == DiskState::UpToDate && disk < DiskState::UpToDate;
+        let promoted = old.role != Role::Primary && self.state.role == Role::Primary;
         for (peer, conn) in &mut self.conns {
             let Some(known) = conn.peers.get_mut(&v) else {
                 continue;
@@ -107,6 +109,15 @@ impl Engine {
                 // the reason for the next one.
                 known.flags.source_missed_end = false;
                 known.flags.peer_missed_end = false;
+            }
+            if pd.repl < ReplState::Established {
+                known.flags.unconfirmed = false;
+            } else if pd.pdisk == DiskState::UpToDate && known.uuids.current.same(volume.exposed) {
+                known.flags.missed = false;
+            }
+            // What was completed before with the own disk, or by another Primary, nobody has counted.
+            if (left_alone || promoted) && pd.pdisk != DiskState::UpToDate {
+                known.flags.missed = true;
             }
             if pd.repl < ReplState::Established {
                 known.flags.had_exposed = false;

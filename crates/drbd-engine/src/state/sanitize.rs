@@ -500,6 +500,7 @@ impl Engine {
             && !gave_up
             && old.pdisk != DiskState::UpToDate
             && !exposed.same(known.uuids.current)
+            && !self.may_relabel(peer, v)
             && let Some(pd) = new.pd_mut(peer, v)
         {
             pd.pdisk = DiskState::Consistent;

@@ -8,7 +8,6 @@ use drbd_proto::{DiskState, NodeId, NodeMask, ReplState, Role, Uuid, UuidFlags, 
 use crate::connection::PingWaiter;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
-use crate::options::OnNoQuorum;
 
 impl Engine {
     /// A request found that a new generation is due: all peers are asked whether they are still there,
@@ -148,9 +147,6 @@ impl Engine {
         let Some(volume) = self.volumes.get(&v) else {
             return;
         };
-        if volume.flags.exposed_unconfirmed && self.options.on_no_quorum != OnNoQuorum::IoError {
-            return;
-        }
         let exposed = volume.exposed;
         let client = volume.options.diskless;
         let me = self.node_id;
@@ -209,6 +205,7 @@ impl Engine {
             Some(v),
             format!("new exposed UUID: {uuid}"),
         );
+        self.generation_unconfirmed(v, exposed, uuid);
         let to: Vec<NodeId> = self.established_peers(v).collect();
         for peer in to {
             if let Some(known) = self.peer_device_mut(peer, v) {

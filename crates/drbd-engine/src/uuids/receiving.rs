@@ -17,18 +17,27 @@ use crate::uuid::{Learned, MissedEnd, PeerUuids};
 impl Engine {
     /// P_UUIDS110, or P_UUIDS.
     pub(crate) fn uuids_packet(&mut self, peer: NodeId, v: VolumeNr, new: PeerUuids) {
+        let connecting = self.state.cstate(peer) < ConnState::Connected;
         let Some(known) = self.peer_device_mut(peer, v) else {
             return self.unknown_volume(peer, v);
         };
         let caught_up = known.uuids.caught_up(&new);
         known.uuids = new.clone();
         known.flags.uuids_received = true;
+        // It was started anew: what it acknowledged may be gone with its memory.
+        known.flags.missed |= connecting && !new.flags.contains(UuidFlags::RECONNECT);
         for n in caught_up.iter() {
             if let Some(other) = self.peer_device_mut(n, v) {
                 other.uuids.set_bitmap(peer, Uuid::NONE);
             }
         }
         self.note_existing(v, new.existing());
+        if new
+            .current
+            .same(self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default())
+        {
+            self.peer_confirms(peer, v);
+        }
         // A disk that is still being attached, or on its way out, follows nobody: what comes now is not on it.
         if self.local_disk_at_least(v, DiskState::Inconsistent) {
             self.uuids_with_disk(peer, v, &new);
@@ -190,7 +199,14 @@ impl Engine {
         {
             volume.exposed = new.current;
         }
+        // It was distrusted for its generation. One that calls itself Consistent serves no read, and follows no
+        // generation of this node (a deviation: the reference does not ask).
+        let says_so = self
+            .peer_device(peer, v)
+            .and_then(|k| k.last_state)
+            .is_some_and(|s| s.disk == DiskState::UpToDate);
         if established
+            && says_so
             && self.state.pdisk(peer, v) == DiskState::Consistent
             && new.current.same(exposed)
         {
@@ -199,14 +215,7 @@ impl Engine {
                     pd.pdisk = DiskState::UpToDate;
                 }
             });
-        // It was distrusted for its generation. One that calls itself Consistent serves no read, and follows no
-        // generation of this node (a deviation: the reference does not ask).
-        let says_so = self
-            .peer_device(peer, v)
-            .and_then(|k| k.last_state)
-            .is_some_and(|s| s.disk == DiskState::UpToDate);
         }
-            && says_so
     }
 
     /// Section 7.8: a peer began a new generation.

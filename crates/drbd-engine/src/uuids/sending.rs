@@ -55,7 +55,7 @@ impl Engine {
         let primary = self.state.role == Role::Primary;
         let weak_if = primary || reason.contains(UuidFlags::NEW_DATAGEN);
         if !self.local_disk_at_least(v, DiskState::Negotiating) {
-            let uuid = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
+            let uuid = self.shown_to(peer, v);
             if let Some(known) = self.peer_device_mut(peer, v) {
                 known.sent = SentUuids {
                     current: uuid,

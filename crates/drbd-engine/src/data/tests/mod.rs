@@ -2,6 +2,8 @@
 //! simulator.
 #![allow(clippy::unwrap_used)]
 
+mod suspended;
+
 use drbd_proto::{Ctx, Features, NodeId, Sector};
 use proptest::prelude::*;
 
