@@ -211,7 +211,8 @@ pub(super) fn missed_while_away(f: &Facts<'_>, d: &mut Decision) {
 
 /// Equal identifiers, and bits that nobody accounts for: a lost Primary that was not named, or a disk that is
 /// Consistent because of it. The reference drops them on connect, and the copies stay different where they
-/// were. A deviation: they are compared. Both copies have every completed write, so either may be the source.
+/// were. A deviation: they are compared. Both copies have every completed write, so either may be the
+/// source; but one that lost its memory may have lost writes from its cache as well.
 pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
     let quiet_rule = matches!(d.rule, Rule::Reconnected | Rule::LostQuorum | Rule::BothOff);
     let Some(sent) = f.sent else { return };
@@ -230,10 +231,18 @@ pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
         d.strategy = RetryConnect;
         return;
     }
-    let mine = (f.me.role == Role::Primary, f.me.disk, sent.bits != 0);
+    // Who was started anew may have lost what was in its cache, though nobody knows it for a crashed Primary.
+    let remembers = |flags: UuidFlags| flags.contains(UuidFlags::RECONNECT);
+    let mine = (
+        f.me.role == Role::Primary,
+        f.me.disk,
+        remembers(sent.flags),
+        sent.bits != 0,
+    );
     let theirs = (
         f.other.role == Role::Primary,
         f.other.disk,
+        remembers(f.theirs.flags),
         f.theirs.dirty_bits != 0,
     );
     if mine.0 && theirs.0 {

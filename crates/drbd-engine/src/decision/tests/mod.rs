@@ -557,3 +557,25 @@ fn reconciliation() {
     );
     assert!(!d.reconciliation);
 }
+
+#[test]
+fn who_was_started_anew_is_not_the_source_of_leftover_bits() {
+    let unnamed = Some(LostPrimary {
+        named: false,
+        offset: None,
+    });
+    let a = Half {
+        lost: unnamed,
+        bits: 3,
+        ..half(0, 0x10, &[], &[])
+    };
+    let b = Half {
+        lost: unnamed,
+        ..half(1, 0x10, &[], &[])
+    };
+    let expected = (SourceUseBitmap, TargetUseBitmap);
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!((da.strategy, db.strategy), expected, "who has bits");
+    let (da, db) = both(&a, &with(&b, RECONNECT), LINK);
+    assert_eq!((db.strategy, da.strategy), expected, "who remembers");
+}
