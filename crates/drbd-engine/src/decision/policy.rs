@@ -186,6 +186,13 @@ fn give_up(f: &Facts<'_>, d: &mut Decision, strategy: Strategy) -> bool {
     f.can_demote
 }
 
+/// Whether this side is a Primary with data of its own.
+fn works(side: &super::Side) -> bool {
+    side.role == Role::Primary
+        && side.disk >= DiskState::Consistent
+        && side.disk != DiskState::Unknown
+}
+
 /// Step 9: one administrator said discard-my-data, and the direction is the other one.
 fn override_direction(f: &Facts<'_>, d: &mut Decision, i_am_source: bool) {
     let opposite = if i_am_source {
@@ -201,6 +208,9 @@ fn override_direction(f: &Facts<'_>, d: &mut Decision, i_am_source: bool) {
         // The peer is not told of that node: it decides for a full sync, and reverses that (a deviation: the
         // reference would have two sources).
         SourceCopyOtherBitmap(node) if !f.reported.contains(node) => TargetSetBitmap,
+        // A Primary would refuse to be the target, and the request were without effect (a deviation).
+        SourceCopyOtherBitmap(_) if works(&f.other) => TargetSetBitmap,
+        TargetClearBitmap if works(&f.me) => SourceSetBitmap,
         strategy => strategy.reversed().unwrap_or(strategy),
     };
 }

@@ -216,6 +216,22 @@ fn discard_my_data_turns_the_direction() {
         SourceUseBitmap,
         "it has no data to give"
     );
+    // What a Primary works with is an ancestor that this node knows of a third node.
+    let mut a = with(
+        &half(0, 0x30, &[(2, 0x10)], &[]),
+        UuidFlags::DISCARD_MY_DATA,
+    );
+    a.bits = 1;
+    let mut b = b;
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!(da.strategy, SourceCopyOtherBitmap(node(2)));
+    assert_eq!(db.strategy, TargetClearBitmap);
+    b.side.role = Role::Primary;
+    let (da, db) = both(&a, &b, LINK);
+    assert_eq!(
+        (da.strategy, db.strategy),
+        (TargetSetBitmap, SourceSetBitmap)
+    );
 }
 
 #[test]
