@@ -228,6 +228,7 @@ impl Engine {
     ) -> Result<(), PacketError> {
         self.check_inside(volume, range.sector, range.size)?;
         self.set_towards(peer, volume, range.sector, range.size.0);
+        self.resync_differs(peer, volume, range.sector, range.size.0);
         Ok(())
     }
 

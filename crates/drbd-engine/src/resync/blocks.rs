@@ -55,6 +55,7 @@ impl Engine {
                 stage,
                 thin,
                 wait_bitmap: None,
+                differs: false,
                 interval,
             },
         );
@@ -274,6 +275,10 @@ impl Engine {
         let id = self.find_request(peer, volume, ack.sector, ack.size.0, ack.block_id)?;
         match answer {
             Answer::Deallocated => self.answer_to_write(peer, volume, id, None),
+            // What was the same is no longer: the news overtook this answer, which came on the other stream.
+            Answer::InSync if self.differs_again(peer, volume, id) => {
+                self.end_request(peer, volume, id, Outcome::Later);
+            }
             Answer::InSync => {
                 self.clear_towards(peer, volume, ack.sector, ack.size.0);
                 self.end_request(peer, volume, id, Outcome::Same);
@@ -288,6 +293,27 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// The source says that a range differs from now on. Whoever asked for a comparison does not rely on it.
+    pub(crate) fn resync_differs(
+        &mut self,
+        peer: NodeId,
+        volume: VolumeNr,
+        sector: Sector,
+        len: u32,
+    ) {
+        if let Some(state) = self.resync_mut(peer, volume) {
+            for request in state.requests.values_mut() {
+                request.differs |= request.shares(sector, len);
+            }
+        }
+    }
+
+    fn differs_again(&self, peer: NodeId, volume: VolumeNr, id: ResyncId) -> bool {
+        self.resync(peer, volume)
+            .and_then(|s| s.requests.get(&id))
+            .is_some_and(|r| r.differs)
     }
 
     /// What the source has is here: nobody is known to have the same until it is written.

@@ -79,6 +79,8 @@ pub(crate) struct TargetRequest {
     pub(super) thin: bool,
     /// What was sent may be written after this write-out of the bitmap.
     pub(super) wait_bitmap: Option<u64>,
+    /// The source said meanwhile that it differs.
+    pub(super) differs: bool,
     /// Its place in the interval tree.
     pub(crate) interval: Option<IntervalId>,
 }
@@ -86,8 +88,13 @@ pub(crate) struct TargetRequest {
 impl TargetRequest {
     /// Whether it shares sectors with a request that is planned.
     pub(super) fn overlaps(&self, other: &Request) -> bool {
+        self.shares(other.sector, other.len)
+    }
+
+    /// Whether it shares sectors with a range.
+    pub(super) fn shares(&self, sector: Sector, len: u32) -> bool {
         let end = self.sector.0 + u64::from(self.len / 512);
-        self.sector.0 < other.sector.0 + u64::from(other.len / 512) && other.sector.0 < end
+        self.sector.0 < sector.0.saturating_add(u64::from(len / 512)) && sector.0 < end
     }
 
     /// Whether it lies in a step of 4 MiB.
