@@ -27,7 +27,10 @@ impl Engine {
         // It was started anew: what it acknowledged may be gone with its memory.
         known.flags.missed |= connecting && !new.flags.contains(UuidFlags::RECONNECT);
         for n in caught_up.iter() {
-            if let Some(other) = self.peer_device_mut(n, v) {
+            // Unless that one went on meanwhile, and has told so (a deviation).
+            if let Some(other) = self.peer_device_mut(n, v)
+                && other.uuids.current.same(new.current)
+            {
                 other.uuids.set_bitmap(peer, Uuid::NONE);
             }
         }
