@@ -382,13 +382,15 @@ fn by_hand(node: &mut Node) -> (TcpStream, TcpStream) {
     streams
 }
 
+/// A node whose peer never answers by itself. A port that was free a moment ago will not do: another test may listen
+/// there by now.
 fn alone() -> Node {
-    let remote = free_port("127.0.0.1");
+    let refuses = SocketAddr::from(([127, 0, 0, 1], 1));
     Node::new(
         1,
         Path {
             local: free_port("127.0.0.1"),
-            remote,
+            remote: refuses,
         },
     )
 }
