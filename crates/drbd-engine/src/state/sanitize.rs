@@ -136,6 +136,14 @@ impl Engine {
         }
         let all_failed =
             !results.is_empty() && results.iter().all(|(_, r)| *r == Negotiation::NoResult);
+        // Data that have nothing to do with the good ones here are not let in because an Inconsistent disk would
+        // take them (a deviation).
+        let mut good = results.iter().filter(|(n, _)| {
+            new.pd(*n, v)
+                .is_some_and(|pd| pd.pdisk == DiskState::UpToDate)
+        });
+        let all_failed =
+            all_failed || uptodate_neighbour && good.all(|(_, r)| *r == Negotiation::NoResult);
         let target = results
             .iter()
             .any(|(_, r)| *r == Negotiation::Repl(ReplState::WFBitMapT));
