@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use drbd_meta::flags::LocalFlags;
 use drbd_meta::geometry::Geometry;
 use drbd_meta::superblock::{PeerEntry, Superblock};
-use drbd_proto::{NodeId, Role, VolumeNr};
+use drbd_proto::{DiskState, NodeId, Role, VolumeNr};
 
 use crate::control::ControlOp;
 use crate::effect::{Effect, MetaBlock};
@@ -177,6 +177,7 @@ impl Engine {
     /// section 13.5): nobody is Primary, no peer's write is in flight, the bitmap is written.
     fn clear_primary_ind(&mut self, v: VolumeNr) {
         let any_primary = self.state.role == Role::Primary || self.state.any_peer_primary();
+        let failed = self.state.disk(v) == DiskState::Failed || self.forced_detach.contains(&v);
         let busy = self.data_peer_writes_in_flight() || !self.data_quiet(v);
         let written = self.data_bitmap_written(v);
         let wanted = self
@@ -188,7 +189,9 @@ impl Engine {
         if !disk.meta.clear_primary_ind_when_written {
             return;
         }
-        if any_primary {
+        // A disk that failed since then may have kept nothing of its bitmap: what was taken out to be written
+        // does not count as dirty any more.
+        if any_primary || failed {
             disk.meta.clear_primary_ind_when_written = false;
         } else if written && !busy && clean {
             disk.meta.clear_primary_ind_when_written = false;
