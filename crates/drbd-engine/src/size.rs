@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use drbd_meta::flags::PeerFlags;
+use drbd_meta::limits::MAX_DEVICE_SECTORS;
 use drbd_proto::packet::{QueueLimits, Sizes};
 use drbd_proto::{
     Bytes, ConnState, DdsFlags, DiskState, Features, MAX_DISCARD_SIZE, MAX_DISCARD_SIZE_LEGACY,
@@ -215,7 +216,9 @@ impl Engine {
             known.sizes.discard = l.discard_enabled != 0;
             known.sizes.logical_block = l.logical_block_size;
         }
-        if (d != 0 && c > d) || (u != 0 && c > u) {
+        // No disk is that large: a node without one would believe it, and offer it to its users.
+        let impossible = d.max(c) > MAX_DEVICE_SECTORS;
+        if impossible || (d != 0 && c > d) || (u != 0 && c > u) {
             let text = format!("volume {v}: bogus sizes d_size={d} u_size={u} c_size={c}");
             return self.reject_sizes(peer, &text);
         }

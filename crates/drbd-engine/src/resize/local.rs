@@ -69,7 +69,7 @@ impl Engine {
     /// Carries out a decided change of size.
     pub(super) fn resize_commit(&mut self, v: VolumeNr, commit: Commit) {
         let Some(volume) = self.volumes.get_mut(&v) else {
-            return;
+            return self.answer_resize(commit.cmd, RetCode::ERR_MINOR_INVALID);
         };
         let old = volume.size;
         let size = commit.size;
@@ -96,7 +96,9 @@ impl Engine {
                 volume.size = size;
             }
             self.publish_device(v);
-            return self.update_limits();
+            self.update_limits();
+            // The disk of this node went while the cluster agreed.
+            return self.answer_resize(commit.cmd, RetCode::ERR_NO_DISK);
         }
         let clean = commit.flags.contains(DdsFlags::NO_RESYNC);
         let fill = if clean { Fill::Clear } else { Fill::Set };

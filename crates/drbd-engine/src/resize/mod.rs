@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 
 use drbd_meta::flags::PeerFlags;
 use drbd_meta::geometry::{AlStriping, Geometry, GeometryError, MdIndex, Placement};
+use drbd_meta::limits::MAX_DEVICE_SECTORS;
 use drbd_proto::packet::{TwopcPhase2, TwopcPrepResize, TwopcReply, UNLIMITED_SIZE};
 use drbd_proto::{ConnState, DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
 
@@ -318,7 +319,8 @@ impl Engine {
         let (size, doubt) = self.agreed_size(v, possible, user_size, flags, reachable);
         let current = self.volumes.get(&v).map_or(0, |x| x.size);
         let agreed = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
-        if size < agreed && user_size == 0 {
+        // A peer with less room than the device has now would take what is on it, whatever was asked for.
+        if size == 0 || (size < agreed && size != user_size) {
             return self.initiator_end(Err(RetCode::ERR_IMPLICIT_SHRINK));
         }
         let Some(Active::Initiator(mut i)) = self.twopc.active.take() else {
@@ -463,9 +465,13 @@ impl Engine {
         phase2: &TwopcPhase2,
     ) {
         let size = phase2.size().0;
-        let most = asks.place.map_or(UNLIMITED_SIZE.0, |(measured, geometry)| {
-            geometry.attach_limit(measured.disk_bytes >> 9)
-        });
+        let attached = self.disk_ref(p.volume).is_some_and(|d| d.loaded);
+        let most = match asks.place {
+            Some((measured, geometry)) => geometry.attach_limit(measured.disk_bytes >> 9),
+            // A commit before this node has said what it has room for.
+            None if attached => 0,
+            None => MAX_DEVICE_SECTORS,
+        };
         if size == 0 || size > most {
             let text = format!(
                 "volume {}: a change of size to {size} sectors was committed, {most} are possible here",
