@@ -80,15 +80,16 @@ impl Parser {
     pub(super) fn include(&mut self, pending: Pending) -> Step<Option<Frame>> {
         let path = canonical(&pending.path);
         if !self.seen.insert(path.clone()) {
-            if self.reading.contains(&path) && self.loops.insert(path) {
+            // What a pattern finds may well be the file it stands in; by name it is a mistake.
+            if pending.literal && self.reading.contains(&path) {
                 let message = format!(
                     "'{}' includes itself, directly or through other files.",
                     pending.name
                 );
                 self.report(
-                    Diagnostic::warning(pending.span, message)
+                    Diagnostic::error(pending.span, message)
                         .full()
-                        .help("every file is read once; this 'include' is left out"),
+                        .help("remove this 'include'"),
                 );
             }
             return Ok(None);

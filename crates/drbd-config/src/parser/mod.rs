@@ -90,8 +90,6 @@ pub struct Parser {
     seen: HashSet<PathBuf>,
     /// The files from the main file to the one that is read now: each includes the next.
     reading: HashSet<PathBuf>,
-    /// Files of which it was said that they include themselves.
-    loops: HashSet<PathBuf>,
     names: HashMap<Text, Span>,
     texts: Texts,
     /// Errors about device names; they only matter if the section applies to this host.
@@ -132,7 +130,6 @@ impl Parser {
             diagnostics: Vec::new(),
             seen: HashSet::new(),
             reading: HashSet::new(),
-            loops: HashSet::new(),
             names: HashMap::new(),
             texts: Texts::new(),
             device_errors: Vec::new(),
