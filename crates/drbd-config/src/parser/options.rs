@@ -267,7 +267,8 @@ impl Parser {
         self.options(t, &[Group::Handlers], &expected, Self::none, take)
     }
 
-    /// `proxy { }`, and `options { }` in a proxy section.
+    /// `proxy { }`, and `options { }` in a proxy section. The last such section counts, and the last
+    /// `plugin { }`, as in the reference.
     pub(super) fn proxy_options(
         &mut self,
         t: &mut Tokens<'_>,
@@ -276,6 +277,7 @@ impl Parser {
         let expected = format!("{} | plugin", names(&[Group::Proxy]).join(" | "));
         let plugins = &mut proxy.plugins;
         let options = &mut proxy.options;
+        *options = Default::default();
         let other = |this: &mut Self, t: &mut Tokens<'_>, token: &Token<'_>| {
             if &*token.text != "plugin" {
                 if !token.is_value() || t.peek().kind != Kind::Open {
@@ -285,6 +287,7 @@ impl Parser {
                 this.report(Diagnostic::warning(token.span, message));
             }
             t.expect(Kind::Open)?;
+            plugins.clear();
             loop {
                 let mut words: Vec<String> = Vec::new();
                 loop {

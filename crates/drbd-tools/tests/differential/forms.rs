@@ -102,6 +102,8 @@ fn proxy_body(r: &mut Random, host: &str, n: usize, i: usize) -> String {
         "",
         "options { memlimit 10M; }",
         "options { plugin { zlib level 9; lzma contexts 3; } }",
+        // Of two, the last counts; options and plugins for themselves.
+        "options { memlimit 1M; plugin { lzma; } plugin { zlib level 3; } } options { read-loops 3; }",
     ]);
     format!(
         "proxy on {host} {{ inside 127.0.0.{}:78{n:02}; outside 192.168.{n}.{}:77{n:02}; {extra} }}",
