@@ -90,7 +90,7 @@ impl Engine {
             }
             None => {
                 self.members.insert(peer);
-                if let Err(code) = self.apply_connect(peer, false) {
+                if let Err(code) = self.apply_connect(peer, false, NodeMask::EMPTY) {
                     self.refuse_peer(peer, &format!("connect impossible (code {})", code.0));
                 }
             }

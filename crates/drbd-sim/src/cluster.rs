@@ -6,6 +6,7 @@ mod effects;
 mod io;
 mod node;
 mod power;
+mod record;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +21,7 @@ use drbd_proto::NodeId;
 
 pub use io::{IoKind, IoOutcome};
 pub use node::Node;
+pub use record::{Record, Seen};
 
 use crate::app::App;
 use crate::buffer::{Buffers, Version};
@@ -74,6 +76,7 @@ pub struct Cluster {
     pub(crate) flow: Flow,
     pub(crate) ios: io::Ios,
     pub(crate) trace: Trace,
+    pub(crate) record: Option<Box<Record>>,
     pub(crate) next_id: u64,
     pub(crate) next_version: Version,
     steps_at_now: u32,
@@ -148,7 +151,7 @@ impl Cluster {
             for v in 0..config.volumes.len() {
                 let garbage = match config.initial {
                     Initial::Fresh => 10 + n as Version,
-                    Initial::Provisioned => 1,
+                    Initial::Provisioned | Initial::Blank => 1,
                 };
                 let disk =
                     (!config.diskless[n]).then(|| crate::format::create(&config, n, v, garbage));
@@ -178,6 +181,7 @@ impl Cluster {
             flow: Flow::default(),
             ios: io::Ios::default(),
             trace: Trace::default(),
+            record: None,
             next_id: 1,
             next_version: 1000,
             steps_at_now: 0,

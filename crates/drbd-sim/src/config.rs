@@ -22,6 +22,8 @@ pub struct VolumeConfig {
 pub enum Initial {
     /// Fresh metadata over different garbage on each node.
     Fresh,
+    /// Fresh metadata over equal content.
+    Blank,
     /// Metadata with one day-0 UUID, UpToDate, over equal content.
     Provisioned,
 }

@@ -87,6 +87,8 @@ struct Link {
     stalled_until: [Time; 2],
     /// An attempt to establish is already scheduled for this time.
     attempt: Option<Time>,
+    /// Nobody gets through until further notice.
+    closed: bool,
 }
 
 /// Something the network wants to happen later.
@@ -163,6 +165,7 @@ impl Network {
                     ends: [EndState::Idle; 2],
                     stalled_until: [0; 2],
                     attempt: None,
+                    closed: false,
                 };
                 links.insert((a, b), link);
             }
@@ -187,6 +190,7 @@ impl Network {
             ends: [EndState::Idle; 2],
             stalled_until: [0; 2],
             attempt: None,
+            closed: false,
         })
     }
 
@@ -236,7 +240,7 @@ impl Network {
             .max(link.stalled_until[1])
             .max(now)
             + pause;
-        if link.attempt.is_some_and(|t| t >= now && t <= at) {
+        if link.closed || link.attempt.is_some_and(|t| t >= now && t <= at) {
             return Vec::new();
         }
         link.attempt = Some(at);
@@ -251,7 +255,7 @@ impl Network {
         let link = self.link(a, b);
         link.attempt = None;
         let ready = |e: EndState| matches!(e, EndState::Wanting(t) if t <= now);
-        let free = link.stalled_until.iter().all(|t| *t <= now);
+        let free = !link.closed && link.stalled_until.iter().all(|t| *t <= now);
         if !ready(link.ends[0]) || !ready(link.ends[1]) || !free {
             return Err(self.plan_attempt(a, b, now));
         }
@@ -292,15 +296,15 @@ impl Network {
         ))
     }
 
-    /// A node sends a packet: its bytes, and the payload behind them.
+    /// A node sends a packet: its bytes, and the payload behind them. It takes `extra` longer than usual.
     pub fn send(
         &mut self,
         node: usize,
         peer: usize,
         stream: StreamIndex,
-        bytes: Vec<u8>,
-        payload: Option<(Rc<Payload>, u32)>,
+        (bytes, payload): (Vec<u8>, Option<(Rc<Payload>, u32)>),
         now: Time,
+        extra: Time,
     ) -> Later {
         let mut later = Vec::new();
         let Some(id) = self.session_of(node, peer) else {
@@ -311,10 +315,10 @@ impl Network {
         if split && bytes.len() > 1 {
             let at = self.rng.range(1, bytes.len() as u64 - 1) as usize;
             let (head, tail) = bytes.split_at(at);
-            later.extend(self.schedule(id, from, stream, Chunk::Bytes(head.to_vec()), now, 0));
-            later.extend(self.schedule(id, from, stream, Chunk::Bytes(tail.to_vec()), now, 0));
+            later.extend(self.schedule(id, from, stream, Chunk::Bytes(head.to_vec()), now, extra));
+            later.extend(self.schedule(id, from, stream, Chunk::Bytes(tail.to_vec()), now, extra));
         } else {
-            later.extend(self.schedule(id, from, stream, Chunk::Bytes(bytes), now, 0));
+            later.extend(self.schedule(id, from, stream, Chunk::Bytes(bytes), now, extra));
         }
         if let Some((payload, len)) = payload {
             let mut left = len;
@@ -500,6 +504,20 @@ impl Network {
         let until = &mut self.link(from, to).stalled_until[side];
         *until = (*until).max(now + duration);
         vec![(*until - now, NetEvent::Unstall { from, to })]
+    }
+
+    /// From now on no session between two nodes comes about, or it may again.
+    pub fn close(&mut self, a: usize, b: usize, closed: bool, now: Time) -> Later {
+        self.link(a, b).closed = closed;
+        self.plan_attempt(a, b, now)
+    }
+
+    /// One direction delivers again.
+    pub fn end_stall(&mut self, from: usize, to: usize, now: Time) -> Later {
+        let side = usize::from(from > to);
+        let until = &mut self.link(from, to).stalled_until[side];
+        *until = (*until).min(now);
+        vec![(0, NetEvent::Unstall { from, to })]
     }
 
     /// All stalls are over.

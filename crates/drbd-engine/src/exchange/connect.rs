@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, VolumeNr};
+use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
 
 use crate::command::RetCode;
 use crate::connection::Negotiation;
@@ -98,14 +98,21 @@ impl Engine {
         );
     }
 
-    /// The connect is committed: both are members now (section 6.4).
+    /// The connect is committed: both are members now (section 6.4). `primary_nodes` are those of the transaction.
     pub(crate) fn apply_connect(
         &mut self,
         peer: NodeId,
         far_primary: bool,
+        primary_nodes: NodeMask,
     ) -> Result<RetCode, RetCode> {
         let Some(conn) = self.conns.get_mut(&peer) else {
             return Err(RetCode::NEED_CONNECTION);
+        };
+        // Without volumes there are no state packets that say it.
+        let role = match conn.peers.is_empty() {
+            true if primary_nodes.contains(peer) => Role::Primary,
+            true => Role::Secondary,
+            false => conn.exchange_role,
         };
         conn.verdict = None;
         conn.flags.discard_my_data = false;
@@ -130,7 +137,6 @@ impl Engine {
                 result.pdisk = DiskState::UpToDate;
             }
         }
-        let role = self.peer_role_in_exchange(peer);
         let flags = ChangeFlags {
             recalc: true,
             ..ChangeFlags::HARD
@@ -181,12 +187,6 @@ impl Engine {
             && self.stable(&self.state, v).0
             && !result.outdate
             && self.same_generation(peer, v)
-    }
-
-    fn peer_role_in_exchange(&self, peer: NodeId) -> Role {
-        self.conns
-            .get(&peer)
-            .map_or(Role::Secondary, |c| c.exchange_role)
     }
 
     /// Whether a connect transaction between this node and `peer` is under way.

@@ -117,7 +117,7 @@ impl Engine {
                 // A Primary without any data changes none behind our back; also with a connect.
                 let far = !incapable && self.far_primary(primary_nodes, Some(peer));
                 self.members.insert(peer);
-                self.apply_connect(peer, far)
+                self.apply_connect(peer, far, primary_nodes)
             }
             ChangeKind::Empty => {
                 self.apply_empty(primary_nodes, incapable);
@@ -239,7 +239,7 @@ impl Engine {
         self.learn_members(p, reachable);
         if p.is_connect {
             let far = !incapable && self.far_primary(phase2.primary_nodes, Some(initiator));
-            if let Err(code) = self.apply_connect(initiator, far) {
+            if let Err(code) = self.apply_connect(initiator, far, phase2.primary_nodes) {
                 self.log_at(
                     LogLevel::Error,
                     Some(initiator),

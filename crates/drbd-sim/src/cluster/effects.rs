@@ -209,7 +209,11 @@ impl Cluster {
                     notify,
                 );
             }
-            Effect::Upcall { op, .. } => {
+            Effect::Upcall { op, handler, about } => {
+                if let Some(r) = self.record.as_mut() {
+                    let peer = about.0.map(|p| p.index());
+                    r.upcalls.push((n, peer, handler));
+                }
                 let delay = self.rng.range(MS, 300 * MS);
                 self.done_later(n, op, OpOutput::Exit(0), delay);
             }
@@ -221,6 +225,9 @@ impl Cluster {
                 }
             }
             Effect::Log(line) => {
+                if let Some(r) = self.record.as_mut() {
+                    r.log.push((self.queue.now(), n, line.text.clone()));
+                }
                 if line.level == LogLevel::Error && line.text.contains("BUG") {
                     self.fail(n, "log", line.text);
                 }
@@ -397,7 +404,8 @@ impl Cluster {
         let payload = buffer.map(|b| (Rc::clone(&b.payload), len));
         let index = wire::index(stream);
         let backlog = self.net.backlog(n, peer, index, now);
-        let later = self.net.send(n, peer, index, bytes, payload, now);
+        let extra = self.count_packet(n, peer, packet.cmd(), len.into());
+        let later = self.net.send(n, peer, index, (bytes, payload), now, extra);
         self.later(later);
         if let Some(op) = notify {
             // The transport takes it at once, unless its buffer is full.
@@ -450,6 +458,13 @@ impl Cluster {
         {
             self.stats.resyncs += 1;
         }
-        let _ = n;
+        if let Some(r) = self.record.as_mut() {
+            r.seen.push(super::Seen {
+                at: self.queue.now(),
+                node: n,
+                life: self.nodes[n].life,
+                change: change.clone(),
+            });
+        }
     }
 }

@@ -153,6 +153,24 @@ impl Cluster {
         self.later(later);
     }
 
+    /// The connection between two nodes is reset, and they find no way to each other until [`Cluster::open_link`].
+    pub fn close_link(&mut self, a: usize, b: usize) {
+        let now = self.now();
+        let later = self.net.close(a, b, true, now);
+        self.later(later);
+        self.cut(a, b);
+    }
+
+    /// Two nodes hear each other again: what held back one direction or both is over.
+    pub fn open_link(&mut self, a: usize, b: usize) {
+        self.note(|| format!("nodes {a} and {b} can hear each other"));
+        let now = self.now();
+        let mut later = self.net.end_stall(a, b, now);
+        later.extend(self.net.end_stall(b, a, now));
+        later.extend(self.net.close(a, b, false, now));
+        self.later(later);
+    }
+
     /// One direction delivers nothing for some time.
     pub fn stall(&mut self, from: usize, to: usize, duration: crate::clock::Time) {
         self.note(|| {

@@ -76,7 +76,7 @@ impl Bench {
         let now = self.queue.now();
         let later = self
             .net
-            .send(from, 1 - from, stream, bytes.to_vec(), None, now);
+            .send(from, 1 - from, stream, (bytes.to_vec(), None), now, 0);
         self.later(later);
     }
 }
