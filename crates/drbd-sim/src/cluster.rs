@@ -49,6 +49,8 @@ pub(crate) enum Occurrence {
     /// The disk operation fails.
     DiskFails(usize, u32, u64),
     Net(NetEvent),
+    /// A stream of this session was closed a while ago: node, life, peer, session.
+    Grace(usize, u32, usize, u64),
     /// A worker of the application goes on.
     App(usize, u32, usize),
     /// Whoever drives the scenario wanted to be woken.
@@ -384,6 +386,11 @@ impl Cluster {
                 }
             }
             Occurrence::Net(event) => self.net_event(event),
+            Occurrence::Grace(n, life, peer, session) => {
+                if self.alive(n, life) {
+                    self.grace_over(n, peer, session);
+                }
+            }
             Occurrence::App(n, life, worker) => {
                 if self.alive(n, life) {
                     self.app_turn(worker);

@@ -43,6 +43,8 @@ pub struct Config {
     pub initial: Initial,
     /// Bitmap slots more than peers with a disk.
     pub spare_slots: u8,
+    /// Bitmap slots of single nodes, whatever the rule says.
+    pub slots: Vec<(usize, u8)>,
     /// Options of the resource.
     pub resource: ResourceOptions,
     /// Options of the connections.
@@ -55,6 +57,8 @@ pub struct Config {
     pub peer_device: PeerDeviceOptions,
     /// Options of the volumes.
     pub device: DeviceOptions,
+    /// A node whose peer closed one stream still reads what the other one brings, for a moment.
+    pub drains: bool,
     /// The network's speed.
     pub net_speed: NetSpeed,
     /// Least and greatest time a disk operation takes.
@@ -78,12 +82,14 @@ impl Config {
             }],
             initial: Initial::Fresh,
             spare_slots: 0,
+            slots: Vec::new(),
             resource: ResourceOptions::default(),
             net: NetOptions::default(),
             protocols: Vec::new(),
             disk: DiskOptions::default(),
             peer_device: PeerDeviceOptions::default(),
             device: DeviceOptions::default(),
+            drains: false,
             net_speed: NetSpeed::default(),
             disk_speed: (50 * US, 2 * MS),
             volatile_cache: true,
@@ -91,8 +97,11 @@ impl Config {
         }
     }
 
-    /// Bitmap slots of the metadata.
-    pub fn slots(&self) -> u8 {
+    /// Bitmap slots of the metadata of a node.
+    pub fn slots(&self, node: usize) -> u8 {
+        if let Some((_, slots)) = self.slots.iter().find(|(n, _)| *n == node) {
+            return *slots;
+        }
         let disks = self.diskless.iter().filter(|d| !**d).count() as u8;
         (disks.saturating_sub(1) + self.spare_slots).max(1)
     }

@@ -50,7 +50,7 @@ pub fn create(
     let internal = config.volumes[volume].internal;
     let geometry = Geometry::new(
         placement,
-        config.slots(),
+        config.slots(node),
         BitmapBlockSize::DEFAULT,
         AlStriping::DEFAULT,
     )
@@ -98,7 +98,7 @@ pub fn usable(config: &Config, node: usize, volume: usize) -> Option<u64> {
     let placement = placement(config, node, volume);
     let geometry = Geometry::new(
         placement,
-        config.slots(),
+        config.slots(node),
         BitmapBlockSize::DEFAULT,
         AlStriping::DEFAULT,
     )

@@ -6,11 +6,15 @@ use drbd_engine::event::{DiskError, Event, LostReason, OpOutput};
 use drbd_engine::id::{BufId, OpId};
 use drbd_proto::Packet;
 
-use super::{Cluster, effects, node, node_id};
+use super::{Cluster, Occurrence, effects, node, node_id};
 use crate::buffer::Origin;
+use crate::clock::{MS, Time};
 use crate::disk::{DiskOutput, Tearing};
 use crate::net::{FinReason, NetEvent};
 use crate::wire::{self, Step};
+
+/// How long the other stream is read after one was closed.
+const GRACE: Time = 500 * MS;
 
 impl Cluster {
     pub(super) fn disk_done(&mut self, n: usize, op: u64, error: Option<DiskError>) {
@@ -81,6 +85,7 @@ impl Cluster {
                 session,
                 ctx: drbd_proto::Ctx::INITIAL,
                 decoders: Default::default(),
+                ended: [false; 2],
             };
             self.nodes[n].peers.insert(peer, stream);
             self.flow.session_begins(n, peer, session);
@@ -117,6 +122,13 @@ impl Cluster {
             match p.decoders[stream].step(&p.ctx, wire::stream(stream)) {
                 Step::Wait => return,
                 Step::Packet(received) => self.received(n, peer, session, stream, *received),
+                Step::End(FinReason::Closed) if self.config.drains && p.ended == [false; 2] => {
+                    p.ended[stream] = true;
+                    let life = self.nodes[n].life;
+                    self.queue
+                        .after(GRACE, Occurrence::Grace(n, life, peer, session));
+                    return;
+                }
                 Step::End(reason) => {
                     self.lost(
                         n,
@@ -176,6 +188,13 @@ impl Cluster {
                 payload,
             },
         );
+    }
+
+    /// One stream was closed a while ago: nothing more is expected from the other one.
+    pub(super) fn grace_over(&mut self, n: usize, peer: usize, session: u64) {
+        if self.nodes[n].peers.get(&peer).map(|p| p.session) == Some(session) {
+            self.lost(n, peer, LostReason::Closed);
+        }
     }
 
     /// The streams of a node to a peer are gone.

@@ -27,6 +27,8 @@ pub(crate) struct PeerStream {
     pub(crate) session: u64,
     pub(crate) ctx: Ctx,
     pub(crate) decoders: [Decoder; 2],
+    /// Streams that the peer has closed.
+    pub(crate) ended: [bool; 2],
 }
 
 /// One simulated machine: its disks outlive the engine that runs on it.

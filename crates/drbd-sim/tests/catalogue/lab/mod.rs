@@ -55,6 +55,7 @@ impl Setup {
     pub fn new(nodes: usize) -> Setup {
         let config = Config {
             initial: Initial::Provisioned,
+            drains: true,
             ..Config::new(1, nodes)
         };
         let links = (0..nodes)
@@ -238,6 +239,11 @@ impl Lab {
         let commands = self.configure_commands(n);
         self.c.script(n, commands);
         self.scripts();
+    }
+
+    /// Boots a node without any configuration.
+    pub fn boot_only(&mut self, n: usize) {
+        self.boot(n);
     }
 
     fn boot(&mut self, n: usize) {
