@@ -289,7 +289,10 @@ impl Engine {
             if disk == DiskState::UpToDate || disk < DiskState::Inconsistent {
                 continue;
             }
-            if self.state.disk(v) == DiskState::Consistent {
+            // Good data of another generation are what it waits for, and they do not come by themselves.
+            let moved_on = self.data_peers(v);
+            let moved_on = moved_on.iter().any(|n| !self.same_generation(*n, v));
+            if disk == DiskState::Consistent && !moved_on {
                 // A peer that still sees the Primary we lost never tells us its position.
                 for conn in self.conns.values_mut() {
                     if let Some(known) = conn.peers.get_mut(&v) {

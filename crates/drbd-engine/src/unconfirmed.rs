@@ -58,6 +58,11 @@ impl Unconfirmed {
         (epoch.0.wrapping_sub(self.epoch.0) as i32) >= 0
     }
 
+    /// Whether `shown` is the last one, and `uuid` one before it.
+    pub(crate) fn leads_on(&self, shown: Uuid, uuid: Uuid) -> bool {
+        self.uuid.same(shown) && self.follows(uuid)
+    }
+
     fn follows(&self, uuid: Uuid) -> bool {
         self.predecessors.iter().any(|p| p.same(uuid))
     }
@@ -163,6 +168,14 @@ impl Engine {
             && known.options.bitmap
             && !known.flags.missed
             && !successor
+    }
+
+    /// Whether a generation was begun by this node, which has no disk, and waits to be confirmed.
+    pub(crate) fn begun_without_disk(&self, v: VolumeNr, uuid: Uuid) -> bool {
+        self.volumes
+            .get(&v)
+            .and_then(|x| x.unconfirmed.as_ref())
+            .is_some_and(|chain| chain.uuid.same(uuid))
     }
 
     /// The generation that a node without data shows to a peer.

@@ -136,7 +136,8 @@ impl Engine {
         if is_write && epoch == self.data.epoch {
             self.close_epoch();
         }
-        if is_write {
+        // Nobody relies on one that failed.
+        if is_write && result.is_ok() {
             self.note_missed(id);
         }
         let Some(req) = self.data.requests.get_mut(&id) else {

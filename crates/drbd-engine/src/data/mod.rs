@@ -357,8 +357,11 @@ impl Engine {
 
     /// Runs what this event has made possible: woken intervals, activity log turns, admission.
     pub(crate) fn data_settle(&mut self) {
-        // Admission depends on much that is decided elsewhere.
-        self.data.recheck |= self.volumes.values().any(|v| !v.data.waiting.is_empty());
+        // Admission, and who is told of a generation, depend on much that is decided elsewhere.
+        self.data.recheck |= self
+            .volumes
+            .values()
+            .any(|v| !v.data.waiting.is_empty() || v.unconfirmed.is_some());
         while core::mem::take(&mut self.data.recheck) {
             self.settle_consequences();
             self.settle_generations();

@@ -9,6 +9,7 @@ use drbd_proto::{
 use crate::connection::Negotiation;
 use crate::effect::LogLevel;
 use crate::engine::{Engine, PacketError};
+use crate::state::PeerDeviceState;
 use crate::state::change::ChangeFlags;
 use crate::timer::Timer;
 
@@ -180,6 +181,11 @@ impl Engine {
             );
             return Ok(());
         }
+        if self.attached_unseen(peer, v, &old, pdisk, state) {
+            let text = "both sides attached their disks at the same time";
+            self.fail_connection(peer, ConnState::NetworkFailure, text);
+            return Ok(());
+        }
         // The end of a resync, seen by its source. A packet from before the resync says the same.
         if old.is_sync_source()
             && was_target
@@ -301,6 +307,30 @@ impl Engine {
             self.send_state(peer, v);
         }
         Ok(())
+    }
+
+    /// Whether both disks came while neither side saw the other's, so that nobody compared them (section 8.10).
+    /// With equal generations and no marks there is nothing to compare. (A deviation: the reference takes such
+    /// disks for replicas of each other.)
+    fn attached_unseen(
+        &self,
+        peer: NodeId,
+        v: VolumeNr,
+        old: &PeerDeviceState,
+        pdisk: DiskState,
+        state: &WireState,
+    ) -> bool {
+        let came = old.pdisk < DiskState::Negotiating
+            && pdisk >= DiskState::Inconsistent
+            && pdisk != DiskState::Unknown;
+        let idle = old.repl == ReplState::Established && state.repl == ReplState::Established;
+        let marks = self
+            .peer_device(peer, v)
+            .map_or(0, |known| known.uuids.dirty_bits);
+        came && idle
+            && state.disk != DiskState::Negotiating
+            && self.local_disk_at_least(v, DiskState::Inconsistent)
+            && !(self.same_generation(peer, v) && marks == 0 && self.bitmap_weight(peer, v) == 0)
     }
 
     /// A volume that the peer created on an established connection (section 6.7).

@@ -160,7 +160,16 @@ impl Engine {
 
     /// P_CURRENT_UUID.
     pub(crate) fn send_current_uuid(&mut self, peer: NodeId, v: VolumeNr, uuid: Uuid) {
-        let weak_nodes = self.weak_nodes(v);
+        let mut weak_nodes = self.weak_nodes(v);
+        if self.begun_without_disk(v, uuid) {
+            // Who is not trusted is not told, and does not follow.
+            for (n, _, pd) in self.state.peers_of(v) {
+                let at = self.peer_device(n, v).map(|k| k.uuids.current);
+                if pd.pdisk == DiskState::Consistent && !at.is_some_and(|at| at.same(uuid)) {
+                    weak_nodes.insert(n);
+                }
+            }
+        }
         let packet = Packet::CurrentUuid(CurrentUuid { uuid, weak_nodes });
         self.send(peer, Stream::Data, v, packet);
     }

@@ -329,6 +329,8 @@ impl Engine {
         if let (Some(current), Some(volume)) = (from_peer, self.volumes.get_mut(&v))
             && !current.is_none()
             && !current.is_just_created()
+            // A peer with the generation before gets the one that is shown, not the other way round.
+            && !volume.unconfirmed.as_ref().is_some_and(|c| c.leads_on(volume.exposed, current))
         {
             volume.exposed = current;
         }

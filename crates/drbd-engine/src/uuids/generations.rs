@@ -207,10 +207,12 @@ impl Engine {
         );
         self.generation_unconfirmed(v, exposed, uuid);
         let to: Vec<NodeId> = self.established_peers(v).collect();
-        for peer in to {
-            if let Some(known) = self.peer_device_mut(peer, v) {
+        for peer in &to {
+            if let Some(known) = self.peer_device_mut(*peer, v) {
                 known.uuids.current = uuid;
             }
+        }
+        for peer in to {
             self.send_current_uuid(peer, v, uuid);
         }
     }

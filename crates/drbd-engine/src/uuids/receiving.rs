@@ -344,6 +344,9 @@ impl Engine {
         } else if !has_disk
             && self.state.role == Role::Primary
             && let Some(volume) = self.volumes.get_mut(&v)
+            // What a Secondary without disk has seen says nothing about what the applications here have (a
+            // deviation: the reference believes it, and refuses its own disk from then on).
+            && (primary || volume.exposed.is_none())
         {
             volume.exposed = packet.uuid;
         }

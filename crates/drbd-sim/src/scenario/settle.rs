@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use drbd_engine::command::Command;
+use drbd_engine::status::ResourceStatus;
 use drbd_proto::{ConnState, DiskState, ReplState, Role, VolumeNr};
 
 use super::Run;
@@ -12,6 +13,15 @@ use crate::oracle::Violation;
 
 /// Virtual time the cluster has to come to rest.
 const LIMIT: u64 = 400 * SEC;
+
+/// How often what the administrator tries was refused.
+#[derive(Default)]
+struct Stuck {
+    /// To connect two nodes.
+    connects: BTreeMap<(usize, usize), u32>,
+    /// To attach the disk of a volume on a node.
+    attaches: BTreeMap<(usize, usize), u32>,
+}
 
 impl Run {
     pub(super) fn settle(&mut self) {
@@ -30,7 +40,7 @@ impl Run {
             self.cluster.start(n);
         }
         let end = self.cluster.now() + LIMIT;
-        let mut stuck: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+        let mut stuck = Stuck::default();
         let mut calm = 0;
         loop {
             self.pass(2 * SEC);
@@ -99,7 +109,7 @@ impl Run {
     }
 
     /// What an administrator does who wants everything to be connected and UpToDate.
-    fn help(&mut self, stuck: &mut BTreeMap<(usize, usize), u32>) {
+    fn help(&mut self, stuck: &mut Stuck) {
         let nodes = self.cluster.config.nodes;
         for n in 0..nodes {
             let Some(s) = self.cluster.status(n) else {
@@ -114,6 +124,13 @@ impl Run {
             for (v, d) in &s.devices {
                 let v = usize::from(v.to_wire());
                 if d.disk == DiskState::Diskless && self.cluster.nodes[n].disks[v].is_some() {
+                    let times = stuck.attaches.entry((n, v)).or_default();
+                    *times += 1;
+                    // The peers refuse it: it is attached without them, and what becomes of it is decided when
+                    // they connect.
+                    if times.is_multiple_of(6) {
+                        self.leave_all(n, &s);
+                    }
                     let attach = self.cluster.attach_command(n, v);
                     self.cluster.script(n, vec![attach]);
                 }
@@ -134,7 +151,8 @@ impl Run {
                 if i.cstate != ConnState::StandAlone {
                     continue;
                 }
-                let times = stuck.entry((n.min(peer), n.max(peer))).or_default();
+                let pair = (n.min(peer), n.max(peer));
+                let times = stuck.connects.entry(pair).or_default();
                 *times += 1;
                 // Plain attempts first; a true split brain needs a victim: whoever has not the data that counts.
                 let loser = *times > 8 && self.loses_against(n, peer);
@@ -154,6 +172,24 @@ impl Run {
                 }
                 self.cluster.script(n, vec![connect]);
             }
+        }
+    }
+
+    /// Cuts a node off; if it is in use, by force.
+    fn leave_all(&mut self, n: usize, s: &ResourceStatus) {
+        self.cluster
+            .note(|| format!("node {n} attaches its disk without its peers"));
+        if s.info.role == Role::Primary {
+            self.cluster.forced_down = true;
+            self.cluster
+                .script(n, vec![Command::Secondary { force: true }]);
+        }
+        for (p, ..) in &s.connections {
+            let leave = Command::Disconnect {
+                peer: *p,
+                force: true,
+            };
+            self.cluster.script(n, vec![leave]);
         }
     }
 
