@@ -108,12 +108,15 @@ impl Engine {
             }
             Outcome::Retry => Err(RetCode::HANDSHAKE_RETRY),
             Outcome::Disconnect => {
-                let what = match decision.strategy {
-                    Strategy::UnrelatedData => "unrelated data: no common history",
+                let overwrite = "connect --discard-my-data";
+                let (what, means) = match decision.strategy {
+                    // Section 8.7: not even the wish to discard decides here.
+                    Strategy::UnrelatedData => ("unrelated data: no common history", "create-md"),
                     s if s.is_split_brain() => {
-                        "split brain: both sides were written without the other"
+                        let what = "split brain: both sides were written without the other";
+                        (what, overwrite)
                     }
-                    _ => "no way to bring both to the same data",
+                    _ => ("no way to bring both to the same data", overwrite),
                 };
                 self.log_at(
                     LogLevel::Error,
@@ -121,7 +124,7 @@ impl Engine {
                     Some(v),
                     format!(
                         "{what} ({:?}, rule {}): not connecting; see the data on both nodes, then \
-                         use connect --discard-my-data on the one to be overwritten",
+                         use {means} on the one to be overwritten",
                         decision.strategy,
                         decision.rule.name()
                     ),

@@ -109,6 +109,7 @@ impl Engine {
         } else {
             own
         };
+        let disk = self.state.disk(volume);
         for (peer, _, pd) in self.state.peers_of(volume) {
             let joined = matches!(
                 pd.repl,
@@ -120,9 +121,12 @@ impl Engine {
             );
             // The target of somebody else gets blocks that this node does not hear of, and a disk that is
             // not UpToDate after that may have got them from a source that was not, either. Its own marks
-            // tell when its blocks are not those of this node, its generation that it has newer ones.
+            // tell when its blocks are not those of this node, its generation that it has newer ones. Among
+            // Outdated disks nobody would ever report anything otherwise.
+            let as_good = pd.pdisk == DiskState::UpToDate
+                || pd.pdisk == DiskState::Outdated && disk == DiskState::Outdated;
             let elsewhere = pd.repl == ReplState::Established
-                && (pd.pdisk != DiskState::UpToDate
+                && (!as_good
                     || self.peer_device(peer, volume).is_none_or(|k| {
                         k.uuids.dirty_bits != 0 || !k.uuids.current.same(generation)
                     }));

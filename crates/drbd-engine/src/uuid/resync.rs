@@ -1,5 +1,7 @@
 //! The generation identifiers of a resync's target (state machine, section 7.9).
 
+use alloc::vec::Vec;
+
 use drbd_proto::{Dagtag, NodeId, NodeMask, Uuid};
 
 use super::{GenIds, Nodes, PeerFacts, PeerUuids};
@@ -56,9 +58,24 @@ impl GenIds {
             .iter()
             .filter(|p| p.has_data() && !p.sync_target && p.current.same(source.current))
             .fold(NodeMask::EMPTY, |mask, p| mask.with(p.node));
+        let replaced: Vec<Uuid> = nodes.with_slot().iter().map(|n| self.bitmap(n)).collect();
         let newer = self.set_slots(start, tracked.minus(equal), dagtag, nodes);
         self.set_slots(Uuid::NONE, NodeMask(!tracked.0 | equal.0), dagtag, nodes);
         self.set_current(source.current, primary);
+        for uuid in replaced {
+            self.keep(uuid, nodes);
+        }
         newer
+    }
+
+    /// Keeps an ancestor that *push* leaves out because a node that does not exist has it as its day-0 UUID: no
+    /// UUIDs packet tells of such a node, and a peer at that generation would seem unrelated (a deviation).
+    fn keep(&mut self, uuid: Uuid, nodes: &Nodes) {
+        let reported = nodes.with_slot().iter().any(|n| self.bitmap(n).same(uuid));
+        let known = uuid.is_none() || uuid.same(self.current) || self.in_history(uuid);
+        if !known && !reported && !uuid.is_just_created() {
+            self.history.rotate_right(1);
+            self.history[0] = uuid.identity();
+        }
     }
 }
