@@ -73,6 +73,8 @@ pub struct Cluster {
     pub(crate) app: App,
     /// What applications did, per volume.
     pub(crate) histories: Vec<History>,
+    /// What counted before an older content was accepted, with its epoch, until somebody has seen that content.
+    pub(crate) unseen_forks: Vec<Option<(u64, History)>>,
     /// Counts the rebases of each history.
     pub(crate) history_epochs: Vec<u64>,
     pub(crate) flow: Flow,
@@ -178,6 +180,7 @@ impl Cluster {
             net,
             buffers: Buffers::default(),
             app,
+            unseen_forks: vec![None; histories.len()],
             histories,
             history_epochs: vec![0; config.volumes.len()],
             flow: Flow::default(),

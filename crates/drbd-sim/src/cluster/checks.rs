@@ -5,13 +5,13 @@ use std::rc::Rc;
 use drbd_proto::{ConnState, DiskState, ReplState, Role};
 
 use super::Cluster;
-use crate::buffer::ZEROES;
+use crate::buffer::{Version, ZEROES};
 use crate::clock::Time;
 use crate::format::Decoded;
 use crate::oracle::Violation;
 use crate::oracle::coverage;
 use crate::oracle::flow::Received;
-use crate::ranges::differences;
+use crate::ranges::{RangeMap, differences};
 
 impl Cluster {
     /// The agreed size of a volume as a node sees it, in sectors.
@@ -111,7 +111,14 @@ impl Cluster {
             };
             let size = disk.data_sectors.min(self.least_size(v));
             let now = self.now();
-            let Err(bad) = self.histories[v].check_all(disk.visible(), size, now) else {
+            let content = disk.visible().clone();
+            let checked = self.histories[v].check_all(&content, size, now);
+            if checked.is_err() && self.fork_undone(v, &content, size) {
+                continue;
+            }
+            let disk = self.nodes[shown].disks[v].as_ref();
+            let Some(disk) = disk else { continue };
+            let Err(bad) = checked else {
                 let complete: Vec<usize> = (0..self.config.nodes)
                     .filter(|m| self.disk_state(*m, v) == DiskState::UpToDate)
                     .filter(|m| self.is_current(*m, v))
@@ -194,8 +201,34 @@ impl Cluster {
         let content = disk.visible().clone();
         self.note(|| format!("the content of volume {volume} on node {n} is accepted"));
         self.forks += 1;
+        if self.unseen_forks[volume].is_none() {
+            let before = self.histories[volume].clone();
+            self.unseen_forks[volume] = Some((self.history_epochs[volume], before));
+        }
         self.histories[volume].rebase(content);
         self.history_epochs[volume] += 1;
+    }
+
+    /// An application has seen what a volume contains, or changed it.
+    pub(super) fn content_seen(&mut self, volume: usize) {
+        self.unseen_forks[volume] = None;
+    }
+
+    /// A content that was accepted, and that nobody has seen, is gone; what counted before is there again.
+    fn fork_undone(&mut self, volume: usize, content: &RangeMap<Version>, size: u64) -> bool {
+        let now = self.now();
+        let Some((epoch, before)) = self.unseen_forks[volume].take() else {
+            return false;
+        };
+        let there = before.check_all(content, size, now).is_ok();
+        if there {
+            self.note(|| format!("volume {volume}: nobody has seen what was accepted, and what was before is back"));
+            self.histories[volume] = before;
+            self.history_epochs[volume] = epoch;
+        } else {
+            self.unseen_forks[volume] = Some((epoch, before));
+        }
+        there
     }
 
     /// First sectors of all cells of 64 sectors that applications wrote to.
@@ -386,7 +419,9 @@ impl Cluster {
                 }
             }
             let now = self.now();
-            if let Err(bad) = self.histories[v].check_all(&reference, size, now) {
+            if let Err(bad) = self.histories[v].check_all(&reference, size, now)
+                && !self.fork_undone(v, &reference, size)
+            {
                 return self.violation(
                     Some(first),
                     Violation {

@@ -164,6 +164,7 @@ impl Cluster {
         let at = Sector(sector);
         let mut write = None;
         let mut begin = |c: &mut Cluster, version: Version| {
+            c.content_seen(volume);
             let id = c.histories[volume].begin(version, sector, sector + sectors, n, now);
             write = Some((c.history_epochs[volume], id));
         };
@@ -345,5 +346,6 @@ impl Cluster {
             );
             self.violation(Some(n), Violation { rule: "R1", what });
         }
+        self.content_seen(r.volume);
     }
 }
