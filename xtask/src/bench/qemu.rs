@@ -1,5 +1,7 @@
 //! `qemu-storage-daemon` as a mirror and as a plain export.
 
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,8 +12,55 @@ use super::files::WorkDir;
 use super::process::{Process, free_port};
 
 const PROGRAM: &str = "qemu-storage-daemon";
-/// The mirror.
-pub(super) const MIRROR: &str = "QEMU quorum mirror";
+
+/// How the two halves of the mirror are connected. None of them is best everywhere, so all are measured.
+#[derive(Clone, Copy)]
+pub(super) struct Link {
+    /// Its name in the table.
+    pub(super) name: &'static str,
+    /// Of its files and sockets.
+    key: &'static str,
+    how: How,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Tcp,
+    TcpWithoutDelay,
+    Unix,
+}
+
+/// What QEMU's mirrors are called, in the beginning.
+const MIRROR: &str = "QEMU mirror";
+
+/// All of them.
+pub(super) const LINKS: [Link; 3] = [
+    // QEMU's NBD server leaves Nagle's algorithm on (7.2 at least): an answer waits until the one before is
+    // acknowledged, which the other side delays by 40 ms when it has nothing to send.
+    Link {
+        name: "QEMU mirror, TCP",
+        key: "tcp",
+        how: How::Tcp,
+    },
+    // It has no option for that, but connections get TCP_NODELAY from the socket that they were accepted on.
+    Link {
+        name: "QEMU mirror, TCP_NODELAY",
+        key: "nodelay",
+        how: How::TcpWithoutDelay,
+    },
+    // Not what connects two machines, but what an NBD child costs least with.
+    Link {
+        name: "QEMU mirror, Unix socket",
+        key: "unix",
+        how: How::Unix,
+    },
+];
+
+/// Whether a contender is one of them.
+pub(super) fn is_mirror(name: &str) -> bool {
+    name.starts_with(MIRROR)
+}
+
 /// One file.
 pub(super) const PLAIN: &str = "QEMU, one file (no mirror)";
 
@@ -78,42 +127,90 @@ pub(super) fn start_plain(dir: &WorkDir, size: u64) -> Result<Contender, String>
     Ok(contender(PLAIN, dir, "plain.sock", size, vec![process]))
 }
 
-/// A quorum that needs both of its children: a file, and the export of a file by another daemon over TCP.
-pub(super) fn start_mirror(dir: &WorkDir, size: u64) -> Result<Contender, String> {
+/// Makes the far half listen. What is returned has to be kept until its process runs.
+fn listen(
+    command: &mut Command,
+    dir: &WorkDir,
+    link: &Link,
+) -> Result<(String, Option<TcpListener>), String> {
+    let key = link.key;
+    match link.how {
+        How::Tcp => {
+            let port = free_port()?;
+            command.arg("--nbd-server").arg(format!(
+                "addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
+            ));
+            Ok((tcp(port), None))
+        }
+        How::TcpWithoutDelay => {
+            let listener = inherited_listener().map_err(|e| format!("a port: {e}"))?;
+            let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+            let fd = listener.as_raw_fd();
+            command
+                .arg("--nbd-server")
+                .arg(format!("addr.type=fd,addr.str={fd}"));
+            Ok((tcp(port), Some(listener)))
+        }
+        How::Unix => {
+            let path = dir.run(&format!("quorum-{key}-far.sock"));
+            let path = path.display();
+            command
+                .arg("--nbd-server")
+                .arg(format!("addr.type=unix,addr.path={path}"));
+            Ok((format!("server.type=unix,server.path={path}"), None))
+        }
+    }
+}
+
+fn tcp(port: u16) -> String {
+    format!("server.type=inet,server.host=127.0.0.1,server.port={port}")
+}
+
+/// A port whose connections send at once, for programs that are started.
+fn inherited_listener() -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
+    Ok(listener)
+}
+
+/// A quorum that needs both of its children: a file, and the export of a file by another daemon.
+pub(super) fn start_mirror(dir: &WorkDir, size: u64, link: &Link) -> Result<Contender, String> {
+    let key = link.key;
     let stores = vec![
-        dir.disk("quorum-1.img", size)?,
-        dir.disk("quorum-2.img", size)?,
+        dir.disk(&format!("quorum-{key}-1.img"), size)?,
+        dir.disk(&format!("quorum-{key}-2.img"), size)?,
     ];
     let [near, far] = stores.as_slice() else {
         return Err("two files are two".into());
     };
-    let port = free_port()?;
     let mut command = daemon(far);
-    command.arg("--nbd-server").arg(format!(
-        "addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
-    ));
+    let (server, listener) = listen(&mut command, dir, link)?;
     command.args([
         "--export",
         "type=nbd,id=out,node-name=disk,name=far,writable=on",
     ]);
-    let mut remote = Process::start(command, dir.run("quorum-2.log"))?;
-    remote.wait("QEMU opens its port", || {
-        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-    })?;
+    let pid_file = dir.run(&format!("quorum-{key}-2.pid"));
+    command.arg("--pidfile").arg(&pid_file);
+    let mut remote = Process::start(command, dir.run(&format!("quorum-{key}-2.log")))?;
+    drop(listener);
+    // It is written when everything else is set up.
+    remote.wait("QEMU comes up", || pid_file.exists())?;
 
     let mut command = daemon(near);
     command.arg("--blockdev").arg(format!(
-        "driver=nbd,node-name=far,server.type=inet,server.host=127.0.0.1,server.port={port},export=far,cache.direct=on"
+        "driver=nbd,node-name=far,{server},export=far,cache.direct=on"
     ));
     command.args([
         "--blockdev",
         "driver=quorum,node-name=mirror,vote-threshold=2,children.0=disk,children.1=far",
     ]);
-    let socket = dir.run("quorum.sock");
+    let name = format!("quorum-{key}.sock");
+    let socket = dir.run(&name);
     export_unix(&mut command, &socket, "mirror");
-    let mut local = Process::start(command, dir.run("quorum-1.log"))?;
+    let mut local = Process::start(command, dir.run(&format!("quorum-{key}-1.log")))?;
     local.wait("QEMU opens its socket", || socket.exists())?;
-    let mut mirror = contender(MIRROR, dir, "quorum.sock", size, vec![local, remote]);
+    let mut mirror = contender(link.name, dir, &name, size, vec![local, remote]);
     mirror.stores = stores;
     Ok(mirror)
 }

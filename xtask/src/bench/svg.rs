@@ -7,7 +7,9 @@ use super::report::Report;
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 210.0;
 const BAR: f64 = 22.0;
-const COLOURS: [&str; 3] = ["#2f6db5", "#c2573a", "#8a8a8a"];
+const COLOURS: [&str; 6] = [
+    "#2f6db5", "#6c9bd2", "#c2573a", "#d98a6f", "#e3b09c", "#8a8a8a",
+];
 
 /// Draws the results of all rounds.
 pub(super) fn draw(rounds: &[Report]) -> String {

@@ -4,6 +4,8 @@ mod data;
 mod network;
 mod options;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,8 @@ pub(super) struct Lab {
     model: Vec<u8>,
     rng: Rng,
     writes: u32,
+    /// Bytes that a node had marked for another one when both were Secondary and these marks could stay.
+    stayed: RefCell<HashMap<(u8, u8), u64>>,
     dir: Directory,
     disks: Directory,
 }
@@ -66,6 +70,7 @@ impl Lab {
             model: Vec::new(),
             rng: Rng::new(7),
             writes: 0,
+            stayed: RefCell::default(),
             options,
             dir,
             disks,
@@ -196,7 +201,6 @@ impl Lab {
     }
 
     fn in_sync(&self, side: &Side, s: &Status) -> bool {
-        let third = self.options.marks_may_stay && self.sides.len() > 2 && s.role() == "Secondary";
         let disk = |id: u8| {
             if self.options.diskless.contains(&id) {
                 "Diskless"
@@ -210,17 +214,34 @@ impl Lab {
                     && s.peer(*peer, 0).is_some_and(|p| {
                         p.replication == "Established"
                             && p.disk == disk(*peer)
-                            && (p.out_of_sync == 0 || third && s.peer_role(*peer) == "Secondary")
+                            && p.out_of_sync <= self.excused(side.id, *peer, s)
                     })
             })
+    }
+
+    /// How many bytes a node may have marked for a peer.
+    fn excused(&self, id: u8, peer: u8, s: &Status) -> u64 {
+        if !self.options.marks_may_stay || self.sides.len() < 3 {
+            return 0;
+        }
+        if s.role() == "Secondary" && s.peer_role(peer) == "Secondary" {
+            return u64::MAX;
+        }
+        // Promotion does not take them away.
+        self.stayed.borrow().get(&(id, peer)).copied().unwrap_or(0)
     }
 
     /// Waits until all nodes are connected and up to date.
     pub(super) fn wait_in_sync(&self) -> Result<()> {
         for side in self.sides.iter().filter(|s| s.running()) {
-            side.wait("in sync", Duration::from_secs(60), |s| {
+            let status = side.wait("in sync", Duration::from_secs(60), |s| {
                 self.in_sync(side, s)
             })?;
+            let marked = |peer| status.peer(peer, 0).map_or(0, |p| p.out_of_sync);
+            let mut stayed = self.stayed.borrow_mut();
+            for peer in self.peers_of(side.id) {
+                stayed.insert((side.id, peer), marked(peer));
+            }
         }
         Ok(())
     }

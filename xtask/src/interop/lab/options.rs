@@ -15,7 +15,7 @@ pub(in crate::interop) struct Options {
     pub(in crate::interop) diskless: Vec<u8>,
     /// Two Secondaries of three nodes may keep marks for each other: a node that is cut off from a Primary
     /// marks what it has without a peer-ack towards everybody (data path, section 12.4), and nothing takes
-    /// these marks away before the two compare again. Three kernels do the same.
+    /// these marks away before the two compare again, not even a promotion. Three kernels do the same.
     pub(in crate::interop) marks_may_stay: bool,
     /// Metadata as a DRBD of the 8 series has it, on all nodes.
     pub(in crate::interop) old_metadata: bool,
