@@ -205,7 +205,7 @@ fn in_qemu(image: &Image, machine: &Machine, init: &Path, initrd: &Path) -> Comm
         ));
     for disk in &machine.disks {
         command.arg("-drive").arg(format!(
-            "file={},format=raw,if=virtio,cache=none",
+            "file={},format=raw,if=virtio,cache=none,discard=unmap",
             disk.display()
         ));
     }

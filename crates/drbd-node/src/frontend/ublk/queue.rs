@@ -189,6 +189,10 @@ impl Server {
             Notice::Opened(result) => {
                 let side = self.sides.side(opener);
                 side.let_in = result.is_ok();
+                if side.let_in {
+                    // When the device was made the volume had no disk yet.
+                    self.limits = self.volume.limits();
+                }
                 if let Err(e) = result {
                     side.session = None;
                     tracing::info!(
