@@ -51,6 +51,10 @@ pub(crate) struct Connection {
     pub ping_pending: bool,
     /// Who waits for the answer to a ping.
     pub ping_waiters: Vec<PingWaiter>,
+    /// How often it became Connected.
+    pub connects: u64,
+    /// The fence-peer handler runs, called after so many connects.
+    pub fence_call: Option<u64>,
     /// Sticky flags.
     pub flags: ConnectionFlags,
     /// Position in this peer's stream of writes (data path, section 12.1); kept when the connection is lost.
@@ -129,6 +133,8 @@ pub(crate) struct PeerDevice {
     pub hot_added: bool,
     /// The target reported the end before we left the bitmap exchange.
     pub finished_early: bool,
+    /// Where the handler that goes before a resync stands.
+    pub resync_call: ResyncCall,
     /// Our current UUID when the resync from this peer began.
     pub start_uuid: Uuid,
     /// What we announced with P_ENABLE_REPLICATION_NEXT.
@@ -137,6 +143,18 @@ pub(crate) struct PeerDevice {
     pub replication_next_received: bool,
     /// The data plane's part: resync, statistics.
     pub data: PeerDeviceData,
+}
+
+/// Where the handler that goes before a resync stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum ResyncCall {
+    /// It was not called.
+    #[default]
+    No,
+    /// It runs.
+    Running,
+    /// It has let the resync begin.
+    Done,
 }
 
 /// Result of a handshake while the own disk is Negotiating (state machine, section 2.4).
@@ -252,6 +270,8 @@ impl Connection {
             challenge: Box::new([0; 64]),
             ping_pending: false,
             ping_waiters: Vec::new(),
+            connects: 0,
+            fence_call: None,
             flags: ConnectionFlags::default(),
             last_dagtag: Dagtag::ZERO,
             dagtag_received: false,

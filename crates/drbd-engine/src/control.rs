@@ -10,6 +10,7 @@ use crate::event::OpResult;
 use crate::resize::MeasuredFor;
 use crate::timer::Timer;
 use crate::twopc::Answered;
+use crate::upcall::{Handler, Then};
 
 /// What an operation of the control plane was for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,8 +23,8 @@ pub(crate) enum ControlOp {
     Measure(VolumeNr, MeasuredFor),
     /// A piece of the activity log ring, of the change of size with this number.
     Resize(VolumeNr, u64),
-    /// A helper whose result nobody waits for.
-    Upcall,
+    /// A helper.
+    Upcall(Handler, Then),
 }
 
 impl Engine {
@@ -34,7 +35,7 @@ impl Engine {
             ControlOp::Attach(v) => self.attach_step(v, result),
             ControlOp::Measure(v, whom) => self.measured(v, whom, result),
             ControlOp::Resize(v, serial) => self.resize_ring_written(v, serial, result),
-            ControlOp::Upcall => {}
+            ControlOp::Upcall(handler, then) => self.called(handler, then, &result),
         }
     }
 

@@ -11,13 +11,12 @@ use drbd_proto::{
 
 use crate::bitmap::Slot;
 use crate::command::RetCode;
-use crate::control::ControlOp;
 use crate::decision::{
     BitmapAction, Decision, Facts, LostPrimary, Occasion, Outcome, Policies, Rule, Sent, Side,
     Strategy, decide,
 };
-use crate::effect::{Effect, LogLevel};
-use crate::engine::{Engine, Op};
+use crate::effect::LogLevel;
+use crate::engine::Engine;
 use crate::state::change::ChangeFlags;
 use crate::volume::FullSync;
 
@@ -76,13 +75,7 @@ impl Engine {
             ),
         );
         for handler in &decision.handlers {
-            let op = self.op(Op::Control(ControlOp::Upcall));
-            let about = (Some(peer), Some(v));
-            self.push(Effect::Upcall {
-                op,
-                handler: handler.name(),
-                about,
-            });
+            self.call(*handler, Some(peer), Some(v));
         }
         // The generation of a node that met a crashed Primary is the same: it is not old.
         // Nor is that of one that has what a Primary has.

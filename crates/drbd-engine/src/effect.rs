@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use drbd_proto::{Ctx, DigestAlg, NodeId, Packet, Sector, Stream, VolumeNr};
+use drbd_proto::{ConnState, Ctx, DigestAlg, NodeId, Packet, Sector, Stream, VolumeNr};
 
 use crate::command::Reply;
 use crate::id::{BufId, CmdId, IoId, OpId, OpenId};
@@ -179,6 +179,8 @@ pub enum Effect {
         handler: &'static str,
         /// Peer and volume it is about.
         about: (Option<NodeId>, Option<VolumeNr>),
+        /// What else it is told.
+        facts: CallFacts,
     },
     /// Answer a command.
     Reply {
@@ -199,6 +201,15 @@ pub enum Effect {
     },
     /// A line for the log.
     Log(LogLine),
+}
+
+/// What the environment of a helper says beyond what the call is about (state machine, section 18).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct CallFacts {
+    /// DRBD_CSTATE, for calls about a peer.
+    pub cstate: Option<ConnState>,
+    /// UP_TO_DATE_NODES, a mask of node ids, for handlers of fencing.
+    pub up_to_date_nodes: Option<u32>,
 }
 
 /// One block of the metadata device.

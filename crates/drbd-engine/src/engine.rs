@@ -39,6 +39,8 @@ pub struct EngineConfig {
     pub options: ResourceOptions,
     /// Seed of all random numbers of the engine; from the operating system's generator in production.
     pub seed: u64,
+    /// There is a program for handlers; without it none is called (state machine, section 18).
+    pub helper: bool,
 }
 
 /// One resource of one node.
@@ -53,6 +55,8 @@ pub struct Engine {
     /// Time of the event being handled.
     pub(crate) now: Instant,
     pub(crate) rng: Rng,
+    /// Handlers are called.
+    pub(crate) helper: bool,
     /// All state values; changed by transactions only.
     pub(crate) state: State,
     pub(crate) volumes: BTreeMap<VolumeNr, Volume>,
@@ -130,6 +134,7 @@ impl Engine {
             options: config.options,
             now: Instant::ZERO,
             rng: Rng::new(config.seed),
+            helper: config.helper,
             state,
             volumes: BTreeMap::new(),
             conns: BTreeMap::new(),

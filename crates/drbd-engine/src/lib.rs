@@ -25,6 +25,7 @@ mod disk;
 mod engine;
 mod exchange;
 mod exposed;
+mod fencing;
 mod glue;
 mod handshake;
 mod heal;
@@ -46,12 +47,13 @@ mod testkit;
 mod timer;
 mod twopc;
 mod unconfirmed;
+pub mod upcall;
 mod uuids;
 mod volume;
 
 pub use command::{Backing, Command, MetaPlace, Reply, RetCode};
 pub use effect::{
-    ConnectOptions, DiscardKind, Effect, IoError, Limits, LogLevel, LogLine, MetaBlock, OpenError,
+    CallFacts, ConnectOptions, DiscardKind, Effect, IoError, Limits, LogLevel, LogLine, MetaBlock, OpenError,
     Path,
 };
 pub use engine::{Engine, EngineConfig};

@@ -15,6 +15,7 @@ use crate::handshake::Handshake;
 use crate::state::change::ChangeFlags;
 use crate::status::Object;
 use crate::timer::Timer;
+use crate::upcall::Handler;
 
 /// Pause after a failed handshake (wire protocol, section 3.5).
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -165,6 +166,8 @@ impl Engine {
         for waiter in waiters {
             self.ping_answered(peer, waiter, false);
         }
+        self.fence_lost_peer(peer);
+        self.call(Handler::Disconnected, Some(peer), None);
     }
 
     /// Leaves for good: the administrator said so, or the peer cannot be talked to.

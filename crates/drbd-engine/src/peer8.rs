@@ -165,6 +165,13 @@ impl Engine {
             known.start_uuid = packet.uuid;
         }
         self.md_touch();
+        if self.may_begin_resync(peer, v, false) {
+            self.legacy_target_begins(peer, v);
+        }
+    }
+
+    /// The resync towards this node begins.
+    pub(crate) fn legacy_target_begins(&mut self, peer: NodeId, v: VolumeNr) {
         let _ = self.change(ChangeFlags::HARD, |s| {
             if let Some(pd) = s.pd_mut(peer, v) {
                 pd.repl = ReplState::SyncTarget;

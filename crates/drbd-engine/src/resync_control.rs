@@ -9,11 +9,12 @@ use drbd_proto::{
     ConnState, DiskState, NodeId, NodeMask, ReplState, State as WireState, UuidFlags, VolumeNr,
 };
 
-use crate::connection::PingWaiter;
+use crate::connection::{PingWaiter, ResyncCall};
 use crate::effect::LogLevel;
 use crate::engine::{Engine, PacketError};
 use crate::state::change::ChangeFlags;
 use crate::timer::Timer;
+use crate::upcall::{Handler, Then};
 
 /// How many times ping-timeout a bitmap exchange may stand still.
 const EXCHANGE_PATIENCE: u32 = 20;
@@ -53,6 +54,16 @@ impl Engine {
 
     /// No bitmap came.
     pub(crate) fn bitmap_exchange_timeout(&mut self, peer: NodeId) {
+        // This side keeps the peer waiting.
+        let called = self.conns.get(&peer).is_some_and(|c| {
+            c.peers
+                .values()
+                .any(|k| k.resync_call == ResyncCall::Running)
+        });
+        if called {
+            let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+            return volumes.into_iter().for_each(|v| self.watch_bitmap_exchange(v));
+        }
         self.fail_connection(
             peer,
             ConnState::NetworkFailure,
@@ -84,6 +95,9 @@ impl Engine {
         }
         if target && self.is_legacy(peer) {
             return self.await_sync_uuid(peer, v);
+        }
+        if !self.may_begin_resync(peer, v, source) {
+            return;
         }
         if target {
             self.target_starts(peer, v);
@@ -127,6 +141,88 @@ impl Engine {
                     pd.pdisk = DiskState::UpToDate;
                 }
             });
+        }
+    }
+
+    /// Whether a resync may begin now: its handler has let it (section 9.1, 2). False as long as that runs.
+    pub(crate) fn may_begin_resync(&mut self, peer: NodeId, v: VolumeNr, source: bool) -> bool {
+        let Some(conn) = self.conns.get(&peer) else {
+            return false;
+        };
+        let generation = conn.data.generation;
+        match conn.peers.get(&v).map(|k| k.resync_call) {
+            Some(ResyncCall::Running) | None => return false,
+            Some(ResyncCall::Done) => {
+                self.set_resync_call(peer, v, ResyncCall::No);
+                return true;
+            }
+            Some(ResyncCall::No) => {}
+        }
+        let handler = if source {
+            Handler::BeforeResyncSource
+        } else {
+            Handler::BeforeResyncTarget
+        };
+        let then = Then::Resync {
+            peer,
+            volume: v,
+            generation,
+        };
+        let called = self.call_then(handler, Some(peer), Some(v), then);
+        if called {
+            self.set_resync_call(peer, v, ResyncCall::Running);
+        }
+        !called
+    }
+
+    fn set_resync_call(&mut self, peer: NodeId, v: VolumeNr, call: ResyncCall) {
+        if let Some(known) = self.peer_device_mut(peer, v) {
+            known.resync_call = call;
+        }
+    }
+
+    /// The handler that goes before a resync has ended.
+    pub(crate) fn resync_called(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        generation: u64,
+        handler: Handler,
+        exit: i32,
+    ) {
+        let same = self
+            .conns
+            .get(&peer)
+            .is_some_and(|c| c.data.generation == generation);
+        if !same {
+            return;
+        }
+        self.set_resync_call(peer, v, ResyncCall::No);
+        let source = handler == Handler::BeforeResyncSource;
+        if exit == 3 && source {
+            let text = "before-resync-source handler returned 3, which is ignored";
+            self.log_at(LogLevel::Info, Some(peer), Some(v), text);
+        } else if exit != 0 {
+            let text = format!(
+                "{} handler returned {exit}, dropping connection",
+                handler.name()
+            );
+            self.log_at(LogLevel::Warn, Some(peer), Some(v), text);
+            return self.go_standalone(peer);
+        }
+        let waits = match self.state.repl(peer, v) {
+            ReplState::WFBitMapS | ReplState::StartingSyncS | ReplState::Ahead => source,
+            ReplState::WFBitMapT
+            | ReplState::StartingSyncT
+            | ReplState::WFSyncUUID
+            | ReplState::Behind => !source,
+            _ => false,
+        };
+        if waits && self.is_legacy(peer) && !source {
+            self.legacy_target_begins(peer, v);
+        } else if waits {
+            self.set_resync_call(peer, v, ResyncCall::Done);
+            self.resync_start(peer, v);
         }
     }
 
@@ -228,6 +324,12 @@ impl Engine {
             // Bits were set meanwhile: another pass finds them.
             return self.data_resync_again(peer, v);
         }
+        self.end_as_target(peer, v, failed);
+        // The reference tells its peers after this handler has ended (a deviation: nobody waits for it).
+        self.call(Handler::AfterResyncTarget, Some(peer), Some(v));
+    }
+
+    fn end_as_target(&mut self, peer: NodeId, v: VolumeNr, failed: bool) {
         let Some(known) = self.peer_device(peer, v) else {
             return;
         };

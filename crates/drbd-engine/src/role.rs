@@ -9,6 +9,7 @@ use crate::command::{Reply, RetCode};
 use crate::connection::PingWaiter;
 use crate::effect::{Effect, OpenError};
 use crate::engine::Engine;
+use crate::fencing::Fenced;
 use crate::id::{CmdId, OpenId};
 use crate::state::change::ChangeFlags;
 use crate::time::Instant;
@@ -30,6 +31,8 @@ pub(crate) struct RoleChange {
     lift: bool,
     /// Unknown peers are declared Outdated with it.
     outdate: bool,
+    /// Peers that could not be reached are fenced already, or cannot be.
+    fencing: Fencing,
     attempts: u32,
     stage: Stage,
     /// Peers whose answer to a ping is missing.
@@ -53,10 +56,27 @@ enum Asker {
     Down,
 }
 
+/// How far the fencing of unreachable peers has come.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Fencing {
+    /// Peers whose handler runs.
+    running: NodeMask,
+    /// Own data is not known to be the newest: only then is it taken for that.
+    for_data: bool,
+    /// It was tried, for want of data and because a peer is neither there nor outdated.
+    tried_for_data: bool,
+    tried: bool,
+    /// Some peer is known to be harmless; some is not.
+    any: bool,
+    failed: bool,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     /// Waiting for answers to pings.
     Pinging,
+    /// Waiting for fence-peer handlers.
+    Fencing,
     /// Waiting for states that are about to change by themselves, or for writes to finish.
     Settling,
     /// The cluster-wide change is under way.
@@ -98,6 +118,7 @@ impl Engine {
             force,
             lift: false,
             outdate: false,
+            fencing: Fencing::default(),
             attempts: 0,
             stage: Stage::Pinging,
             pinged: NodeMask::EMPTY,
@@ -144,7 +165,7 @@ impl Engine {
     pub(crate) fn role_change_step(&mut self) {
         let Some(r) = &self.role_change else { return };
         match r.stage {
-            Stage::Pinging | Stage::Proposing => {}
+            Stage::Pinging | Stage::Proposing | Stage::Fencing => {}
             Stage::Backoff => {
                 if !self.timers.is_set(Timer::RoleChange) {
                     self.role_change_begin();
@@ -222,10 +243,38 @@ impl Engine {
                 r.lift = true;
                 return self.role_change_retry(Duration::ZERO);
             }
-            RetCode::PRIMARY_NOP if r.force && promote && !r.outdate && again => {
-                r.outdate = true;
-                r.lift = true;
+            // A peer was fenced, and now there it is.
+            RetCode::CW_FAILED_BY_PEER if promote && r.fencing.any && r.lift && again => {
+                r.lift = false;
                 return self.role_change_retry(Duration::ZERO);
+            }
+            RetCode::NO_UP_TO_DATE_DISK
+                if promote && !r.lift && !r.fencing.tried_for_data && again =>
+            {
+                r.fencing = Fencing {
+                    for_data: true,
+                    tried_for_data: true,
+                    ..r.fencing
+                };
+                if self.role_change_fence() {
+                    return;
+                }
+                return self.role_change_decided(result);
+            }
+            RetCode::PRIMARY_NOP if r.force && promote && r.lift && !r.outdate && again => {
+                r.outdate = true;
+                return self.role_change_retry(Duration::ZERO);
+            }
+            RetCode::PRIMARY_NOP if promote && !r.fencing.tried && again => {
+                r.fencing = Fencing {
+                    for_data: false,
+                    tried: true,
+                    ..r.fencing
+                };
+                if !self.role_change_fence() {
+                    self.role_change_fencing_done();
+                }
+                return;
             }
             RetCode::NO_QUORUM if r.force && promote && !r.outdate && again => {
                 r.outdate = true;
@@ -246,6 +295,85 @@ impl Engine {
             return;
         };
         self.tell_asker(r.asker, Err(code));
+    }
+
+    /// Has peers fenced that are in the way of a promotion (section 10.2, 2). False: there is none.
+    fn role_change_fence(&mut self) -> bool {
+        let Some(for_data) = self.role_change.as_ref().map(|r| r.fencing.for_data) else {
+            return false;
+        };
+        let unsure = |e: &Engine| {
+            let mut disks = e.state.devices.values();
+            disks.any(|d| d.disk == DiskState::Consistent)
+        };
+        // Who does not care for fencing is no reason to take own data for the newest (a deviation).
+        let peers: Vec<NodeId> = self
+            .conns
+            .iter()
+            .filter(|(n, c)| {
+                self.state.cstate(**n) < ConnState::Connected
+                    && c.options.fencing != crate::options::Fencing::DontCare
+                    && (!for_data || self.best_peer_disk(**n) == DiskState::Unknown)
+            })
+            .map(|(n, _)| *n)
+            .collect();
+        if peers.is_empty() || (for_data && !unsure(self)) {
+            return false;
+        }
+        if let Some(r) = self.role_change.as_mut() {
+            r.stage = Stage::Fencing;
+            r.fencing.any = false;
+            r.fencing.failed = false;
+        }
+        for peer in peers {
+            let fenced = self.fence(peer);
+            let Some(r) = self.role_change.as_mut() else {
+                return true;
+            };
+            match fenced {
+                Fenced::Running => r.fencing.running.insert(peer),
+                Fenced::Yes => r.fencing.any = true,
+                Fenced::No => r.fencing.failed = true,
+            }
+        }
+        if self
+            .role_change
+            .as_ref()
+            .is_some_and(|r| r.fencing.running.is_empty())
+        {
+            self.role_change_fencing_done();
+        }
+        true
+    }
+
+    /// A fence-peer handler has ended.
+    pub(crate) fn role_change_fenced(&mut self, peer: NodeId, harmless: bool) {
+        let Some(r) = self.role_change.as_mut() else {
+            return;
+        };
+        if r.stage != Stage::Fencing || !r.fencing.running.contains(peer) {
+            return;
+        }
+        r.fencing.running.remove(peer);
+        r.fencing.any |= harmless;
+        r.fencing.failed |= !harmless;
+        if r.fencing.running.is_empty() {
+            self.role_change_fencing_done();
+        }
+    }
+
+    fn role_change_fencing_done(&mut self) {
+        let Some(r) = self.role_change.as_mut() else {
+            return;
+        };
+        let (any, failed) = (r.fencing.any, r.fencing.failed);
+        if r.fencing.for_data && (failed || !any) {
+            return self.role_change_decided(Err(RetCode::NO_UP_TO_DATE_DISK));
+        }
+        if r.fencing.for_data || (failed && r.force) {
+            r.lift = true;
+        }
+        self.role_change_retry(Duration::ZERO);
     }
 
     fn role_change_retry(&mut self, delay: Duration) {

@@ -30,6 +30,7 @@ pub(crate) fn diskless_node(peers: u32, options: ResourceOptions) -> Engine {
         node_id: node(0),
         options,
         seed: 1,
+        helper: false,
     });
     let new_minor = Command::NewMinor {
         volume: V,

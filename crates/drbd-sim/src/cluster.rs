@@ -21,7 +21,7 @@ use drbd_proto::NodeId;
 
 pub use io::{IoKind, IoOutcome};
 pub use node::Node;
-pub use record::{Record, Seen};
+pub use record::{HandlerCall, Record, Seen};
 
 use crate::app::App;
 use crate::buffer::{Buffers, Version};
@@ -98,6 +98,8 @@ pub struct Cluster {
     pub forced_down: bool,
     /// How often an administrator chose data that lacked acknowledged writes.
     pub forks: u64,
+    /// What handlers do that are not to end with success at once, by node and name: exit code, and the time they take.
+    pub handlers: std::collections::BTreeMap<(usize, &'static str), (i32, Time)>,
     /// Numbers about the run, for those who tune scenarios.
     pub stats: Stats,
 }
@@ -198,6 +200,7 @@ impl Cluster {
             divergence_tolerated: false,
             forced_down: false,
             forks: 0,
+            handlers: Default::default(),
             stats: Stats::default(),
             config,
         })
@@ -347,6 +350,7 @@ impl Cluster {
             node_id: node_id(node),
             options: self.config.resource.clone(),
             seed: self.rng.next(),
+            helper: self.config.helper,
         };
         self.note(|| format!("node {node} boots"));
         self.nodes[node].core = Some((self.factory)(config));

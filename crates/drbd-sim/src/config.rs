@@ -67,6 +67,8 @@ pub struct Config {
     pub volatile_cache: bool,
     /// What a loss of power may do to metadata blocks.
     pub tearing: Tearing,
+    /// Nodes have a program for handlers.
+    pub helper: bool,
 }
 
 impl Config {
@@ -94,6 +96,7 @@ impl Config {
             disk_speed: (50 * US, 2 * MS),
             volatile_cache: true,
             tearing: Tearing::Never,
+            helper: false,
         }
     }
 

@@ -20,6 +20,7 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
+pub use crate::upcall::Handler;
 pub use compare::compare;
 
 /// What to do about the data (state machine, section 8.1).
@@ -323,28 +324,6 @@ impl Facts<'_> {
 
     fn any_bits(&self) -> bool {
         self.bits != 0 || self.theirs.dirty_bits != 0
-    }
-}
-
-/// A handler to run (state machine, section 18).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)] // The names of the handlers.
-pub enum Handler {
-    InitialSplitBrain,
-    SplitBrain,
-    PriLost,
-    PriLostAfterSb,
-}
-
-impl Handler {
-    /// Its name in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Handler::InitialSplitBrain => "initial-split-brain",
-            Handler::SplitBrain => "split-brain",
-            Handler::PriLost => "pri-lost",
-            Handler::PriLostAfterSb => "pri-lost-after-sb",
-        }
     }
 }
 

@@ -6,13 +6,13 @@ use alloc::vec::Vec;
 use drbd_proto::{DiskState, VolumeNr};
 
 use crate::command::{Reply, RetCode};
-use crate::control::ControlOp;
 use crate::effect::{Effect, LogLevel};
-use crate::engine::{Engine, Op};
+use crate::engine::Engine;
 use crate::id::CmdId;
 use crate::options::OnIoError;
 use crate::state::change::ChangeFlags;
 use crate::twopc::{ChangeKind, Requester};
+use crate::upcall::Handler;
 
 use super::DiskFault;
 
@@ -85,13 +85,7 @@ impl Engine {
             format!("Local IO failed: {what}."),
         );
         if policy == OnIoError::CallLocalIoError {
-            let op = self.op(Op::Control(ControlOp::Upcall));
-            let about = (None, Some(v));
-            self.push(Effect::Upcall {
-                op,
-                handler: "local-io-error",
-                about,
-            });
+            self.call(Handler::LocalIoError, None, Some(v));
         }
         if disk > DiskState::Inconsistent || to == DiskState::Failed {
             let _ = self.change(ChangeFlags::HARD, |s| {

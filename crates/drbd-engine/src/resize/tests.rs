@@ -77,6 +77,7 @@ impl Machine {
                 node_id: node(0),
                 options: ResourceOptions::default(),
                 seed: 1,
+                helper: false,
             }),
             disk,
             left: usize::MAX,

@@ -7,7 +7,6 @@ use drbd_proto::packet::OvOutcome;
 use drbd_proto::{ConnState, DigestValue, DiskState, NodeId, ReplState, Sector, VolumeNr};
 
 use crate::bitmap::BitNr;
-use crate::effect::Effect;
 use crate::engine::Engine;
 use crate::interval::IntervalId;
 use crate::resync::source::Asked;
@@ -15,6 +14,7 @@ use crate::state::change::ChangeFlags;
 use crate::status::SyncInfo;
 use crate::time::Instant;
 use crate::timer::Timer;
+use crate::upcall::Handler;
 
 /// Time between turns.
 const TURN: Duration = Duration::from_millis(100);
@@ -175,14 +175,7 @@ impl Engine {
             let found = verify.differ;
             let text = format!("Online verify found {found} {block}k blocks out of sync!");
             self.log_resync(peer, volume, &text);
-            let op = self.op(crate::engine::Op::Control(
-                crate::control::ControlOp::Upcall,
-            ));
-            self.push(Effect::Upcall {
-                op,
-                handler: "out-of-sync",
-                about: (Some(peer), Some(volume)),
-            });
+            self.call(Handler::OutOfSync, Some(peer), Some(volume));
         }
         self.data_bitmap_writeout(volume);
     }

@@ -11,6 +11,7 @@ use drbd_proto::{
 use crate::engine::Engine;
 use crate::state::State;
 use crate::state::sanitize::Derived;
+use crate::upcall::Handler;
 
 /// A committed change whose consequences are still to be drawn.
 #[derive(Clone, Debug)]
@@ -212,6 +213,16 @@ impl Engine {
         if was == DiskState::UpToDate && is == DiskState::Consistent {
             self.want_empty_twopc();
         }
+        if done.derived.lost_data.contains(&v) {
+            let peers: Vec<NodeId> = new.peers_of(v).map(|(n, _, _)| n).collect();
+            for peer in peers {
+                self.call(Handler::PriOnInconDegr, Some(peer), Some(v));
+            }
+        }
+        let quorum = |s: &State| s.devices.get(&v).is_none_or(|d| d.have_quorum);
+        if new.role == Role::Primary && quorum(old) && !quorum(new) {
+            self.call(Handler::QuorumLost, None, Some(v));
+        }
         self.watch_bitmap_exchange(v);
         if done.derived.get_resynced.contains(&v) {
             self.get_resynced(v);
@@ -225,6 +236,7 @@ impl Engine {
             self.clear_primary_bit();
             self.send_demotion();
         }
+        self.after_fencing(done);
         if new.susp_uuid && !old.susp_uuid {
             let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
             for v in volumes {

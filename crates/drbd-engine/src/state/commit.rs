@@ -343,6 +343,9 @@ impl Engine {
             let connected = |c: Option<&crate::state::ConnectionState>| {
                 c.is_some_and(|c| c.cstate == ConnState::Connected)
             };
+            if !connected(was) && connected(is) {
+                conn.connects += 1;
+            }
             if connected(was) && !connected(is) {
                 conn.flags.reconnect = true;
                 if was.is_some_and(|c| c.peer_role == Role::Primary)

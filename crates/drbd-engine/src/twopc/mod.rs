@@ -20,7 +20,7 @@ use crate::command::RetCode;
 use crate::engine::Engine;
 use crate::id::CmdId;
 use crate::time::Instant;
-pub(crate) use apply::apply_view;
+pub(crate) use apply::{apply_view, outdate_disks};
 pub(crate) use initiator::Initiated;
 pub(crate) use participant::{Answered, Participation};
 

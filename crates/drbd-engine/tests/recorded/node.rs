@@ -74,6 +74,7 @@ impl TestNode {
                 ..ResourceOptions::default()
             },
             seed: 4711,
+            helper: true,
         });
         let mut node = TestNode {
             engine,

@@ -192,6 +192,7 @@ impl Node {
             node_id,
             options: options::resource(&call.options),
             seed: u64::from_ne_bytes(seed),
+            helper: self.settings.helper.program.is_some(),
         });
         let shared: Arc<str> = name.into();
         let helper = self.settings.helper.clone();

@@ -34,6 +34,8 @@ pub struct CoreConfig {
     pub options: ResourceOptions,
     /// Seed of all random numbers of the engine.
     pub seed: u64,
+    /// There is a program for handlers.
+    pub helper: bool,
 }
 
 /// Makes an engine.

@@ -160,7 +160,12 @@ impl Reactor {
                 context,
                 integrity,
             } => self.tcp.framing(peer, context, integrity),
-            Effect::Upcall { op, handler, about } => self.call(op, handler, about),
+            Effect::Upcall {
+                op,
+                handler,
+                about,
+                facts,
+            } => self.call(op, handler, about, facts),
             Effect::Reply { cmd, reply } => self.answer(cmd, reply),
             Effect::Changed(change) => {
                 self.observe(&Observed::Change {

@@ -26,11 +26,13 @@ pub fn make_engine(config: CoreConfig) -> Box<dyn Core> {
         node_id,
         options,
         seed,
+        helper,
     } = config;
     Box::new(Engine::new(EngineConfig {
         name,
         node_id,
         options,
         seed,
+        helper,
     }))
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use drbd_engine::{Event, OpId, OpOutput};
+use drbd_engine::{CallFacts, Event, OpId, OpOutput};
 
 use super::{About, Message, Observed, Reactor};
 
@@ -16,11 +16,12 @@ pub struct Helper {
     pub control: Option<PathBuf>,
 }
 
-/// Exit code of a program that could not be run.
-const NOT_RUN: i32 = 127;
+/// Shown as exit code of a program that could not be run, or was killed. It decides nothing: for the engine there is
+/// no exit code then.
+const NOT_RUN: i32 = -1;
 
 impl Reactor {
-    pub(super) fn call(&mut self, op: OpId, handler: &'static str, about: About) {
+    pub(super) fn call(&mut self, op: OpId, handler: &'static str, about: About, facts: CallFacts) {
         let Some(program) = self.helper.program.clone() else {
             self.events.push_back(Event::Done {
                 op,
@@ -50,6 +51,12 @@ impl Reactor {
             if let Some(backing) = &volume.backing {
                 command.env("DRBD_BACKING_DEV", &backing.data.path);
             }
+        }
+        if let Some(cstate) = facts.cstate {
+            command.env("DRBD_CSTATE", cstate.name());
+        }
+        if let Some(nodes) = facts.up_to_date_nodes {
+            command.env("UP_TO_DATE_NODES", format!("0x{nodes:08X}"));
         }
         if let Some(peer) = about.0 {
             command.env("DRBD_PEER_NODE_ID", peer.get().to_string());
@@ -106,9 +113,13 @@ impl Reactor {
                 response: Some(exit),
             });
         }
+        let result = match exit {
+            NOT_RUN => OpOutput::Nothing,
+            exit => OpOutput::Exit(exit),
+        };
         self.events.push_back(Event::Done {
             op,
-            result: Ok(OpOutput::Exit(exit)),
+            result: Ok(result),
         });
     }
 }

@@ -10,7 +10,7 @@ use drbd_engine::options::WireProtocol;
 use drbd_proto::{NodeId, Packet, Stream, VolumeNr};
 
 use super::node::Pending;
-use super::{Cluster, Occurrence};
+use super::{Cluster, HandlerCall, Occurrence};
 use crate::buffer::Origin;
 use crate::clock::{MS, Time, US};
 use crate::disk::{DiskOp, META_BLOCK};
@@ -209,13 +209,29 @@ impl Cluster {
                     notify,
                 );
             }
-            Effect::Upcall { op, handler, about } => {
+            Effect::Upcall {
+                op,
+                handler,
+                about,
+                facts,
+            } => {
+                let call = HandlerCall {
+                    at: self.queue.now(),
+                    node: n,
+                    handler,
+                    about: (about.0.map(peer_index), about.1.map(volume_index)),
+                    facts,
+                };
+                let scripted = self.handlers.get(&(n, handler)).copied();
+                let (exit, delay) = match (scripted, self.record.as_mut()) {
+                    (Some(scripted), _) => scripted,
+                    (None, Some(_)) => (0, MS),
+                    (None, None) => (0, self.rng.range(MS, 300 * MS)),
+                };
                 if let Some(r) = self.record.as_mut() {
-                    let peer = about.0.map(|p| p.index());
-                    r.upcalls.push((n, peer, handler));
+                    r.upcalls.push(call);
                 }
-                let delay = self.rng.range(MS, 300 * MS);
-                self.done_later(n, op, OpOutput::Exit(0), delay);
+                self.done_later(n, op, OpOutput::Exit(exit), delay);
             }
             Effect::Reply { cmd, reply } => self.replied(n, cmd.0, reply),
             Effect::Changed(change) => self.changed(n, &change),

@@ -21,13 +21,28 @@ pub struct Seen {
     pub change: Change,
 }
 
+/// A handler that was called.
+#[derive(Clone, Debug)]
+pub struct HandlerCall {
+    /// When.
+    pub at: Time,
+    /// By which node.
+    pub node: usize,
+    /// Its name.
+    pub handler: &'static str,
+    /// Peer and volume it is about.
+    pub about: (Option<usize>, Option<usize>),
+    /// What else it was told.
+    pub facts: drbd_engine::CallFacts,
+}
+
 /// Everything that observers saw, and how much was sent.
 #[derive(Debug, Default)]
 pub struct Record {
     /// All changes published, in order.
     pub seen: Vec<Seen>,
-    /// Handlers called: node, peer, name.
-    pub upcalls: Vec<(usize, Option<usize>, &'static str)>,
+    /// Handlers called, in order.
+    pub upcalls: Vec<HandlerCall>,
     /// Lines of the logs: when, node, text.
     pub log: Vec<(Time, usize, String)>,
     /// Packets sent and bytes of their payload, by sender, receiver and kind.

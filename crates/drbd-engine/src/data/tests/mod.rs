@@ -112,6 +112,7 @@ fn requests_to_nowhere_are_answered() {
         node_id: NodeId::new(0).unwrap(),
         options: ResourceOptions::default(),
         seed: 1,
+        helper: false,
     });
     let buf = crate::BufId(7);
     let request = IoRequest::Write {

@@ -56,6 +56,7 @@ impl Setup {
         let config = Config {
             initial: Initial::Provisioned,
             drains: true,
+            helper: true,
             ..Config::new(1, nodes)
         };
         let links = (0..nodes)

@@ -283,7 +283,7 @@ impl Lab {
         let calls = self.c.recorded().map_or(&[][..], |r| &r.upcalls);
         calls
             .iter()
-            .filter(|(m, _, h)| *m == n && *h == handler)
+            .filter(|c| c.node == n && c.handler == handler)
             .count()
     }
 
