@@ -53,8 +53,8 @@ mod volume;
 
 pub use command::{Backing, Command, MetaPlace, Reply, RetCode};
 pub use effect::{
-    CallFacts, ConnectOptions, DiscardKind, Effect, IoError, Limits, LogLevel, LogLine, MetaBlock, OpenError,
-    Path,
+    CallFacts, ConnectOptions, DiscardKind, Effect, IoError, Limits, LogLevel, LogLine, MetaBlock,
+    OpenError, Path,
 };
 pub use engine::{Engine, EngineConfig};
 pub use event::{DiskError, Event, IoRequest, LostReason, OpOutput, OpResult};

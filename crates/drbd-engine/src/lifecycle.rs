@@ -8,7 +8,7 @@ use core::time::Duration;
 use drbd_proto::packet::PeerDagtag;
 use drbd_proto::{ConnState, Ctx, DiskState, NodeId, Packet, Role, Stream, VolumeNr};
 
-use crate::connection::PingWaiter;
+use crate::connection::{PingWaiter, ResyncCall};
 use crate::effect::{ConnectOptions, Effect, LogLevel};
 use crate::engine::Engine;
 use crate::handshake::Handshake;
@@ -157,6 +157,7 @@ impl Engine {
                     known.flags.quorate = false;
                     known.sizes.known = false;
                     known.handshake_result = None;
+                    known.resync_call = ResyncCall::No;
                 }
                 core::mem::take(&mut conn.ping_waiters)
             }

@@ -62,7 +62,9 @@ impl Engine {
         });
         if called {
             let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
-            return volumes.into_iter().for_each(|v| self.watch_bitmap_exchange(v));
+            return volumes
+                .into_iter()
+                .for_each(|v| self.watch_bitmap_exchange(v));
         }
         self.fail_connection(
             peer,
