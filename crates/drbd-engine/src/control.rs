@@ -70,6 +70,7 @@ impl Engine {
         match packet {
             Packet::DelayProbe(_) => {}
             Packet::Disconnect => {
+                self.refused_while_suspended(peer);
                 self.refuse_peer(peer, "the peer refused the connection (P_DISCONNECT)");
             }
             Packet::SyncParam89(p) | Packet::SyncParam(p) => self.sync_param(peer, volume, p),

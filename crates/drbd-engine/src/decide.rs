@@ -99,7 +99,12 @@ impl Engine {
                 self.apply_decision(peer, v, &decision);
                 Ok(repl)
             }
-            Outcome::Retry => Err(RetCode::HANDSHAKE_RETRY),
+            Outcome::Retry => {
+                if would_be_target {
+                    self.force_secondary(peer);
+                }
+                Err(RetCode::HANDSHAKE_RETRY)
+            }
             Outcome::Disconnect => {
                 let overwrite = "connect --discard-my-data";
                 let (what, means) = match decision.strategy {

@@ -47,9 +47,7 @@ impl Engine {
         let successor = known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
         if successor {
             if self.state.role == Role::Primary {
-                if self.options.force_secondary_when_outdated && self.state.suspended() {
-                    return Err(RetCode::HANDSHAKE_RETRY);
-                }
+                self.force_secondary(peer);
                 return Err(RetCode::HANDSHAKE_RETRY);
             }
             self.adopt_exposed(peer, v, theirs);

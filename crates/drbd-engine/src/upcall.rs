@@ -168,7 +168,7 @@ impl Engine {
                     }
                 }
             }
-            all = all & nodes;
+            all &= nodes;
         }
         all
     }

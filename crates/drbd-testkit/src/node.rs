@@ -178,6 +178,32 @@ impl Node {
         std::fs::write(&path, change(text)).context(path.display())
     }
 
+    fn helper(&self) -> PathBuf {
+        self.dir.join("helper")
+    }
+
+    /// Makes the program that the daemon calls for handlers: `drbdadm` with the node's configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn make_helper(&self) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.helper();
+        let name = match self.place.spaces() {
+            Spaces::Shared => format!("__DRBD_NODE__={} ", self.name),
+            Spaces::Own => String::new(),
+        };
+        let (adm, conf) = (binaries::program("drbdadm")?, self.config());
+        let script = format!(
+            "#!/bin/sh\n{name}exec {} -c {} \"$@\"\n",
+            adm.display(),
+            conf.display()
+        );
+        std::fs::write(&path, script).context(path.display())?;
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).context(path.display())
+    }
+
     /// Starts the daemon and waits until it answers.
     ///
     /// # Errors
@@ -195,6 +221,9 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("log")?)
             .stderr(log);
+        if self.helper().exists() {
+            command.arg("--usermode-helper").arg(self.helper());
+        }
         match self.story {
             Story::BlockDevice => command.args(["--frontend", "auto"]),
             Story::Nbd => command

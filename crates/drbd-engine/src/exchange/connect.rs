@@ -91,11 +91,43 @@ impl Engine {
                         d.disk = DiskState::Outdated;
                     }
                 }
-                if force {
+                if force && s.role == Role::Primary {
                     s.role = Role::Secondary;
                 }
             },
         );
+    }
+
+    /// The others have gone on without this suspended Primary: it gives its role up, if that is wanted (section 13, 7;
+    /// on-suspended-primary-outdated force-secondary).
+    pub(crate) fn force_secondary(&mut self, peer: NodeId) {
+        let wanted = self.options.force_secondary_when_outdated
+            && self.state.role == Role::Primary
+            && self.state.suspended()
+            && !self.state.fail_io;
+        if !wanted {
+            return;
+        }
+        self.log_at(
+            crate::effect::LogLevel::Warn,
+            Some(peer),
+            None,
+            "the peer has newer data: forced to become Secondary",
+        );
+        let flags = ChangeFlags {
+            ignore_openers: true,
+            ..ChangeFlags::HARD
+        };
+        let _ = self.change(flags, |s| s.role = Role::Secondary);
+        self.promoted_by_command = false;
+    }
+
+    /// The peer coordinated the connect and ended it (a deviation: in the reference only the node that coordinates
+    /// draws this conclusion).
+    pub(crate) fn refused_while_suspended(&mut self, peer: NodeId) {
+        if self.options.force_secondary_when_outdated && self.state.role == Role::Primary {
+            self.handshake_outdate(peer);
+        }
     }
 
     /// The connect is committed: both are members now (section 6.4). `primary_nodes` are those of the transaction.

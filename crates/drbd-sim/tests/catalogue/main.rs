@@ -8,6 +8,7 @@
 )]
 
 mod connecting;
+mod failover;
 mod fencing;
 mod lab;
 mod rows;

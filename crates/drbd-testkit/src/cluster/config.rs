@@ -16,6 +16,7 @@ impl Cluster {
             ("net", &self.options.net),
             ("disk", &self.options.disk),
             ("options", &self.options.options),
+            ("handlers", &self.options.handlers),
         ] {
             let _ = writeln!(out, "    {name} {{");
             for line in lines {

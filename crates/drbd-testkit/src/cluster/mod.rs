@@ -69,6 +69,9 @@ impl Cluster {
         for id in 0..cluster.options.nodes {
             let path = cluster.node(id).config();
             std::fs::write(&path, cluster.config(id)).context(path.display())?;
+            if !cluster.options.handlers.is_empty() {
+                cluster.node(id).make_helper()?;
+            }
         }
         Ok(cluster)
     }

@@ -66,6 +66,8 @@ pub struct Options {
     pub disk: Vec<String>,
     /// Lines of the `options` section.
     pub options: Vec<String>,
+    /// Lines of the `handlers` section. If there are any the daemons call `drbdadm` for handlers.
+    pub handlers: Vec<String>,
 }
 
 impl Options {
@@ -93,6 +95,7 @@ impl Options {
                 "c-fill-target 10M".to_owned(),
             ],
             options: vec!["auto-promote no".to_owned()],
+            handlers: Vec::new(),
         })
     }
 }
