@@ -221,6 +221,7 @@ impl Engine {
             source_missed_end: known.flags.source_missed_end,
             peer_missed_end: known.flags.peer_missed_end,
             reconcile,
+            compare_leftover: self.has_feature(peer, Features::COMPARE_LEFTOVER),
             other_resync,
             follows_nobody,
             served,
@@ -441,7 +442,9 @@ impl Engine {
         }
         self.apply_decision(peer, v, &decision);
         // Equal generations, but one side knows that it missed writes of this one: the bitmaps tell which.
-        if disk_states && repl == ReplState::Established {
+        // A kernel's DRBD would not take part: to it they are equal.
+        let both = self.has_feature(peer, Features::COMPARE_LEFTOVER);
+        if disk_states && both && repl == ReplState::Established {
             repl = match (own, pdisk) {
                 (DiskState::UpToDate, DiskState::Outdated) => ReplState::WFBitMapS,
                 (DiskState::Outdated, DiskState::UpToDate) => ReplState::WFBitMapT,

@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use drbd_proto::{Dagtag, NodeId, NodeMask, Packet, Stream, VolumeNr};
+use drbd_proto::{NodeId, NodeMask, Packet, Stream, VolumeNr};
 
 use crate::admin::Pending;
 use crate::connection::Connection;
@@ -18,6 +18,7 @@ use crate::event::Event;
 use crate::id::{BufId, OpId, OpenId};
 use crate::options::ResourceOptions;
 use crate::outbox::Outbox;
+use crate::reconcile::WaitingDagtag;
 use crate::resize::Resizing;
 use crate::rng::Rng;
 use crate::role::RoleChange;
@@ -73,8 +74,8 @@ pub struct Engine {
     pub(crate) waiting_openers: Vec<OpenId>,
     /// Peers that were asked whether they live before a new generation is made.
     pub(crate) new_uuid_pings: NodeMask,
-    /// Positions in lost Primaries' streams that wait for our own cleanup: from whom, of whom, where.
-    pub(crate) waiting_dagtags: Vec<(NodeId, NodeId, Dagtag)>,
+    /// Positions in lost Primaries' streams that wait for our own cleanup.
+    pub(crate) waiting_dagtags: Vec<WaitingDagtag>,
     /// Peers with which a reconciliation has just ended.
     pub(crate) debt_paid: BTreeSet<NodeId>,
     /// Commands whose answer waits.

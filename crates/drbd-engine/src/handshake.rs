@@ -55,10 +55,11 @@ impl Handshake {
 /// With an integrity digest FF_WZEROES is not offered: the reference cannot decode a P_ZEROES then (data
 /// path, section 28, hazard 2).
 fn offered_features(integrity: bool) -> Features {
+    let all = Features::ALL.union(Features::COMPARE_LEFTOVER);
     if integrity {
-        Features::ALL.minus(Features::WZEROES)
+        all.minus(Features::WZEROES)
     } else {
-        Features::ALL
+        all
     }
 }
 

@@ -11,6 +11,17 @@ use crate::effect::LogLevel;
 use crate::engine::Engine;
 use crate::state::change::ChangeFlags;
 
+/// What a peer said of a lost Primary that this node has not lost yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitingDagtag {
+    /// Who said it.
+    pub peer: NodeId,
+    /// Of whom.
+    pub lost: NodeId,
+    /// How far the peer got in the writes of the lost one.
+    pub dagtag: Dagtag,
+}
+
 impl Engine {
     /// P_PEER_DAGTAG.
     pub(crate) fn peer_dagtag(&mut self, peer: NodeId, packet: &PeerDagtag) {
@@ -29,22 +40,37 @@ impl Engine {
             self.ping(lost);
         }
         self.waiting_dagtags
-            .retain(|(p, l, _)| (*p, *l) != (peer, lost));
-        self.waiting_dagtags.push((peer, lost, packet.dagtag));
+            .retain(|w| (w.peer, w.lost) != (peer, lost));
+        self.waiting_dagtags.push(WaitingDagtag {
+            peer,
+            lost,
+            dagtag: packet.dagtag,
+        });
         if self.state.cstate(lost) < ConnState::Connected {
             self.reconcile_waiting(lost);
         }
+    }
+
+    /// Two nodes are connected again: what one of them said when it lost the other is out of date.
+    pub(crate) fn forget_waiting_dagtags(&mut self, a: NodeId, b: NodeId) {
+        let own = self.node_id;
+        // To this node: what was said over the connection before, too.
+        let outdated = |w: &WaitingDagtag, x: NodeId, y: NodeId| {
+            (w.peer, w.lost) == (x, y) || (x == own && (w.peer == y || w.lost == y))
+        };
+        self.waiting_dagtags
+            .retain(|w| !outdated(w, a, b) && !outdated(w, b, a));
     }
 
     /// The own cleanup of a lost connection is complete.
     pub(crate) fn reconcile_waiting(&mut self, lost: NodeId) {
         let (now, later): (Vec<_>, Vec<_>) = core::mem::take(&mut self.waiting_dagtags)
             .into_iter()
-            .partition(|w| w.1 == lost);
+            .partition(|w| w.lost == lost);
         self.waiting_dagtags = later;
-        for (peer, lost, theirs) in now {
-            if self.state.cstate(peer) == ConnState::Connected {
-                self.reconcile(peer, lost, theirs);
+        for w in now {
+            if self.state.cstate(w.peer) == ConnState::Connected {
+                self.reconcile(w.peer, w.lost, w.dagtag);
             }
         }
     }

@@ -49,7 +49,7 @@ pub(crate) fn diskless_node(peers: u32, options: ResourceOptions) -> Engine {
         };
         happens(&mut engine, command(new_peer));
         let conn = engine.conns.get_mut(&peer).unwrap();
-        conn.ctx = Ctx::new(124, Features::ALL);
+        conn.ctx = Ctx::new(124, Features::ALL.union(Features::COMPARE_LEFTOVER));
         conn.handshake = Handshake::Exchange;
         conn.flags.reconnect = true;
         engine.members.insert(peer);

@@ -138,6 +138,12 @@ flags! {
     }
 }
 
+impl Features {
+    /// No feature of the reference, which ignores what it does not know: bits at equal generations that nobody
+    /// accounts for are compared by both nodes, and not dropped. Not among [`Features::ALL`].
+    pub const COMPARE_LEFTOVER: Features = Features(1 << 31);
+}
+
 flags! {
     /// Flags of P_PROTOCOL (wire protocol, section 6.3).
     pub struct ConnFlags(u32) {

@@ -195,7 +195,7 @@ pub(super) fn missed_while_away(f: &Facts<'_>, d: &mut Decision) {
     let Some(mine) = f.attaching else { return };
     if d.strategy == NoSync
         && quiet_rule
-        && f.reconcile.is_some()
+        && f.compare_leftover
         && usable(f.me.disk)
         && usable(f.other.disk)
         && f.any_bits()
@@ -229,6 +229,9 @@ pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
     // Only the loss of that Primary shows which blocks the peer has and this node has not.
     if f.follows_nobody && f.me.role == Role::Secondary {
         d.strategy = RetryConnect;
+        return;
+    }
+    if !f.compare_leftover {
         return;
     }
     // Who was started anew may have lost what was in its cache, though nobody knows it for a crashed Primary.

@@ -286,6 +286,8 @@ pub struct Facts<'a> {
     pub peer_missed_end: bool,
     /// Lost Primaries, if the feature RECONCILE_RECONNECT is agreed.
     pub reconcile: Option<LostPrimary>,
+    /// Both nodes compare left-over bits: the feature COMPARE_LEFTOVER is agreed. A kernel's DRBD drops them.
+    pub compare_leftover: bool,
     /// A resync with another peer is running here.
     pub other_resync: bool,
     /// The peer still follows a Primary that this node sees as Secondary: it was restarted or demoted, and the peer

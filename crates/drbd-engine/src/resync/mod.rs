@@ -437,7 +437,7 @@ impl Engine {
     }
 
     /// Whether a feature is agreed with a peer.
-    fn has_feature(&self, peer: NodeId, feature: Features) -> bool {
+    pub(crate) fn has_feature(&self, peer: NodeId, feature: Features) -> bool {
         self.conns.get(&peer).is_some_and(|c| c.has(feature))
     }
 

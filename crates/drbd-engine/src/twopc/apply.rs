@@ -117,6 +117,7 @@ impl Engine {
                 // A Primary without any data changes none behind our back; also with a connect.
                 let far = !incapable && self.far_primary(primary_nodes, Some(peer));
                 self.members.insert(peer);
+                self.forget_waiting_dagtags(self.node_id, peer);
                 self.apply_connect(peer, far, primary_nodes)
             }
             ChangeKind::Empty => {
@@ -320,6 +321,7 @@ impl Engine {
             self.members.insert(p.initiator);
             if let Some(target) = p.target {
                 self.members.insert(target);
+                self.forget_waiting_dagtags(p.initiator, target);
             }
         }
         self.members.insert(self.node_id);
