@@ -17,6 +17,8 @@ mod side;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use drbd_testkit::{Context, Error, Result, binaries, cleanup};
@@ -50,6 +52,9 @@ pub(crate) struct Args {
     /// Measures DRBD between two kernels, ours over ublk between two guests, and a guest's disk.
     #[arg(long)]
     bench: bool,
+    /// How many runs are under way at the same time; by default as many as there are processors, at most 4.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
+    jobs: Option<u8>,
     /// Lists the scenarios.
     #[arg(long)]
     list: bool,
@@ -59,9 +64,14 @@ pub(crate) struct Args {
 }
 
 /// One story in one direction.
-struct Outcome {
+struct Job {
     scenario: &'static Scenario,
     kinds: Vec<Kind>,
+    setup: Setup,
+}
+
+/// What became of it.
+struct Outcome {
     seconds: f32,
     result: Result<()>,
 }
@@ -187,9 +197,17 @@ fn interop(args: &Args) -> Result<()> {
     if let Some(dir) = &args.capture {
         std::fs::create_dir_all(dir).context(dir.display())?;
     }
+    let jobs = jobs(args, &chosen)?;
+    let start = Instant::now();
+    let outcomes = run_all(&jobs, args);
+    table(&jobs, &outcomes, start.elapsed().as_secs_f32())
+}
+
+/// The runs that were asked for, in the order of the table.
+fn jobs(args: &Args, chosen: &[&'static Scenario]) -> Result<Vec<Job>> {
     let (image, legacy) = image(args)?;
-    let mut outcomes = Vec::new();
-    for scenario in chosen.into_iter().filter(|s| !(legacy && s.only_nine)) {
+    let mut jobs = Vec::new();
+    for scenario in chosen.iter().filter(|s| s.with.has(legacy)) {
         // The distribution's kernel has a DRBD of the 8 series.
         let (image, legacy) = if scenario.emulated {
             (emulated::image(&target().join("interop"))?, true)
@@ -197,61 +215,92 @@ fn interop(args: &Args) -> Result<()> {
             (image.clone(), legacy)
         };
         for (told, kinds) in scenario.casts.iter().enumerate() {
-            let all;
             let kinds = match args.all.as_deref() {
                 Some(_) if told > 0 => break,
-                Some(kind) => {
-                    let kind = if kind == "ours" {
-                        Kind::Ours
-                    } else {
-                        Kind::Kernel
-                    };
-                    all = vec![kind; kinds.len()];
-                    &*all
-                }
-                None => *kinds,
+                Some("ours") => vec![Kind::Ours; kinds.len()],
+                Some(_) => vec![Kind::Kernel; kinds.len()],
+                None => kinds.to_vec(),
             };
             let first = match kinds.first() {
                 Some(Kind::Kernel) => "kernel",
                 Some(Kind::Ours | Kind::Guest) | None => "ours",
             };
-            if args.first.as_deref().is_some_and(|f| f != first) || cleanup::ending() {
+            if args.first.as_deref().is_some_and(|f| f != first) {
                 continue;
             }
             let capture = args
                 .capture
                 .as_ref()
-                .map(|dir| dir.join(format!("{}-{}.pcap", scenario.name, cast(kinds))));
-            let run = Run {
+                .map(|dir| dir.join(format!("{}-{}.pcap", scenario.name, cast(&kinds))));
+            jobs.push(Job {
+                scenario,
+                kinds,
                 setup: Setup {
                     image: image.clone(),
                     legacy,
                     capture,
                 },
-                kinds,
-                report: args.report,
-            };
-            let start = Instant::now();
-            let result = (scenario.story)(&run);
-            let seconds = start.elapsed().as_secs_f32();
-            let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-            println!(
-                "{:<22} {:<14} {verdict:<7} {seconds:5.1} s",
-                scenario.name,
-                cast(kinds)
-            );
-            if let Err(error) = &result {
-                println!("{error}");
-            }
-            outcomes.push(Outcome {
-                scenario,
-                kinds: kinds.to_vec(),
-                seconds,
-                result,
             });
         }
     }
-    table(&outcomes)
+    Ok(jobs)
+}
+
+/// Carries them out, some at the same time.
+fn run_all(jobs: &[Job], args: &Args) -> Vec<Option<Outcome>> {
+    let parallel = args.jobs.map_or_else(
+        || std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
+        usize::from,
+    );
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    let work = || {
+        while !cleanup::ending() {
+            let at = next.fetch_add(1, Ordering::SeqCst);
+            let Some(job) = jobs.get(at) else { break };
+            let outcome = run_one(job, args.report);
+            let mut all = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push((at, outcome));
+        }
+    };
+    // A guest ends with the thread that started it: each thread is there until its runs have ended.
+    std::thread::scope(|s| {
+        for _ in 0..parallel.min(jobs.len()) {
+            s.spawn(work);
+        }
+    });
+    let mut all = outcomes
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    let mut sorted: Vec<Option<Outcome>> = jobs.iter().map(|_| None).collect();
+    for (at, outcome) in all.drain(..) {
+        if let Some(place) = sorted.get_mut(at) {
+            *place = Some(outcome);
+        }
+    }
+    sorted
+}
+
+fn run_one(job: &Job, report: bool) -> Outcome {
+    let run = Run {
+        setup: job.setup.clone(),
+        kinds: &job.kinds,
+        report,
+    };
+    let start = Instant::now();
+    let result = (job.scenario.story)(&run);
+    let seconds = start.elapsed().as_secs_f32();
+    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+    let mut text = format!(
+        "{:<22} {:<14} {verdict:<7} {seconds:5.1} s",
+        job.scenario.name,
+        cast(&job.kinds)
+    );
+    if let Err(error) = &result {
+        text.push_str(&format!("\n{error}"));
+    }
+    println!("{text}");
+    Outcome { seconds, result }
 }
 
 /// Who plays, the first Primary first.
@@ -267,33 +316,38 @@ fn cast(kinds: &[Kind]) -> String {
     names.join("-")
 }
 
-fn table(outcomes: &[Outcome]) -> Result<()> {
+fn table(jobs: &[Job], outcomes: &[Option<Outcome>], seconds: f32) -> Result<()> {
     println!(
         "\n{:<22} {:<22} {:>8}  result",
         "scenario", "nodes", "seconds"
     );
     let mut failed = 0;
-    for o in outcomes {
-        let result = match &o.result {
+    for (job, outcome) in jobs.iter().zip(outcomes) {
+        let (took, result) = match outcome {
+            Some(Outcome { seconds, result }) => {
+                (*seconds, result.as_ref().map_err(|e| e.to_string()))
+            }
+            None => (0.0, Err("not run".to_owned())),
+        };
+        let result = match result {
             Ok(()) => "ok".to_owned(),
-            Err(e) => {
+            Err(text) => {
                 failed += 1;
-                let text = e.to_string();
                 format!("FAILED: {}", text.lines().next().unwrap_or(""))
             }
         };
         println!(
-            "{:<22} {:<22} {:8.1}  {result}",
-            o.scenario.name,
-            cast(&o.kinds),
-            o.seconds
+            "{:<22} {:<22} {took:8.1}  {result}",
+            job.scenario.name,
+            cast(&job.kinds)
         );
     }
+    println!("{} runs in {seconds:.0} s", jobs.len());
     if failed == 0 {
         return Ok(());
     }
     Err(Error::new(format!(
         "{failed} of {} runs failed",
-        outcomes.len()
+        jobs.len()
     )))
 }

@@ -84,7 +84,7 @@ impl Superblock {
     }
 
     /// This superblock in another format. To v09, the bitmap UUID is dropped and no slot is
-    /// assigned; to v08, node 0 is taken as the peer.
+    /// assigned; to v08, the peer is the one that the slot belongs to, or node 0 if there is none.
     ///
     /// # Errors
     /// To v08: there is more than one slot, or a block size other than 4 KiB.
@@ -109,6 +109,9 @@ impl Superblock {
                     });
                 }
                 to.magic = Magic::V08;
+                if let Some(owner) = to.peers.iter().position(|p| p.bitmap_index == Some(0)) {
+                    to.peers.swap(0, owner);
+                }
                 let [peer, others @ ..] = &mut to.peers;
                 for (local, remote) in PEER_BITS {
                     to.flags.set(local, peer.flags.contains(remote));
@@ -181,6 +184,20 @@ mod tests {
         assert!(!back.flags.contains(LocalFlags::HAVE_QUORUM));
         assert_eq!(Superblock::decode(&back.encode()), Ok(back.clone()));
         assert_eq!(back.history[2], 0);
+    }
+
+    #[test]
+    fn the_owner_of_the_bitmap_is_the_peer_of_v08() {
+        let held = v08().with_only_peer(0, 5);
+        let back = held.to_format(Format::V08).unwrap();
+        assert_eq!(back.peers[0].bitmap_uuid, 0x2222_2222_2222_2222);
+        assert_eq!(back.peers[5], super::super::PeerEntry::default());
+        let bits = LocalFlags::from_bits(0x24);
+        assert_eq!(back.flags & LocalFlags::V08_PEER_BITS, bits);
+        // Not assigned yet: as converted from v08.
+        let fresh = v08().to_format(Format::V09).unwrap();
+        let back = fresh.to_format(Format::V08).unwrap();
+        assert_eq!(back.flags & LocalFlags::V08_PEER_BITS, bits);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use drbd_testkit::cleanup::Directory;
@@ -20,6 +21,9 @@ use super::side::{Kind, Side};
 use network::sh;
 
 pub(super) use options::Options;
+
+/// How many there have been.
+static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// How long something may take that should happen soon, on a slow machine.
 pub(super) const SOON: Duration = Duration::from_secs(30);
@@ -45,6 +49,8 @@ pub(super) struct Lab {
     /// What the device has to contain.
     model: Vec<u8>,
     rng: Rng,
+    /// The minor of node 0; runs at the same time have different ones.
+    first_minor: u32,
     writes: u32,
     /// Bytes that a node had marked for another one when both were Secondary and these marks could stay.
     stayed: RefCell<HashMap<(u8, u8), u64>>,
@@ -69,6 +75,7 @@ impl Lab {
             setup: setup.clone(),
             model: Vec::new(),
             rng: Rng::new(7),
+            first_minor: 100 + 10 * (LABS.fetch_add(1, Ordering::SeqCst) % 1000),
             writes: 0,
             stayed: RefCell::default(),
             options,
@@ -145,7 +152,11 @@ impl Lab {
             let create = format!("drbdmeta --force {minor} v08 {disk} internal create-md");
             return side.sh(&create).map(drop);
         }
-        let peers = if side.legacy() { "" } else { " --max-peers=7" };
+        let peers = if side.legacy() {
+            String::new()
+        } else {
+            format!(" --max-peers={}", self.options.max_peers)
+        };
         side.adm(&format!("create-md --force{peers}")).map(drop)
     }
 

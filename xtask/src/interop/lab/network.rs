@@ -68,7 +68,7 @@ impl Lab {
                         "ip link set eth0 address {mac} && ip addr add {ip}/24 dev eth0 && ip link set eth0 gso_max_segs 1 gso_max_size 2000 up"
                     ),
                 )?;
-                let minor = 100 + u32::from(id);
+                let minor = self.first_minor + u32::from(id);
                 Ok(Side::ours(Node::alone(
                     &name, id, place, dir, RESOURCE, disk, minor,
                 )?))

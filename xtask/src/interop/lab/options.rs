@@ -17,6 +17,8 @@ pub(in crate::interop) struct Options {
     /// marks what it has without a peer-ack towards everybody (data path, section 12.4), and nothing takes
     /// these marks away before the two compare again, not even a promotion. Three kernels do the same.
     pub(in crate::interop) marks_may_stay: bool,
+    /// Slots of v09 metadata.
+    pub(in crate::interop) max_peers: u8,
     /// Metadata as a DRBD of the 8 series has it, on all nodes.
     pub(in crate::interop) old_metadata: bool,
 }
@@ -38,6 +40,7 @@ impl Default for Options {
             options: lines(&["auto-promote no"]),
             diskless: Vec::new(),
             marks_may_stay: false,
+            max_peers: 7,
             old_metadata: false,
         }
     }

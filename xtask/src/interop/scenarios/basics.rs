@@ -38,16 +38,21 @@ pub(super) fn sync(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// What a resync has moved towards a node is what was written.
-fn received_about(lab: &Lab, id: u8, from: u8, bytes: u64) -> Result<()> {
+/// What was moved towards a node.
+pub(super) fn received(lab: &Lab, id: u8, from: u8) -> Result<u64> {
     // A DRBD 8 counts from its start on.
-    let got = if lab.side(id)?.legacy() {
+    if lab.side(id)?.legacy() {
         let status = lab.side(from)?.status()?;
-        status.peer(id, 0).context("no peer")?.sent
+        Ok(status.peer(id, 0).context("no peer")?.sent)
     } else {
         let status = lab.side(id)?.status()?;
-        status.peer(from, 0).context("no peer")?.received
-    };
+        Ok(status.peer(from, 0).context("no peer")?.received)
+    }
+}
+
+/// What a resync has moved towards a node is what was written.
+pub(super) fn received_about(lab: &Lab, id: u8, from: u8, bytes: u64) -> Result<()> {
+    let got = received(lab, id, from)?;
     // Places may overlap.
     if got + (64 << 10) >= bytes && got <= bytes + (256 << 10) {
         return Ok(());

@@ -2,13 +2,27 @@
 
 use std::time::Duration;
 
-use drbd_testkit::Result;
+use drbd_testkit::{Context, Error, Result};
 
 use super::super::Run;
-use super::super::lab::{Options, SOON};
+use super::super::lab::{Lab, Options, SOON};
+use super::super::side::Kind;
+use super::basics::{received, received_about};
+
+/// Writes on a Primary alone, whose bits for the peer are then set; both go down in good order.
+fn leave_bits(lab: &mut Lab, primary: u8, blocks: usize) -> Result<()> {
+    lab.side(1 - primary)?.adm("disconnect")?;
+    let places = lab.places(blocks, 1);
+    lab.write(primary, &places)?;
+    lab.side(primary)?.demote()?;
+    for id in [0, 1] {
+        lab.side(id)?.adm("down")?;
+    }
+    Ok(())
+}
 
 /// Both nodes crash, one of them as Primary with an activity log to apply and bits set for the other;
-/// each disk then goes to the other implementation.
+/// each disk then goes to the other implementation. So it does again in good order, with bits set only.
 pub(super) fn moved(run: &Run<'_>) -> Result<()> {
     // What a DRBD of the 8 series can attach.
     let options = Options {
@@ -31,20 +45,59 @@ pub(super) fn moved(run: &Run<'_>) -> Result<()> {
             lab.side(id)?.adm("up")?;
         }
         lab.settle()?;
+        // Every extent of 4 MiB was in the log: all of them were resynced, not only what the bitmap had.
+        let moved = received(lab, 1, 0)?;
+        if moved < 16 << 20 {
+            return Err(Error::new(format!(
+                "only {} KiB were resynced: the activity log was not applied",
+                moved >> 10
+            )));
+        }
         lab.side(0)?.adm("primary")?;
         lab.check_device(0)?;
         let places = lab.places(20, 1);
         lab.write(0, &places)?;
         lab.settle()?;
-        // And in good order.
-        lab.side(0)?.demote()?;
-        for id in [0, 1] {
-            lab.side(id)?.adm("down")?;
-        }
+        leave_bits(lab, 0, 48)?;
         lab.swap_kinds()?;
         for id in [0, 1] {
             lab.side(id)?.adm("up")?;
         }
-        lab.settle()
+        lab.settle()?;
+        received_about(lab, 1, 0, 48 * 4096)
+    })
+}
+
+/// A disk of ours with v09 metadata goes to a DRBD 8.4, which knows v08 only, and the other way round;
+/// `drbdmeta create-md` converts them. Then they go back.
+pub(super) fn converted(run: &Run<'_>) -> Result<()> {
+    let options = Options {
+        max_peers: 1,
+        ..Options::default()
+    };
+    run.tell(options, |lab| {
+        lab.up_in_sync(0)?;
+        lab.side(0)?.demote()?;
+        for round in 0..2_u8 {
+            let ours = u8::from(lab.side(1)?.kind() == Kind::Ours);
+            lab.side(ours)?.adm("primary")?;
+            leave_bits(lab, ours, 48)?;
+            let tools = lab.side(ours)?;
+            let minor = tools.minor();
+            let disk = |id: u8| Ok::<_, Error>(lab.side(id)?.disk().display().to_string());
+            let (from_nine, from_eight) = (disk(ours)?, disk(1 - ours)?);
+            tools.sh(&format!(
+                "drbdmeta --force {minor} v08 {from_nine} internal create-md\n\
+                 drbdmeta --force {minor} v09 {from_eight} internal create-md 1"
+            ))?;
+            lab.swap_kinds()?;
+            for id in [0, 1] {
+                lab.side(id)?.adm("up")?;
+            }
+            lab.settle().context(format!("round {round}"))?;
+            received_about(lab, 1 - ours, ours, 48 * 4096)?;
+        }
+        lab.side(0)?.adm("primary")?;
+        lab.check_device(0)
     })
 }

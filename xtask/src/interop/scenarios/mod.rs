@@ -16,13 +16,31 @@ use super::side::Kind;
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
-    /// Whether it needs a DRBD of the 9 series.
-    pub(super) only_nine: bool,
+    /// With which kernels it is told.
+    pub(super) with: With,
     /// Whether it needs guests with the distribution's own kernel, in QEMU.
     pub(super) emulated: bool,
     /// Who plays; node 0 is the first Primary.
     pub(super) casts: &'static [&'static [Kind]],
     pub(super) story: fn(&Run<'_>) -> Result<()>,
+}
+
+/// Which DRBD the kernel has to have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum With {
+    /// Any.
+    Any,
+    /// One of the 8 series.
+    Eight,
+    /// One of the 9 series.
+    Nine,
+}
+
+impl With {
+    /// Whether that is so with a module that is of the 8 series or not.
+    pub(super) fn has(self, legacy: bool) -> bool {
+        self == With::Any || legacy == (self == With::Eight)
+    }
 }
 
 /// Two nodes, both ways.
@@ -36,7 +54,7 @@ const fn pair(
     Scenario {
         name,
         about,
-        only_nine: false,
+        with: With::Any,
         emulated: false,
         casts: PAIR,
         story,
@@ -59,7 +77,7 @@ const fn three(
     Scenario {
         name,
         about,
-        only_nine: true,
+        with: With::Nine,
         emulated: false,
         casts: THREE,
         story,
@@ -126,6 +144,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "disks attached by the other implementation",
         disks::moved,
     ),
+    Scenario {
+        with: With::Eight,
+        ..pair(
+            "7-converted-disk",
+            "v09 metadata converted to v08 for a DRBD 8.4, and back",
+            disks::converted,
+        )
+    },
     three("8-turns", "three nodes, each Primary in turn", three::turns),
     three(
         "8-quorum-suspend",
@@ -162,7 +188,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "10-ublk",
         about: "a file system on our ublk device in a guest, mirrored to a kernel's DRBD (needs QEMU)",
-        only_nine: false,
+        with: With::Any,
         emulated: true,
         casts: &[&[Kind::Guest, Kind::Kernel], &[Kind::Kernel, Kind::Guest]],
         story: ublk::file_system,
