@@ -236,15 +236,20 @@ pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
     }
     // Who was started anew may have lost what was in its cache, though nobody knows it for a crashed Primary.
     let remembers = |flags: UuidFlags| flags.contains(UuidFlags::RECONNECT);
+    // Consistent for the loss of the very Primary that comes back, which was started anew.
+    let rank = |disk, own: UuidFlags, other: UuidFlags| match disk {
+        DiskState::Consistent if remembers(own) && !remembers(other) => DiskState::UpToDate,
+        disk => disk,
+    };
     let mine = (
         f.me.role == Role::Primary,
-        f.me.disk,
+        rank(f.me.disk, sent.flags, f.theirs.flags),
         remembers(sent.flags),
         sent.bits != 0,
     );
     let theirs = (
         f.other.role == Role::Primary,
-        f.other.disk,
+        rank(f.other.disk, f.theirs.flags, sent.flags),
         remembers(f.theirs.flags),
         f.theirs.dirty_bits != 0,
     );

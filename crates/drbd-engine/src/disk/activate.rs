@@ -59,7 +59,11 @@ impl Engine {
         // As the metadata has it: a Primary whose disk failed attaches it again without having crashed.
         let no_log =
             flags.contains(LocalFlags::PRIMARY_IND) && flags.contains(LocalFlags::AL_DISABLED);
-        let was_primary = no_log && flags.contains(LocalFlags::CRASHED_PRIMARY);
+        // A third node can lack what this one got, although it was connected to it: it may not have seen the
+        // Primary.
+        let third = disk.meta.sb.peers.iter();
+        let third = third.filter(|p| p.bitmap_index.is_some()).count() > 1;
+        let mark_all = no_log && (third || flags.contains(LocalFlags::CRASHED_PRIMARY));
         let mut full = Vec::new();
         let mut unseen = Vec::new();
         for (n, entry) in NodeId::all().zip(disk.meta.sb.peers.iter()) {
@@ -91,7 +95,7 @@ impl Engine {
         }
         if no_log {
             if let Some(disk) = self.disk_mut(v) {
-                if was_primary {
+                if mark_all {
                     disk.bitmap.set_all_slots();
                 } else {
                     for slot in unseen {
