@@ -6,7 +6,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use drbd_proto::{
-    Ctx, Dagtag, Features, NodeId, ReplState, Role, State as WireState, Uuid, UuidFlags, VolumeNr,
+    Ctx, Dagtag, Features, NodeId, NodeMask, ReplState, Role, State as WireState, Uuid, UuidFlags,
+    VolumeNr,
 };
 
 use crate::command::RetCode;
@@ -49,6 +50,8 @@ pub(crate) struct Connection {
     pub challenge: Box<[u8; 64]>,
     /// A P_PING is unanswered.
     pub ping_pending: bool,
+    /// The peers whose resync with this node began before this one was heard of last.
+    pub heard_in_resync: NodeMask,
     /// Who waits for the answer to a ping.
     pub ping_waiters: Vec<PingWaiter>,
     /// How often it became Connected.
@@ -74,6 +77,11 @@ pub(crate) enum PingWaiter {
     RoleChange,
     /// A new current UUID that is due.
     NewUuid,
+    /// The reports of what is in sync in a resync with another peer.
+    ResyncStart {
+        /// That peer.
+        with: NodeId,
+    },
     /// The end of a resync as target of this volume.
     ResyncFinish {
         /// The volume.
@@ -269,6 +277,7 @@ impl Connection {
             resolve_conflicts: false,
             challenge: Box::new([0; 64]),
             ping_pending: false,
+            heard_in_resync: NodeMask::ALL,
             ping_waiters: Vec::new(),
             connects: 0,
             fence_call: None,

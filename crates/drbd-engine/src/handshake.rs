@@ -9,7 +9,7 @@ use drbd_proto::auth::{self, HmacAlg};
 use drbd_proto::packet::{AuthChallenge, AuthResponse, ConnectionFeatures, Protocol};
 use drbd_proto::{
     AGREEABLE_LEGACY, AGREEABLE_MODERN, AlgName, ConnFlags, ConnState, Ctx, DigestAlg, Features,
-    NodeId, Packet, Stream, VERSION_MAX, VERSION_MIN, VolumeNr,
+    NodeId, NodeMask, Packet, Stream, VERSION_MAX, VERSION_MIN, VolumeNr,
 };
 
 use crate::command::RetCode;
@@ -88,6 +88,7 @@ impl Engine {
         conn.flags.dry_run = false;
         conn.dagtag_received = false;
         conn.ping_pending = false;
+        conn.heard_in_resync = NodeMask::ALL;
         conn.ping_waiters.clear();
         for (i, (_, established)) in conn.paths.iter_mut().enumerate() {
             *established = i == path;

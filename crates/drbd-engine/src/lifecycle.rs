@@ -301,6 +301,11 @@ impl Engine {
         match waiter {
             PingWaiter::RoleChange => self.role_change_ping(peer),
             PingWaiter::NewUuid => self.new_uuid_ping(peer),
+            PingWaiter::ResyncStart { with } => {
+                if alive && let Some(conn) = self.conns.get_mut(&peer) {
+                    conn.heard_in_resync.insert(with);
+                }
+            }
             PingWaiter::ResyncFinish { volume, failed } => {
                 if alive {
                     self.resync_finish_confirmed(peer, volume, failed);

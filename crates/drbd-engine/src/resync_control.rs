@@ -133,6 +133,7 @@ impl Engine {
                 pd.repl = to;
             }
         });
+        self.ask_who_lives(peer);
         if target {
             self.judge_source(v);
         }

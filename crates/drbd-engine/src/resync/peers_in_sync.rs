@@ -10,6 +10,7 @@ use drbd_proto::{
 };
 
 use crate::activity_log::{EXTENT_SECTOR_SHIFT, ExtentNr};
+use crate::connection::PingWaiter;
 use crate::engine::{Engine, PacketError};
 use crate::interval::Kind;
 
@@ -68,6 +69,19 @@ impl Engine {
             .min(1 << EXTENT_SECTOR_SHIFT);
         if let Ok(len) = u32::try_from(sectors * 512) {
             self.announce_in_sync(peer, volume, sector, len);
+        }
+    }
+
+    /// A resync with a peer begins. What is known of the others may be old: one that was started anew, which this
+    /// node has not noticed yet, has other blocks than before, and the peer may know better. Until it is heard of
+    /// nothing is reported of it (a deviation: the reference believes its connections).
+    pub(crate) fn ask_who_lives(&mut self, peer: NodeId) {
+        let others: Vec<NodeId> = self.connected_nodes().without(peer).iter().collect();
+        for other in others {
+            if let Some(conn) = self.conns.get_mut(&other) {
+                conn.heard_in_resync.remove(peer);
+            }
+            self.ping_for(other, PingWaiter::ResyncStart { with: peer });
         }
     }
 
@@ -130,7 +144,11 @@ impl Engine {
                     || self.peer_device(peer, volume).is_none_or(|k| {
                         k.uuids.dirty_bits != 0 || !k.uuids.current.same(generation)
                     }));
-            if joined && !elsewhere && clean(peer) {
+            let heard = self
+                .conns
+                .get(&peer)
+                .is_some_and(|c| c.heard_in_resync.contains(partner));
+            if joined && !elsewhere && heard && clean(peer) {
                 nodes.insert(peer);
             }
         }
