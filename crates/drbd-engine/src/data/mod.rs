@@ -145,6 +145,10 @@ pub(crate) struct VolumeData {
     /// Write-outs of all marked pages that were begun, and the last one of them that has ended.
     pub bitmap_round: u64,
     pub bitmap_done: u64,
+    /// The source of a resync told of blocks (P_OUT_OF_SYNC) whose bits no write-out was begun for.
+    pub told_unsaved: bool,
+    /// The write-out that has the bits of all such blocks before.
+    pub told_round: u64,
     /// The next one has to be on stable storage when it ends.
     pub bitmap_durable: bool,
     /// A bitmap write-out is wanted when the running one has ended.

@@ -228,6 +228,9 @@ impl Engine {
     ) -> Result<(), PacketError> {
         self.check_inside(volume, range.sector, range.size)?;
         self.set_towards(peer, volume, range.sector, range.size.0);
+        if let Some(v) = self.volumes.get_mut(&volume) {
+            v.data.told_unsaved = true;
+        }
         self.resync_differs(peer, volume, range.sector, range.size.0);
         Ok(())
     }

@@ -344,14 +344,31 @@ impl Engine {
         self.resync_bits_changed(volume);
         self.tell_resync_targets(volume, sector, len, NodeMask::EMPTY.with(peer));
         self.note_answered(peer, volume, len);
-        if fresh > 0 {
-            // Bits that are not on the disk: the block waits for them.
-            let round = self.bitmap_barrier(volume);
+        // Bits that are not on the disk: the block waits for them. The source drops its own when it is written.
+        let data = self.volumes.get_mut(&volume).map(|v| &mut v.data);
+        let (told, mut wait) = data.map_or((false, 0), |d| {
+            let told = core::mem::take(&mut d.told_unsaved);
+            (
+                told,
+                if d.bitmap_done < d.told_round {
+                    d.told_round
+                } else {
+                    0
+                },
+            )
+        });
+        if fresh > 0 || told {
+            wait = self.bitmap_barrier(volume);
+        }
+        if told && let Some(v) = self.volumes.get_mut(&volume) {
+            v.data.told_round = wait;
+        }
+        if wait != 0 {
             if let Some(request) = self
                 .resync_mut(peer, volume)
                 .and_then(|s| s.requests.get_mut(&id))
             {
-                request.wait_bitmap = Some(round);
+                request.wait_bitmap = Some(wait);
             }
         }
         self.try_write(peer, volume, id);
