@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{Dagtag, NodeId, NodeMask, Uuid};
+use drbd_proto::{Dagtag, DiskState, NodeId, NodeMask, Uuid};
 
 use super::{GenIds, Nodes, PeerFacts, PeerUuids};
 
@@ -53,10 +53,15 @@ impl GenIds {
                 tracked.insert(node);
             }
         }
-        // A peer that is on its way to this generation may stop half-way: its bitmap UUID is still needed.
+        // A peer that is on its way to this generation may stop half-way: its bitmap UUID is still needed. One
+        // that is UpToDate has arrived, though another source of it has not noticed yet.
         let equal = peers
             .iter()
-            .filter(|p| p.has_data() && !p.sync_target && p.current.same(source.current))
+            .filter(|p| {
+                p.has_data()
+                    && (!p.sync_target || p.disk == DiskState::UpToDate)
+                    && p.current.same(source.current)
+            })
             .fold(NodeMask::EMPTY, |mask, p| mask.with(p.node));
         let replaced: Vec<Uuid> = nodes.with_slot().iter().map(|n| self.bitmap(n)).collect();
         let newer = self.set_slots(start, tracked.minus(equal), dagtag, nodes);
