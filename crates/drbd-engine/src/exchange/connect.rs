@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
+use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, ReplState, Role, UuidFlags, VolumeNr};
 
 use crate::command::RetCode;
 use crate::connection::Negotiation;
@@ -137,6 +137,12 @@ impl Engine {
         far_primary: bool,
         primary_nodes: NodeMask,
     ) -> Result<RetCode, RetCode> {
+        // What was decided is about data that nobody has any more; both begin anew.
+        if self.moved_on_in_exchange(peer) {
+            let text = "the generation changed during the handshake";
+            self.fail_connection(peer, ConnState::NetworkFailure, text);
+            return Err(RetCode::HANDSHAKE_RETRY);
+        }
         let Some(conn) = self.conns.get_mut(&peer) else {
             return Err(RetCode::NEED_CONNECTION);
         };
@@ -205,6 +211,20 @@ impl Engine {
                 pd.pdisk = result.pdisk;
                 pd.susp_peer = result.susp_peer;
             }
+        })
+    }
+
+    /// Whether this node has another generation than it said in the exchange.
+    fn moved_on_in_exchange(&self, peer: NodeId) -> bool {
+        self.conns.get(&peer).is_some_and(|conn| {
+            conn.peers.iter().any(|(v, known)| {
+                let sent = known.sent;
+                known.handshake_result.is_some()
+                    && self.local_disk_at_least(*v, DiskState::Inconsistent)
+                    && !sent.flags.contains(UuidFlags::SYNC_TARGET)
+                    && !sent.current.is_none()
+                    && !sent.current.same(self.current_uuid(*v))
+            })
         })
     }
 
