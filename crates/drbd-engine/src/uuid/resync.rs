@@ -66,10 +66,10 @@ impl GenIds {
         let replaced: Vec<Uuid> = nodes.with_slot().iter().map(|n| self.bitmap(n)).collect();
         let newer = self.set_slots(start, tracked.minus(equal), dagtag, nodes);
         self.set_slots(Uuid::NONE, NodeMask(!tracked.0 | equal.0), dagtag, nodes);
-        self.set_current(source.current, primary);
         for uuid in replaced {
             self.keep(uuid, nodes);
         }
+        self.set_current(source.current, primary);
         newer
     }
 

@@ -358,9 +358,32 @@ fn peers_with_the_same_data_are_not_outdated() {
     c.ids[B].current = u(1);
     c.ids[B].put(node(C), O, Dagtag(0));
     c.targets[C] = Some(u(2));
+    c.disks[B][C] = DiskState::Inconsistent;
     let start = c.start(B, A);
     c.end(B, A, start);
     c.expect(B, u(2), [(A, O), (C, u(1))], &[]);
+    // One that says so for another source, and is UpToDate by now, has arrived.
+    c.ids[B].current = u(1);
+    c.ids[B].put(node(C), O, Dagtag(0));
+    c.disks[B][C] = DiskState::UpToDate;
+    let start = c.start(B, A);
+    c.end(B, A, start);
+    c.expect(B, u(2), [(A, O), (C, O)], &[]);
+}
+
+#[test]
+fn an_ancestor_that_only_an_unknown_node_has_is_kept() {
+    let mut c = Cluster::new(u(3), DiskState::UpToDate, 3);
+    c.ids[A].put(node(C), u(2), Dagtag(1));
+    // What node C is at has its slot, and that of a node that does not exist.
+    c.ids[B].current = u(2);
+    c.ids[B].push(u(1));
+    c.ids[B].put(node(C), u(0), Dagtag(1));
+    c.ids[B].put(node(20), u(0), Dagtag(1));
+    c.ids[C].current = u(0);
+    let start = c.start(B, A);
+    c.end(B, A, start);
+    c.expect(B, u(3), [(A, O), (C, u(2))], &[u(0), u(1)]);
 }
 
 #[test]
