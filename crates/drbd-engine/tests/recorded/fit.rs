@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use drbd_proto::packet::Packet;
-use drbd_proto::{BarrierNr, BlockId, ConnState, ReplState, TwopcFlags, Uuid};
+use drbd_proto::{BarrierNr, BlockId, ConnState, Features, ReplState, TwopcFlags, Uuid};
 
 /// Added to an identifier by whoever begins a resync from it (state machine, section 7.12).
 const SYNC_STEP: u64 = 1 << 48;
@@ -78,6 +78,10 @@ fn same_meaning(a: &mut Packet, b: &mut Packet, eight: bool) {
         // Nobody's position to wait for.
         (Packet::RsDagtagReq(a), Packet::RsDagtagReq(b)) if a.dagtag.0 == 0 && b.dagtag.0 == 0 => {
             a.dagtag_node_id = b.dagtag_node_id;
+        }
+        // What only we have, and only tell each other.
+        (Packet::ConnectionFeatures(_), Packet::ConnectionFeatures(b)) => {
+            b.features = b.features.minus(Features::COMPARE_LEFTOVER);
         }
         // A forced promotion: for the reference the Primary has no data yet, for us it has.
         (Packet::TwopcCommit(a), Packet::TwopcCommit(b))
