@@ -257,6 +257,7 @@ impl Engine {
                 Timer::Heal => self.heal(),
                 Timer::Offer => self.offer(),
                 Timer::RoleChange => self.role_change_step(),
+                Timer::Ahead(peer) => self.leave_ahead(peer),
                 Timer::RequestTimeout(_)
                 | Timer::PeerAck
                 | Timer::ResyncTurn(..)

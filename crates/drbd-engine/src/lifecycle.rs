@@ -129,6 +129,7 @@ impl Engine {
             Timer::Handshake(peer),
             Timer::BitmapExchange(peer),
             Timer::ConnectRetry(peer),
+            Timer::Ahead(peer),
         ] {
             self.timers.cancel(timer);
         }

@@ -137,6 +137,12 @@ pub struct NetOptions {
     pub use_rle: bool,
     /// `fencing`.
     pub fencing: Fencing,
+    /// `on-congestion`.
+    pub on_congestion: OnCongestion,
+    /// `congestion-fill` in sectors; 0: no limit.
+    pub congestion_fill: u32,
+    /// `congestion-extents` of the activity log.
+    pub congestion_extents: u32,
 }
 
 impl Default for NetOptions {
@@ -168,8 +174,20 @@ impl Default for NetOptions {
             csums_after_crash_only: false,
             use_rle: true,
             fencing: Fencing::DontCare,
+            on_congestion: OnCongestion::Block,
+            congestion_fill: 0,
+            congestion_extents: 1237,
         }
     }
+}
+
+/// `on-congestion` (data path, section 19).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // The names of the option's values.
+pub enum OnCongestion {
+    Block,
+    PullAhead,
+    Disconnect,
 }
 
 /// `fencing` (state machine, section 12).

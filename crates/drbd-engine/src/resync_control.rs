@@ -90,8 +90,14 @@ impl Engine {
     /// The bitmaps are exchanged: the resync begins (section 9.1).
     pub(crate) fn resync_start(&mut self, peer: NodeId, v: VolumeNr) {
         let repl = self.state.repl(peer, v);
-        let source = matches!(repl, ReplState::WFBitMapS | ReplState::StartingSyncS);
-        let target = matches!(repl, ReplState::WFBitMapT | ReplState::StartingSyncT);
+        let source = matches!(
+            repl,
+            ReplState::WFBitMapS | ReplState::StartingSyncS | ReplState::Ahead
+        );
+        let target = matches!(
+            repl,
+            ReplState::WFBitMapT | ReplState::StartingSyncT | ReplState::Behind
+        );
         if !source && !target {
             return;
         }

@@ -32,6 +32,8 @@ pub(crate) enum Timer {
     RoleChange,
     /// A request or barrier towards this peer has to be answered by now (ko-count times timeout).
     RequestTimeout(NodeId),
+    /// Let a peer catch up that this node is Ahead of.
+    Ahead(NodeId),
     /// Send the accumulated peer-ack.
     PeerAck,
     /// Next turn of the resync request generator.

@@ -13,7 +13,7 @@ use crate::command::{Command, Reply, RetCode};
 use crate::effect::Effect;
 use crate::engine::Engine;
 use crate::id::CmdId;
-use crate::options::{Fencing, NetOptions, WireProtocol};
+use crate::options::{Fencing, NetOptions, OnCongestion, WireProtocol};
 use crate::state::change::ChangeFlags;
 use crate::status::Object;
 
@@ -186,6 +186,9 @@ fn check_net_options(o: &NetOptions) -> Result<(), Reply> {
     }
     if o.fencing == Fencing::ResourceAndStonith && o.protocol == WireProtocol::A {
         return Err(Reply::new(RetCode::ERR_STONITH_AND_PROT_A));
+    }
+    if o.on_congestion != OnCongestion::Block && o.protocol != WireProtocol::A {
+        return Err(Reply::new(RetCode::ERR_CONG_NOT_PROTO_A));
     }
     let digest = |name: &str| name.is_empty() || drbd_proto::DigestAlg::from_name(name).is_some();
     if !o.cram_hmac_alg.is_empty()

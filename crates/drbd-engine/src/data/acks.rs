@@ -193,6 +193,7 @@ impl Engine {
                 self.try_complete(id);
             }
         }
+        self.watch_ahead(peer);
         self.advance_log();
     }
 

@@ -159,6 +159,7 @@ impl Engine {
         conn.data.sender = Sender::default();
         conn.data.ap_in_flight = 0;
         conn.data.rs_in_flight = 0;
+        conn.data.congested = false;
         conn.data.parked_reads.clear();
         conn.data.unconfirmed.clear();
         // What a status shows is of one connection, as in the reference.

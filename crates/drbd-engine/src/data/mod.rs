@@ -18,13 +18,14 @@
 //! | [`cache`] | When is written data safe? |
 //! | [`bitmap_io`] | When are bitmap pages written? |
 //! | [`exchange`] | How do two nodes merge their bitmaps? |
+//! | [`congestion`] | What if a peer cannot keep up? |
 //! | [`conflicts`] | Which requests have to wait for others at the same place? |
 //! | [`lost`] | What becomes of requests when a peer, a disk or permission to write is lost? |
 //! | [`stats`] | What is there to be seen of all this? |
 //!
 //! "Data path, section N" cites the project's description of DRBD's data path.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use drbd_proto::{BarrierNr, BlockId, Dagtag, NodeId, NodeMask, VolumeNr};
@@ -42,6 +43,7 @@ mod bitmap_io;
 pub(crate) mod cache;
 mod completion;
 mod conflicts;
+mod congestion;
 mod exchange;
 mod lost;
 mod peer_ack;
@@ -104,6 +106,8 @@ pub(crate) struct ResourceData {
     pub flush_failed: bool,
     /// Flush requests of this resource (data path, section 12.6).
     pub flush: crate::resync::FlushRequests,
+    /// Peers that have too much to do, and the volume that was being written.
+    pub congested: BTreeSet<(NodeId, VolumeNr)>,
     /// What committed changes of state ask for, in order.
     pub consequences: Vec<Consequence>,
     /// Something may run that had to wait: look again in `data_settle`.
@@ -182,6 +186,8 @@ pub(crate) struct ConnectionData {
     /// Sectors sent in writes without barrier-ack, and in resync replies without ack.
     pub ap_in_flight: u64,
     pub rs_in_flight: u64,
+    /// The peer was found to be congested, and has not answered everything since.
+    pub congested: bool,
     /// Packets of the data stream and epochs of this peer.
     pub receiver: Receiver,
     /// Writes received from this peer, in order, until their peer-ack.
@@ -367,6 +373,7 @@ impl Engine {
             .values()
             .any(|v| !v.data.waiting.is_empty() || v.unconfirmed.is_some());
         while core::mem::take(&mut self.data.recheck) {
+            self.settle_congestion();
             self.settle_consequences();
             self.settle_generations();
             self.settle_intervals();

@@ -33,6 +33,7 @@ impl Engine {
             self.postpone(id);
             return;
         }
+        self.check_congestion(volume);
         let disk = self.local_disk_at_least(volume, DiskState::Inconsistent);
         if disk && !covered {
             // The disk came while the request waited: it needs its extents now.

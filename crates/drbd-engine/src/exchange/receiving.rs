@@ -212,12 +212,15 @@ impl Engine {
         {
             repl = ReplState::SyncSource;
         }
-        if state.repl == ReplState::Ahead && repl == ReplState::Established {
+        if state.repl == ReplState::Ahead
+            && (repl == ReplState::Established || old.is_sync_target())
+        {
             repl = ReplState::Behind;
         }
-        if state.repl == ReplState::SyncSource && repl == ReplState::Behind {
-            repl = ReplState::SyncTarget;
-        }
+        // It lets this node catch up (section 9.9): it sends data again from now on.
+        let catches_up = repl == ReplState::Behind
+            && matches!(state.repl, ReplState::SyncSource | ReplState::PausedSyncS)
+            && !self.is_legacy(peer);
         if old.repl == ReplState::VerifyT && state.repl == ReplState::Established {
             self.data_verify_finished(peer, v);
             repl = ReplState::Established;
@@ -293,8 +296,14 @@ impl Engine {
                 pd.repl = repl;
                 pd.pdisk = pdisk;
                 pd.susp_peer = susp_peer;
+                if let Some(d) = s.devices.get_mut(&v).filter(|_| catches_up) {
+                    d.disk = DiskState::Inconsistent;
+                }
             },
         );
+        if catches_up {
+            self.resync_start(peer, v);
+        }
         if let Err(code) = result {
             self.log_at(
                 LogLevel::Warn,

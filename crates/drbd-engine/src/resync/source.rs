@@ -422,6 +422,12 @@ impl Engine {
         }
     }
 
+    /// Whether requests of a peer are being answered.
+    pub(crate) fn serves_resync(&self, peer: NodeId, volume: VolumeNr) -> bool {
+        self.resync(peer, volume)
+            .is_some_and(|s| !s.served.is_empty())
+    }
+
     /// Cancels requests that wait for a position.
     fn cancel_parked(&mut self, peer: NodeId, volume: VolumeNr, which: impl Fn(&Asked) -> bool) {
         let Some(state) = self.resync(peer, volume) else {

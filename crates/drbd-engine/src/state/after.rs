@@ -127,7 +127,7 @@ impl Engine {
 
         let pausing = (was.susp_user, was.susp_dependency, was.susp_other_c)
             != (is.susp_user, is.susp_dependency, is.susp_other_c);
-        let resync_started = was.repl < ReplState::SyncSource
+        let resync_started = !(ReplState::SyncSource..=ReplState::PausedSyncT).contains(&was.repl)
             && (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&is.repl);
         let target_finished = was.repl.is_sync_target() && is.repl == ReplState::Established;
         let own_disk_changed = disk_is >= DiskState::Inconsistent

@@ -135,6 +135,7 @@ impl Engine {
         for (n, _, pd) in self.state.peers_of(v) {
             if pd.pdisk > DiskState::Failed
                 && !matches!(pd.pdisk, DiskState::Unknown | DiskState::Outdated)
+                && pd.repl != ReplState::Ahead
             {
                 strong.insert(n);
             }

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use drbd_proto::{DiskState, NodeId, NodeMask, ReplState, Role, Uuid, UuidFlags, VolumeNr};
+use drbd_proto::{DiskState, NodeId, ReplState, Role, Uuid, UuidFlags, VolumeNr};
 
 use crate::connection::PingWaiter;
 use crate::effect::LogLevel;
@@ -98,7 +98,13 @@ impl Engine {
                 .map(|(n, _, _)| n)
                 .collect()
         } else {
-            NodeMask::EMPTY
+            // What is written from now on they get marks of, whether they have said that they are Behind or not
+            // (a deviation: the reference waits for that).
+            self.state
+                .peers_of(v)
+                .filter(|(_, _, pd)| pd.repl == ReplState::Ahead)
+                .map(|(n, _, _)| n)
+                .collect()
         };
         let peers = self.peer_facts(v);
         let Some(nodes) = self.nodes(v) else { return };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use drbd_config::options::{OptionDef, OptionValue};
 use drbd_engine::command::Resize;
 use drbd_engine::options::{
-    DeviceOptions, DiskOptions, Fencing, NetOptions, OnIoError, OnNoData, OnNoQuorum,
+    DeviceOptions, DiskOptions, Fencing, NetOptions, OnCongestion, OnIoError, OnNoData, OnNoQuorum,
     PeerDeviceOptions, Quorum, ReadBalancing, ResourceOptions, SbPolicy, WireProtocol,
 };
 
@@ -245,6 +245,14 @@ pub fn net(v: &Values) -> NetOptions {
         "resource-and-stonith" => Some(Fencing::ResourceAndStonith),
         _ => None,
     });
+    v.set_word("on-congestion", &mut o.on_congestion, |w| match w {
+        "block" => Some(OnCongestion::Block),
+        "pull-ahead" => Some(OnCongestion::PullAhead),
+        "disconnect" => Some(OnCongestion::Disconnect),
+        _ => None,
+    });
+    v.set_u32("congestion-fill", &mut o.congestion_fill);
+    v.set_u32("congestion-extents", &mut o.congestion_extents);
     o
 }
 
@@ -378,7 +386,7 @@ mod tests {
             (DISK, |v| disk(v) != DiskOptions::default()),
         ] {
             // Not the engine's business, or not yet.
-            let other = ["cpu-mask", "on-congestion", "transport", "tls"];
+            let other = ["cpu-mask", "transport", "tls"];
             for def in table.iter().filter(|def| !other.contains(&def.name)) {
                 let words: &[&str] = match def.kind {
                     Kind::Enum { words, .. } | Kind::NumberOrWord { words, .. } => words,

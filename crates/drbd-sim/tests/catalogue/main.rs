@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+mod congestion;
 mod connecting;
 mod failover;
 mod fencing;
