@@ -247,6 +247,8 @@ pub(crate) struct PeerDeviceFlags {
     /// This node got blocks in a resync that left its generation alone; the peer, at the same one, may lack
     /// them.
     pub lacks_reconciled: bool,
+    /// The peer, a Primary, did not send a write to this node's UpToDate disk, but that it lacks it.
+    pub told_lacking: bool,
     /// The device has grown, and the peer is to fetch the new area from here.
     pub grow_source: bool,
     /// The device has grown to the peer's size, and this node fetches the new area from there.

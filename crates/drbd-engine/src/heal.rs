@@ -36,8 +36,11 @@ impl Engine {
         } else {
             self.timers.set_if_idle(Timer::Heal, self.now + PATIENCE);
         }
-        let due =
-            |v: &VolumeNr| !self.lacking_peers(*v).is_empty() || self.waiting_source(*v).is_some();
+        let due = |v: &VolumeNr| {
+            !self.lacking_peers(*v).is_empty()
+                || self.waiting_source(*v).is_some()
+                || self.source_of_lacking(*v).is_some()
+        };
         if self.volumes.keys().any(due) {
             self.timers.set_if_idle(Timer::Offer, self.now + OFFER);
         } else {
@@ -63,6 +66,35 @@ impl Engine {
                     || self.confirmation_is_late(*v)
             })
             .collect()
+    }
+
+    /// A Primary said that this node lacks a write. If the disk is UpToDate and nothing is being transferred, it
+    /// thought of it as it was a moment ago: it became UpToDate with the connection, which the Primary learns when it
+    /// has let suspended writes go. Nothing would bring these blocks (a deviation: the reference stays so).
+    pub(crate) fn told_lacking(&mut self, peer: NodeId, v: VolumeNr) {
+        let unexpected = self.state.disk(v) == DiskState::UpToDate
+            && self.state.repl(peer, v) == ReplState::Established
+            && self.peer_is_primary(peer);
+        if unexpected && let Some(known) = self.peer_device_mut(peer, v) {
+            known.flags.told_lacking = true;
+            self.watch_stuck_disks();
+        }
+    }
+
+    /// The Primary that has what this node was told to lack.
+    fn source_of_lacking(&self, v: VolumeNr) -> Option<NodeId> {
+        self.state
+            .peers_of(v)
+            .find(|(n, _, pd)| {
+                pd.repl == ReplState::Established
+                    && pd.pdisk == DiskState::UpToDate
+                    && self.peer_is_primary(*n)
+                    && self.bitmap_weight(*n, v) != 0
+                    && self
+                        .peer_device(*n, v)
+                        .is_some_and(|k| k.flags.told_lacking)
+            })
+            .map(|(n, _, _)| n)
     }
 
     /// Peers that lack blocks which this node got in a reconciliation. Their generation is the same, so no
@@ -253,6 +285,16 @@ impl Engine {
                         pd.repl = ReplState::WFBitMapT;
                     }
                 });
+                continue;
+            }
+            if let Some(peer) = self.source_of_lacking(volume) {
+                if let Some(known) = self.peer_device_mut(peer, volume) {
+                    known.flags.told_lacking = false;
+                }
+                let text = "did not send what it wrote: this node is resynced";
+                self.log_at(LogLevel::Info, Some(peer), Some(volume), text);
+                let repl = ReplState::WFBitMapT;
+                self.twopc_request(ChangeKind::Resync { peer, volume, repl }, Requester::Nobody);
                 continue;
             }
             for peer in self.lacking_peers(volume) {

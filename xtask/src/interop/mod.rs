@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Measures DRBD between two kernels, ours over ublk between two guests, and a guest's disk.
     #[arg(long)]
     bench: bool,
-    /// How many runs are under way at the same time; by default as many as there are processors, at most 4.
+    /// How many runs are under way at the same time; by default one more than there are processors, at most 4.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     jobs: Option<u8>,
     /// Lists the scenarios.
@@ -249,7 +249,8 @@ fn jobs(args: &Args, chosen: &[&'static Scenario]) -> Result<Vec<Job>> {
 /// Carries them out, some at the same time.
 fn run_all(jobs: &[Job], args: &Args) -> Vec<Option<Outcome>> {
     let parallel = args.jobs.map_or_else(
-        || std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
+        // A run waits more than it works: for pings, timeouts, connection attempts.
+        || std::thread::available_parallelism().map_or(1, |n| (n.get() + 1).min(4)),
         usize::from,
     );
     let next = AtomicUsize::new(0);

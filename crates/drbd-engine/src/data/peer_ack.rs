@@ -232,6 +232,7 @@ impl Engine {
             v.data.told_unsaved = true;
         }
         self.resync_differs(peer, volume, range.sector, range.size.0);
+        self.told_lacking(peer, volume);
         Ok(())
     }
 

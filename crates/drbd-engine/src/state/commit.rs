@@ -98,6 +98,7 @@ impl Engine {
             }
             if pd.repl != ReplState::Established {
                 known.flags.lacks_reconciled = false;
+                known.flags.told_lacking = false;
             }
             let lost = was >= ReplState::Established && pd.repl < ReplState::Established;
             if lost || pd.repl > ReplState::Established {
