@@ -137,8 +137,6 @@ pub(crate) struct PeerDevice {
     pub shown: Uuid,
     /// The diskless peer went on to a generation that our disk does not have.
     pub moved_on: bool,
-    /// The parameters of this volume were sent on the established connection.
-    pub hot_added: bool,
     /// The target reported the end before we left the bitmap exchange.
     pub finished_early: bool,
     /// Where the handler that goes before a resync stands.

@@ -230,6 +230,7 @@ impl Engine {
                 self.after_reconciliation(peer);
             }
             self.attach_settle();
+            self.suspend_settle();
             self.role_change_step();
             self.twopc_settle();
             let went_on = self.down_step();

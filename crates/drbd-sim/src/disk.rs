@@ -149,6 +149,11 @@ impl Disk {
         }
     }
 
+    /// The content of a range is something else from now on, and nobody did that.
+    pub fn corrupt(&mut self, sector: u64, sectors: u64, content: Version) {
+        self.put(sector, sectors, content, true);
+    }
+
     /// What a reader sees.
     pub fn visible(&self) -> &RangeMap<Version> {
         &self.visible

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{ConnState, DiskState, NodeId, ReplState, VolumeNr};
+use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, VolumeNr};
 
 use crate::command::{Reply, RetCode};
 use crate::engine::Engine;
@@ -57,7 +57,7 @@ impl Engine {
     ) {
         match kind {
             ChangeKind::Disconnect { peer } => self.disconnect_decided(cmd, peer, result),
-            ChangeKind::Detach { volume } => self.detach_decided(volume, result),
+            ChangeKind::Detach { volume } => self.detach_decided(cmd, volume, result),
             ChangeKind::Resize { volume, .. } => self.resize_decided(volume, result),
             _ => {
                 let (Ok(code) | Err(code)) = result;
@@ -161,7 +161,28 @@ impl Engine {
         } else {
             ReplState::WFBitMapS
         };
+        let away = self.state.repl(peer, v) < ReplState::Established;
+        if away && self.state.role == Role::Primary {
+            return Some(self.invalidate_absent(peer, v));
+        }
         self.resync_command(cmd, peer, v, repl)
+    }
+
+    /// The peer gets a resync anyway when it returns: make that a full one (state machine, section 9.2).
+    fn invalidate_absent(&mut self, peer: NodeId, v: VolumeNr) -> Reply {
+        let reply = code(self.change(ChangeFlags::SOFT, |s| {
+            if let Some(pd) = s.pd_mut(peer, v) {
+                pd.pdisk = DiskState::Inconsistent;
+            }
+        }));
+        if reply.is_ok() {
+            let slot = self.slot_of(peer, v);
+            if let (Some(disk), Some(slot)) = (self.disk_mut(v), slot) {
+                disk.bitmap.set_all(slot);
+            }
+            self.data_bitmap_writeout(v);
+        }
+        reply
     }
 
     pub(super) fn resync_command(
@@ -198,6 +219,26 @@ impl Engine {
                 pd.susp_user = pause;
             }
         }))
+    }
+
+    /// `suspend-io` is answered when nothing moves any more on any node (state machine, section 13, item 1).
+    pub(super) fn suspend_io(&mut self, cmd: CmdId) -> Option<Reply> {
+        let reply = code(self.change(ChangeFlags::SOFT, |s| s.susp_user = true));
+        if !reply.is_ok() {
+            return Some(reply);
+        }
+        self.pending.suspends.push(cmd);
+        None
+    }
+
+    /// Answers `suspend-io` if it is time.
+    pub(crate) fn suspend_settle(&mut self) {
+        if self.pending.suspends.is_empty() || self.state.susp_user && !self.io_settled() {
+            return;
+        }
+        for cmd in core::mem::take(&mut self.pending.suspends) {
+            self.reply_code(cmd, RetCode::SUCCESS);
+        }
     }
 
     pub(super) fn resume_io(&mut self) -> Reply {

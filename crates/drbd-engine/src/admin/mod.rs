@@ -26,8 +26,10 @@ pub(crate) struct Pending {
     pub attaches: BTreeMap<VolumeNr, CmdId>,
     /// `resize`.
     pub resizes: BTreeMap<VolumeNr, crate::resize::Asked>,
-    /// `detach`.
-    pub detaches: BTreeMap<VolumeNr, CmdId>,
+    /// `detach`; there may be another one, with force, while one hangs.
+    pub detaches: Vec<(VolumeNr, CmdId)>,
+    /// `suspend-io`.
+    pub suspends: Vec<CmdId>,
     /// `down`.
     pub down: Option<CmdId>,
 }
@@ -147,9 +149,7 @@ impl Engine {
             }
             Command::PauseSync { peer, volume } => Some(self.pause_sync(peer, volume, true)),
             Command::ResumeSync { peer, volume } => Some(self.pause_sync(peer, volume, false)),
-            Command::SuspendIo => {
-                Some(code(self.change(ChangeFlags::SOFT, |s| s.susp_user = true)))
-            }
+            Command::SuspendIo => self.suspend_io(cmd),
             Command::ResumeIo => Some(self.resume_io()),
             Command::Outdate { volume } => Some(code(self.change(ChangeFlags::SOFT, |s| {
                 if let Some(d) = s.devices.get_mut(&volume) {

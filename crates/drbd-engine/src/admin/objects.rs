@@ -71,9 +71,6 @@ impl Engine {
         let _ = self.change(ChangeFlags::RECALC, |_| {});
         for peer in peers {
             if self.state.cstate(peer) == ConnState::Connected {
-                if let Some(known) = self.peer_device_mut(peer, nr) {
-                    known.hot_added = true;
-                }
                 self.send_volume_parameters(peer, nr);
             }
         }

@@ -4,7 +4,9 @@
 //! (another request owns its range), *logged* (given to the peers and the local disk). See data path,
 //! section 3.
 
-use drbd_proto::{BarrierNr, Bytes, Dagtag, DiskState, NodeMask, Role, Sector, VolumeNr};
+use drbd_proto::{
+    BarrierNr, Bytes, ConnState, Dagtag, DiskState, NodeId, NodeMask, Role, Sector, VolumeNr,
+};
 
 use crate::activity_log::ExtentNr;
 use crate::data::conflicts::Owner;
@@ -254,6 +256,27 @@ impl Engine {
             return Some(Err(IoError::Invalid));
         }
         None
+    }
+
+    /// Whether no request moves any more while I/O is suspended. What was sent to a peer that is gone since waits for
+    /// the end of the suspension, and what waits behind that, too.
+    pub(crate) fn io_settled(&self) -> bool {
+        let (mut behind, mut stuck) = (false, false);
+        for req in self.data.requests.values().filter(|r| !r.completed) {
+            match req.stage {
+                Stage::Waiting => {}
+                Stage::Cold => return false,
+                Stage::Conflict => behind = true,
+                Stage::Logged => {
+                    let answers = |p: NodeId| self.state.cstate(p) == ConnState::Connected;
+                    if req.local == Local::Pending || req.pending.iter().any(answers) {
+                        return false;
+                    }
+                    stuck = true;
+                }
+            }
+        }
+        !behind || stuck
     }
 
     /// Puts a request into the queue for admission.

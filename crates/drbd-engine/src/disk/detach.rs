@@ -34,7 +34,7 @@ impl Engine {
         if volume.disk.is_none() {
             return Some(Reply::new(RetCode::NOTHING_TO_DO));
         }
-        self.pending.detaches.insert(v, cmd);
+        self.pending.detaches.push((v, cmd));
         if force {
             self.forced_detach.insert(v);
             let _ = self.change(ChangeFlags::HARD, |s| {
@@ -49,10 +49,15 @@ impl Engine {
     }
 
     /// The cluster has agreed to the detach, or not.
-    pub(crate) fn detach_decided(&mut self, v: VolumeNr, result: Result<RetCode, RetCode>) {
-        if let Err(code) = result
-            && let Some(cmd) = self.pending.detaches.remove(&v)
-        {
+    pub(crate) fn detach_decided(
+        &mut self,
+        cmd: CmdId,
+        v: VolumeNr,
+        result: Result<RetCode, RetCode>,
+    ) {
+        let waits = self.pending.detaches.contains(&(v, cmd));
+        if let (Err(code), true) = (result, waits) {
+            self.pending.detaches.retain(|d| *d != (v, cmd));
             self.reply(cmd, Reply::new(code));
         }
     }
@@ -135,8 +140,13 @@ impl Engine {
                 d.disk = DiskState::Diskless;
             }
         });
-        if let Some(cmd) = self.pending.detaches.remove(&v) {
-            self.reply(cmd, Reply::new(RetCode::SUCCESS));
+        let answered = core::mem::take(&mut self.pending.detaches);
+        for (volume, cmd) in answered {
+            if volume == v {
+                self.reply(cmd, Reply::new(RetCode::SUCCESS));
+            } else {
+                self.pending.detaches.push((volume, cmd));
+            }
         }
     }
 }

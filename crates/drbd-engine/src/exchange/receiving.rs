@@ -167,7 +167,10 @@ impl Engine {
         let mut pdisk = pdisk;
         let has_disk = self.local_disk_at_least(v, DiskState::Negotiating);
 
-        if repl == ReplState::Off && state.repl <= ReplState::Off {
+        let known = self
+            .peer_device(peer, v)
+            .is_some_and(|k| k.flags.uuids_received);
+        if repl == ReplState::Off && (state.repl <= ReplState::Off || known) {
             return self.hot_add(peer, v, state, pdisk);
         }
         // Each takes the other one for the target, and nobody asks for anything.
@@ -350,11 +353,8 @@ impl Engine {
         state: &WireState,
         pdisk: DiskState,
     ) -> Result<(), PacketError> {
-        let first = self.peer_device(peer, v).is_some_and(|k| !k.hot_added);
-        if first {
-            if let Some(known) = self.peer_device_mut(peer, v) {
-                known.hot_added = true;
-            }
+        // What this node sent when it created the volume itself may have come to a peer that did not have it then.
+        if state.repl <= ReplState::Off {
             self.send_volume_parameters(peer, v);
         }
         let Some(known) = self.peer_device(peer, v) else {

@@ -66,11 +66,10 @@ impl Engine {
         }
         if force_resync {
             for &peer in &peers {
-                if let Some(known) = self.peer_device_mut(peer, v) {
-                    known.flags.consider_resync = true;
-                }
                 self.send_uuids(peer, v, UuidFlags::RESYNC);
                 self.send_state(peer, v);
+                // The peer compares when it reads that, and so does this node now: nothing comes back.
+                self.compare_again(peer, v, false);
             }
         }
         self.md_touch();

@@ -7,12 +7,18 @@
     clippy::indexing_slicing
 )]
 
+mod chain;
 mod congestion;
 mod connecting;
+mod day0;
+mod diskless;
+mod disks;
 mod failover;
 mod fencing;
 mod lab;
+mod resyncs;
 mod rows;
+mod volumes;
 
 /// What every file of tests needs.
 #[allow(unused_imports)]

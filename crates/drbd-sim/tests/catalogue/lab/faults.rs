@@ -3,6 +3,7 @@
 use drbd_proto::ConnState;
 use drbd_proto::packet::Cmd;
 use drbd_sim::clock::MS;
+use drbd_sim::config::Initial;
 
 use super::Is::*;
 use super::{Bad, Lab};
@@ -11,6 +12,11 @@ use super::{Bad, Lab};
 const FOR_EVER: u64 = 100_000_000 * MS;
 
 impl Lab {
+    /// The nodes may lose each other, and find out by a broken connection.
+    pub fn may_part(&mut self, a: usize, b: usize) {
+        self.link_may_break(a, b);
+    }
+
     fn link_may_break(&mut self, a: usize, b: usize) {
         for (n, p) in [(a, b), (b, a)] {
             self.may_see(n, Bad::Conn(p, ConnState::NetworkFailure));
@@ -124,12 +130,35 @@ impl Lab {
         }
     }
 
-    /// Another disk with fresh metadata is put in.
+    /// Another disk is put in, with the content and the metadata of the beginning.
     pub fn replace_disk(&mut self, n: usize) {
-        let disk = drbd_sim::format::create(&self.c.config, n, 0, 10 + n as u64);
+        let content = match self.c.config.initial {
+            Initial::Fresh => 10 + n as u64,
+            _ => 1,
+        };
+        let disk = drbd_sim::format::create(&self.c.config, n, 0, content);
         match disk {
             Ok(disk) => self.c.nodes[n].disks[0] = Some(disk),
             Err(e) => self.panic(&e),
+        }
+    }
+
+    /// Another disk is put in, with fresh metadata over garbage.
+    pub fn fresh_disk(&mut self, n: usize) {
+        let config = drbd_sim::config::Config {
+            initial: Initial::Fresh,
+            ..self.c.config.clone()
+        };
+        match drbd_sim::format::create(&config, n, 0, 10 + n as u64) {
+            Ok(disk) => self.c.nodes[n].disks[0] = Some(disk),
+            Err(e) => self.panic(&e),
+        }
+    }
+
+    /// A block on a node's disk changes by itself.
+    pub fn corrupt(&mut self, n: usize, block: u64) {
+        if let Some(disk) = self.c.nodes[n].disks[0].as_mut() {
+            disk.corrupt(block * 8, 8, 999);
         }
     }
 
