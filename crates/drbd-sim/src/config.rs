@@ -57,6 +57,8 @@ pub struct Config {
     pub peer_device: PeerDeviceOptions,
     /// Options of the volumes.
     pub device: DeviceOptions,
+    /// Logical block sizes of the devices of single nodes in bytes; 512 otherwise.
+    pub logical_blocks: Vec<(usize, u32)>,
     /// A node whose peer closed one stream still reads what the other one brings, for a moment.
     pub drains: bool,
     /// The network's speed.
@@ -91,6 +93,7 @@ impl Config {
             disk: DiskOptions::default(),
             peer_device: PeerDeviceOptions::default(),
             device: DeviceOptions::default(),
+            logical_blocks: Vec::new(),
             drains: false,
             net_speed: NetSpeed::default(),
             disk_speed: (50 * US, 2 * MS),

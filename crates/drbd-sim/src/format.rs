@@ -133,7 +133,9 @@ pub fn backing(config: &Config, node: usize, volume: usize) -> Backing {
         } else {
             EXTERNAL_META
         },
-        logical_block: 512,
+        logical_block: (config.logical_blocks.iter())
+            .find(|(n, _)| *n == node)
+            .map_or(512, |(_, size)| *size),
         physical_block: 4096,
         discard_granularity: 4096,
         max_discard: 128 << 20,

@@ -7,8 +7,8 @@ use drbd_proto::packet::{
     BlockAck, BlockRequest, DagtagRequest, OvDagtagReply, OvOutcome, OvReply, OvResult, OvResultId,
 };
 use drbd_proto::{
-    BlockId, Bytes, DigestAlg, DigestValue, DiskState, Features, NodeId, Packet, Sector, Stream,
-    VolumeNr,
+    BlockId, Bytes, DigestAlg, DigestValue, DiskState, Features, NodeId, Packet, ReplState, Sector,
+    Stream, VolumeNr,
 };
 
 use crate::disk::DiskFault;
@@ -360,8 +360,12 @@ impl Engine {
         outcome: OvOutcome,
     ) -> Result<(), PacketError> {
         let found = self.find_compared(peer, volume, sector, len, block_id, false);
-        let id = found.ok_or_else(|| not_asked(sector, len))?;
-        self.end_compared(peer, volume, id);
+        match found {
+            Some(id) => self.end_compared(peer, volume, id),
+            // The end of the verify was told on the other stream, and came first.
+            None if self.state.repl(peer, volume) != ReplState::VerifyT => {}
+            None => return Err(not_asked(sector, len)),
+        }
         self.verify_count(peer, volume, sector, len, outcome);
         Ok(())
     }

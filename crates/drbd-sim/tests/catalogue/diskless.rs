@@ -334,3 +334,26 @@ fn double_promote_diskless() {
     t.one_generation([0, 1]);
     t.finish();
 }
+
+/// A client adopts the largest logical block size, and keeps it compatible with later peers.
+#[test]
+fn diskless_logical_block_size() {
+    for order in [[0, 1], [1, 0]] {
+        let setup = Setup::new(3).diskless([2]);
+        let mut t = setup.with(|c| c.logical_blocks = vec![(1, 4096)]).build();
+        t.start(2);
+        t.start(order[0]);
+        t.healthy();
+        let first = if order[0] == 1 { 4096 } else { 512 };
+        assert_eq!(t.c.nodes[2].limits[0].logical_block, first);
+        t.start(order[1]);
+        t.healthy();
+        for n in 0..3 {
+            assert_eq!(t.c.nodes[n].limits[0].logical_block, 4096, "node {n}");
+        }
+        t.primary(2);
+        t.write(2, [1, 2]);
+        t.same_content([0, 1]);
+        t.finish();
+    }
+}

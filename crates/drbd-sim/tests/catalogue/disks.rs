@@ -195,7 +195,7 @@ fn hanging_detach_and_forced_one_are_answered() {
         t.primary(primary);
         t.write(primary, [1]);
         t.pass(1);
-        t.slow_disk(0, 100_000);
+        t.slow_disk(0, 30_000);
         let io = t.begin_write(primary, 2);
         t.pass_ms(100);
         let hanging = t.begin(0, t.detach_command(0));
