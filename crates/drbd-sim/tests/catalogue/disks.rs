@@ -30,7 +30,6 @@ fn attach_concurrent() {
                 }
                 t.healthy();
                 t.same_content(0..3);
-                t.no_bits();
             }
             t.finish();
         }
