@@ -363,13 +363,12 @@ impl Engine {
         if told && let Some(v) = self.volumes.get_mut(&volume) {
             v.data.told_round = wait;
         }
-        if wait != 0 {
-            if let Some(request) = self
+        if wait != 0
+            && let Some(request) = self
                 .resync_mut(peer, volume)
                 .and_then(|s| s.requests.get_mut(&id))
-            {
-                request.wait_bitmap = Some(wait);
-            }
+        {
+            request.wait_bitmap = Some(wait);
         }
         self.try_write(peer, volume, id);
     }
