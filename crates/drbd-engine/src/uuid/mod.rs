@@ -361,11 +361,13 @@ impl GenIds {
     }
 
     /// Whether a diskless node that reports `reported` after `before` has gone on to a generation that
-    /// this node does not have (*moved on* of state machine, section 7.11).
+    /// this node does not have (*moved on* of state machine, section 7.11). One that is heard of for the first
+    /// time may have it from a disk that is detached now (a deviation: to the reference it says nothing, and a
+    /// disk that was away for long counts as good).
     pub fn moved_on(&self, before: Uuid, reported: Uuid) -> bool {
         !reported.is_none()
             && !reported.same(before)
-            && before.same(self.current)
+            && (before.same(self.current) || before.is_none())
             && !self.others().any(|n| self.bitmap(n).same(reported))
             && !self.in_history(reported)
     }

@@ -598,6 +598,7 @@ fn moved_on() {
     assert!(!a.moved_on(u(1), O));
     assert!(!a.moved_on(u(1), Uuid(u(1).0 | 1)));
     assert!(!a.moved_on(u(0), u(2)), "it was not on our generation");
+    assert!(a.moved_on(O, u(2)), "heard of for the first time");
     assert!(
         !a.moved_on(u(1), u(3)) && !a.moved_on(u(1), u(4)),
         "we were there"

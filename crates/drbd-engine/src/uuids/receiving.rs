@@ -301,6 +301,7 @@ impl Engine {
             return self.unknown_volume(peer, v);
         };
         let before = known.uuids.current;
+        let diskful = known.options.bitmap;
         known.uuids.current = packet.uuid;
         known.uuids.flags = known.uuids.flags.union(UuidFlags::STABLE);
         known.flags.uuids_received = true;
@@ -310,7 +311,8 @@ impl Engine {
         }
         let moved_on = self
             .disk_ref(v)
-            .is_some_and(|d| d.gen_ids.moved_on(before, packet.uuid));
+            .is_some_and(|d| d.gen_ids.moved_on(before, packet.uuid))
+            && (diskful || !before.is_none());
         let primary = self.peer_is_primary(peer);
         if primary {
             self.abort_resync_from(v, weak);

@@ -21,6 +21,8 @@ struct Stuck {
     connects: BTreeMap<(usize, usize), u32>,
     /// To attach the disk of a volume on a node.
     attaches: BTreeMap<(usize, usize), u32>,
+    /// How long a Primary has been without data.
+    without_data: BTreeMap<usize, u32>,
 }
 
 impl Run {
@@ -120,6 +122,16 @@ impl Run {
             }
             if s.info.susp_user {
                 self.cluster.script(n, vec![Command::ResumeIo]);
+            }
+            // What its applications know is not what the disks have, and they may not go on with that.
+            let waits = stuck.without_data.entry(n).or_default();
+            *waits = if s.info.susp_nod { *waits + 1 } else { 0 };
+            if waits.is_multiple_of(20) && *waits > 0 {
+                self.cluster
+                    .note(|| format!("node {n} gives up: its data are nowhere"));
+                self.cluster.forced_down = true;
+                let secondary = Command::Secondary { force: true };
+                self.cluster.script(n, vec![secondary]);
             }
             for (v, d) in &s.devices {
                 let v = usize::from(v.to_wire());
