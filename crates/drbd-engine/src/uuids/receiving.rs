@@ -232,7 +232,8 @@ impl Engine {
             .collect();
         for n in targets {
             target = true;
-            if n == from
+            // The source gets it as well, and what it has is what this node will have.
+            if (n == from || !weak.contains(n))
                 && let Some(known) = self.peer_device_mut(n, v)
             {
                 known.uuids.current = uuid;
@@ -327,7 +328,14 @@ impl Engine {
             return;
         }
         let established = self.state.repl(peer, v) >= ReplState::Established;
-        if established && self.state.disk(v) == DiskState::UpToDate {
+        // A target has what its source has when it is done, also if the source tells of it too late (a deviation).
+        let target = self
+            .state
+            .peers_of(v)
+            .any(|(n, _, pd)| pd.is_sync_target() && !weak.contains(n));
+        if established && primary && target && !packet.weak_nodes.contains(self.node_id) {
+            self.follow_generation(peer, v, packet.uuid, weak);
+        } else if established && self.state.disk(v) == DiskState::UpToDate {
             if primary {
                 self.follow_generation(peer, v, packet.uuid, weak);
             } else if moved_on {
