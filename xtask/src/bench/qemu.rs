@@ -56,6 +56,11 @@ pub(super) const LINKS: [Link; 3] = [
     },
 ];
 
+/// Whether a contender is one whose halves are connected by TCP, as ours are.
+pub(super) fn is_tcp_mirror(name: &str) -> bool {
+    LINKS.iter().any(|l| l.name == name && l.how != How::Unix)
+}
+
 /// Whether a contender is one of them.
 pub(super) fn is_mirror(name: &str) -> bool {
     name.starts_with(MIRROR)

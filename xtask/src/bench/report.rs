@@ -43,7 +43,9 @@ pub(super) struct Results {
     beside: Option<&'static str>,
     /// drbd-rs relative to that one, if both were there.
     pub(super) ratio: Option<f64>,
-    /// The same without flushes, which QEMU's mirror does not send either.
+    /// drbd-rs relative to the fastest of QEMU's mirrors over TCP, which ours is as well.
+    over_tcp: Option<f64>,
+    /// The same as `ratio` without flushes, which QEMU's mirror does not send either.
     unordered: Option<f64>,
     /// drbd-rs relative to half of what QEMU does without a mirror: a mirror whose halves lie on one disk writes
     /// everything twice, so about 1 is the limit where the disk is the bottleneck.
@@ -139,6 +141,12 @@ impl Report {
                 .filter(|r| qemu::is_mirror(r.name) && r.iops > 0.0)
                 .max_by(|a, b| a.iops.total_cmp(&b.iops));
             let to_best = |name| Some(iops(name)? / best?.iops);
+            let best_tcp = rows
+                .iter()
+                .filter(|r| qemu::is_tcp_mirror(r.name) && r.iops > 0.0)
+                .map(|r| r.iops)
+                .max_by(f64::total_cmp);
+            let over_tcp = iops(drbd::DEFAULT.name).zip(best_tcp).map(|(o, t)| o / t);
             let (ratio, unordered) = (to_best(drbd::DEFAULT.name), to_best(drbd::UNORDERED.name));
             let limit = match (iops(drbd::DEFAULT.name), iops(qemu::PLAIN)) {
                 (Some(own), Some(plain)) if plain > 0.0 => Some(2.0 * own / plain),
@@ -146,6 +154,7 @@ impl Report {
             };
             Results {
                 beside: best.map(|r| r.name),
+                over_tcp,
                 limit,
                 key: load.key,
                 name: load.name,
@@ -223,6 +232,12 @@ impl fmt::Display for Report {
                     )?;
                 }
                 None => writeln!(f, "  Not compared: one of the mirrors was not measured.")?,
+            }
+            if let Some(ratio) = load.over_tcp {
+                writeln!(
+                    f,
+                    "  {ratio:.2} times QEMU's fastest over TCP, which our halves are connected by."
+                )?;
             }
             if let Some(ratio) = load.unordered {
                 writeln!(
