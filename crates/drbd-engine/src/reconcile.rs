@@ -224,3 +224,36 @@ impl Engine {
         self.reconciled(peer, None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::ResourceOptions;
+    use crate::testkit::{diskless_node, node};
+
+    #[test]
+    fn what_a_peer_said_of_a_primary_is_forgotten_when_it_sees_it_again() {
+        let mut engine = diskless_node(3, ResourceOptions::default());
+        let say = |engine: &mut Engine, peer, lost| {
+            let packet = PeerDagtag {
+                dagtag: Dagtag(8),
+                node_id: node(lost),
+            };
+            engine.peer_dagtag(node(peer), &packet);
+        };
+        let waiting = |engine: &Engine| -> Vec<(NodeId, NodeId)> {
+            let all = engine.waiting_dagtags.iter();
+            all.map(|w| (w.peer, w.lost)).collect()
+        };
+        // This node still sees node 2.
+        say(&mut engine, 1, 2);
+        say(&mut engine, 3, 2);
+        assert_eq!(waiting(&engine), [(node(1), node(2)), (node(3), node(2))]);
+        engine.forget_waiting_dagtags(node(1), node(3));
+        assert_eq!(waiting(&engine).len(), 2, "node 2 has no part in that");
+        engine.forget_waiting_dagtags(node(2), node(1));
+        assert_eq!(waiting(&engine), [(node(3), node(2))]);
+        engine.forget_waiting_dagtags(node(0), node(2));
+        assert_eq!(waiting(&engine), [], "it came back to this node");
+    }
+}
