@@ -285,7 +285,7 @@ impl Lab {
 
     /// What all nodes have to say.
     pub(super) fn report(&self) -> String {
-        self.sides.iter().map(|s| s.report(40)).collect()
+        self.sides.iter().map(|s| s.report(80)).collect()
     }
 
     /// Ends the recording of traffic.
