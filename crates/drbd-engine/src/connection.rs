@@ -216,6 +216,8 @@ pub(crate) struct SentUuids {
 pub(crate) struct PeerDeviceFlags {
     /// A resync to this peer has begun: its slot no longer names all that it lacked.
     pub slot_touched: bool,
+    /// This node was Primary without the peer before it was started anew; until they meet.
+    pub degraded: bool,
     /// UUIDS_RECEIVED or CURRENT_UUID_RECEIVED.
     pub uuids_received: bool,
     /// INITIAL_STATE_RECEIVED.

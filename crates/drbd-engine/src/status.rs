@@ -75,6 +75,8 @@ pub struct ConnectionInfo {
     pub cstate: ConnState,
     pub peer_role: Role,
     pub congested: bool,
+    /// The streams are encrypted.
+    pub tls: bool,
     /// Sectors written by applications and not yet acknowledged by this peer.
     pub ap_in_flight: u64,
     /// Sectors of resync requests in flight.
@@ -106,6 +108,8 @@ pub struct DeviceInfo {
     pub upper_pending: u32,
     pub lower_pending: u32,
     pub al_suspended: bool,
+    /// New requests of applications have to wait.
+    pub upper_blocked: bool,
 }
 
 /// State of a volume with respect to one peer.
@@ -126,6 +130,10 @@ pub struct PeerDeviceInfo {
     pub out_of_sync: u64,
     pub pending: u32,
     pub unacked: u32,
+    /// The peer says that its data are stable.
+    pub stable: bool,
+    /// How long to wait for the peer.
+    pub wait: WaitTimeout,
     /// Details of a running resync or verify.
     pub sync: Option<SyncInfo>,
 }
@@ -141,9 +149,35 @@ pub struct SyncInfo {
     /// Milliseconds since the start, pauses included.
     pub elapsed_ms: u64,
     pub paused_ms: u64,
-    /// Length of the newest measuring window and what was done in it.
-    pub window_ms: u64,
-    pub window_sectors: u64,
+    /// Length in milliseconds of the long and of the short measuring window, and what was done in each.
+    pub windows: [(u64, u64); 2],
+    /// The speed that a target aims at in KiB/s; 0 elsewhere.
+    pub want: u64,
+    /// Of a verify.
+    pub verify: Option<VerifyInfo>,
+}
+
+/// Where a verify stands. In sectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // The fields of CLI section 13.
+pub struct VerifyInfo {
+    pub start: u64,
+    /// None: to the end.
+    pub stop: Option<u64>,
+    pub position: u64,
+    pub skipped: u64,
+}
+
+/// Which of the timeouts of `wait-connect` applies to a peer (state machine, section 17).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WaitTimeout {
+    /// `wfc-timeout`.
+    #[default]
+    Normal,
+    /// `degr-wfc-timeout`: this node was Primary without that peer before it was restarted.
+    Degraded,
+    /// `outdated-wfc-timeout`.
+    Outdated,
 }
 
 /// Everything visible of one resource.

@@ -2,10 +2,12 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::{NodeId, ReplState, VolumeNr};
+use drbd_proto::{DiskState, NodeId, ReplState, UuidFlags, VolumeNr};
 
 use crate::engine::Engine;
-use crate::status::{ConnectionInfo, DeviceInfo, PeerDeviceInfo, ResourceInfo, ResourceStatus};
+use crate::status::{
+    ConnectionInfo, DeviceInfo, PeerDeviceInfo, ResourceInfo, ResourceStatus, WaitTimeout,
+};
 
 impl Engine {
     /// The resource as a whole.
@@ -33,6 +35,7 @@ impl Engine {
             cstate: state.cstate,
             peer_role: state.peer_role,
             congested: false,
+            tls: false,
             ap_in_flight: stats.ap_in_flight,
             rs_in_flight: stats.rs_in_flight,
             paths: conn.paths.clone(),
@@ -60,6 +63,7 @@ impl Engine {
             upper_pending: stats.upper_pending,
             lower_pending: stats.lower_pending,
             al_suspended: false,
+            upper_blocked: self.state.suspended() || self.unstable_for_io(v),
         })
     }
 
@@ -75,7 +79,7 @@ impl Engine {
         let disk = self.state.disk(v);
         let comb_dep = pd.susp_dependency
             || pd.susp_other_c
-            || (pd.is_sync_source() && disk <= drbd_proto::DiskState::Inconsistent);
+            || (pd.is_sync_source() && disk <= DiskState::Inconsistent);
         let resyncing = (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&pd.repl);
         Some(PeerDeviceInfo {
             repl: pd.repl,
@@ -89,6 +93,12 @@ impl Engine {
             out_of_sync: (bits * per_bit).min(self.volumes.get(&v).map_or(u64::MAX, |x| x.size)),
             pending: stats.pending,
             unacked: stats.unacked,
+            stable: pd.repl > ReplState::Off && known.uuids.flags.contains(UuidFlags::STABLE),
+            wait: match (pd.pdisk, known.flags.degraded) {
+                (DiskState::Outdated, _) => WaitTimeout::Outdated,
+                (_, true) => WaitTimeout::Degraded,
+                _ => WaitTimeout::Normal,
+            },
             sync: if resyncing { stats.sync } else { None },
         })
     }

@@ -61,7 +61,9 @@ fn fresh(dir: &Path) -> bool {
         return false;
     };
     let oldest = oldest.into_iter().min().unwrap_or(SystemTime::UNIX_EPOCH);
-    let crates = ["proto", "meta", "engine", "config", "node", "tools"];
+    let crates = [
+        "proto", "meta", "engine", "config", "control", "node", "tools",
+    ];
     crates.iter().all(|name| {
         let sources = workspace().join(format!("crates/drbd-{name}/src"));
         newest(&sources).is_none_or(|newest| newest <= oldest)

@@ -359,6 +359,28 @@ impl Node {
         }
     }
 
+    /// Starts a program of ours in the place of this node, with pipes for input and output. Whoever called ends it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, program: &str, args: &[&str]) -> Result<Child> {
+        let mut command = Command::new(binaries::program(program)?);
+        command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        self.environment(&mut command);
+        spawn::die_with_thread(&mut command);
+        let started = self.place.run(move || command.spawn())?;
+        started.context(format!("cannot run {program}"))
+    }
+
+    /// The daemon's log.
+    pub fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log()).unwrap_or_default()).into_owned()
+    }
+
     /// Runs `drbdsetup`.
     ///
     /// # Errors

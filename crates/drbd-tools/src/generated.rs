@@ -1,4 +1,4 @@
-//! What is written from the tables of options and commands: the page of options and the completion of command lines. The
+//! What is written from the tables of options and commands: the page of options, manual pages and the completion of command lines. The
 //! results are kept in the repository; a test compares them.
 
 use std::fmt::Write;
@@ -6,6 +6,12 @@ use std::fmt::Write;
 use drbd_config::options::{COMMANDS, Group, Kind, OptionDef, Scale};
 
 use crate::adm;
+
+mod man;
+
+pub use man::{
+    configuration as man_configuration, drbdadm as man_drbdadm, drbdsetup as man_drbdsetup,
+};
 
 /// The page `docs/options.md`: every option with its values, unit and default.
 pub fn options_page() -> String {

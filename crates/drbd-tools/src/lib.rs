@@ -4,4 +4,5 @@ pub mod adm;
 pub mod generated;
 pub mod meta;
 mod minor_lock;
+mod registration;
 pub mod setup;

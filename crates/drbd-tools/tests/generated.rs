@@ -32,6 +32,21 @@ fn completion() {
     check("completions/drbd.bash", &generated::completion());
 }
 
+#[test]
+fn manual_pages() {
+    let pages = [
+        ("drbdsetup.8", generated::man_drbdsetup()),
+        ("drbdadm.8", generated::man_drbdadm()),
+        ("drbd.conf.5", generated::man_configuration()),
+    ];
+    for (name, text) in pages {
+        check(&format!("docs/man/{name}"), &text);
+        // Every line is a request or text, and no entry is without its words.
+        assert!(text.starts_with(".\\\""), "{name}");
+        assert!(!text.contains("\n\n\n"), "{name}");
+    }
+}
+
 /// What bash offers for a line that ends at the cursor.
 fn complete(program: &str, line: &[&str]) -> Vec<String> {
     let script = generated::completion();

@@ -73,6 +73,8 @@ pub enum CommandOptions {
 pub struct SetupCommand {
     /// Name.
     pub name: &'static str,
+    /// What it does, in a sentence.
+    pub help: &'static str,
     /// Positional arguments.
     pub arguments: &'static [Argument],
     /// Options.
@@ -107,9 +109,10 @@ pub fn command(name: &str) -> Option<&'static SetupCommand> {
 }
 
 macro_rules! commands {
-    ($($name:literal: [$($arg:ident),*] $options:expr;)*) => {
+    ($($name:literal: [$($arg:ident),*] $options:expr, $help:literal;)*) => {
         &[$(SetupCommand {
             name: $name,
+            help: $help,
             arguments: &[$(Argument::$arg),*],
             options: $options,
         }),*]
@@ -120,54 +123,103 @@ use CommandOptions::{All, Changeable, None as Plain, Output};
 
 /// All commands.
 pub const COMMANDS: &[SetupCommand] = commands! {
-    "primary": [Resource] All(FORCE);
-    "secondary": [Resource] All(FORCE);
-    "attach": [Minor, LowerDev, MetaDataDev, MetaDataIndex] All(DISK);
-    "disk-options": [Minor] Changeable(DISK);
-    "detach": [Minor] All(DETACH);
-    "connect": [Resource, PeerNodeId] All(CONNECT);
-    "new-peer": [Resource, PeerNodeId] All(NET);
-    "del-peer": [Resource, PeerNodeId] All(FORCE);
-    "new-path": [Resource, PeerNodeId, LocalAddr, RemoteAddr] Plain;
-    "del-path": [Resource, PeerNodeId, LocalAddr, RemoteAddr] Plain;
-    "net-options": [Resource, PeerNodeId] Changeable(NET);
-    "disconnect": [Resource, PeerNodeId] All(FORCE);
-    "resize": [Minor] All(RESIZE);
-    "resource-options": [Resource] Changeable(RESOURCE);
-    "peer-device-options": [Resource, PeerNodeId, Volume] Changeable(PEER_DEVICE);
-    "new-current-uuid": [Minor] All(NEW_CURRENT_UUID);
-    "invalidate": [Minor] All(INVALIDATE);
-    "invalidate-remote": [Resource, PeerNodeId, Volume] All(RESET_BITMAP);
-    "pause-sync": [Resource, PeerNodeId, Volume] Plain;
-    "resume-sync": [Resource, PeerNodeId, Volume] Plain;
-    "suspend-io": [Minor] All(SUSPEND_IO);
-    "resume-io": [Minor] Plain;
-    "outdate": [Minor] Plain;
-    "verify": [Resource, PeerNodeId, Volume] All(VERIFY);
-    "down": [ResourceOrAll] Plain;
-    "role": [Resource] Plain;
-    "peer-role": [Resource, PeerNodeId] Plain;
-    "cstate": [Resource, PeerNodeId] Plain;
-    "dstate": [Minor] Plain;
-    "show-gi": [Resource, PeerNodeId, Volume] Plain;
-    "get-gi": [Resource, PeerNodeId, Volume] Plain;
-    "show": [ResourceOrAll] Output;
-    "status": [ResourceOrAll] Output;
-    "check-resize": [Minor] Plain;
-    "events2": [ResourceOrAll] Output;
-    "wait-sync-volume": [Resource, PeerNodeId, Volume] All(STARTUP);
-    "wait-sync-connection": [Resource, PeerNodeId] All(STARTUP);
-    "wait-sync-resource": [Resource] All(STARTUP);
-    "wait-connect-volume": [Resource, PeerNodeId, Volume] All(STARTUP);
-    "wait-connect-connection": [Resource, PeerNodeId] All(STARTUP);
-    "wait-connect-resource": [Resource] All(STARTUP);
-    "new-resource": [Resource, NodeId] All(RESOURCE);
-    "new-minor": [Resource, Minor, Volume] All(DEVICE);
-    "del-minor": [Minor] Plain;
-    "del-resource": [Resource] Plain;
-    "forget-peer": [Resource, PeerNodeId] Plain;
-    "rename-resource": [Resource, NewName] Plain;
-    "udev": [Minor] Plain;
+    "primary": [Resource] All(FORCE),
+        "Make the resource Primary on this node: its devices can be written here.";
+    "secondary": [Resource] All(FORCE),
+        "Make the resource Secondary on this node again.";
+    "attach": [Minor, LowerDev, MetaDataDev, MetaDataIndex] All(DISK),
+        "Attach a backing disk with its metadata to a device.";
+    "disk-options": [Minor] Changeable(DISK),
+        "Change options of an attached disk.";
+    "detach": [Minor] All(DETACH),
+        "Take the backing disk away from a device.";
+    "connect": [Resource, PeerNodeId] All(CONNECT),
+        "Begin to connect with a peer.";
+    "new-peer": [Resource, PeerNodeId] All(NET),
+        "Create a connection; it stays StandAlone until connect.";
+    "del-peer": [Resource, PeerNodeId] All(FORCE),
+        "Remove a connection.";
+    "new-path": [Resource, PeerNodeId, LocalAddr, RemoteAddr] Plain,
+        "Add a pair of addresses to a connection.";
+    "del-path": [Resource, PeerNodeId, LocalAddr, RemoteAddr] Plain,
+        "Remove a pair of addresses from a connection.";
+    "net-options": [Resource, PeerNodeId] Changeable(NET),
+        "Change options of a connection.";
+    "disconnect": [Resource, PeerNodeId] All(FORCE),
+        "End a connection with a peer.";
+    "resize": [Minor] All(RESIZE),
+        "Let a device follow the size of its backing disks, or give it another size.";
+    "resource-options": [Resource] Changeable(RESOURCE),
+        "Change options of a resource.";
+    "peer-device-options": [Resource, PeerNodeId, Volume] Changeable(PEER_DEVICE),
+        "Change options of a volume on one peer.";
+    "new-current-uuid": [Minor] All(NEW_CURRENT_UUID),
+        "Begin a new data generation.";
+    "invalidate": [Minor] All(INVALIDATE),
+        "Declare the local data of a volume bad: fetch all of it from a peer.";
+    "invalidate-remote": [Resource, PeerNodeId, Volume] All(RESET_BITMAP),
+        "Declare a peer's data of a volume bad: send it all of it.";
+    "pause-sync": [Resource, PeerNodeId, Volume] Plain,
+        "Pause the resync of a volume with a peer.";
+    "resume-sync": [Resource, PeerNodeId, Volume] Plain,
+        "Let a paused resync go on.";
+    "suspend-io": [Minor] All(SUSPEND_IO),
+        "Hold back application I/O of a device.";
+    "resume-io": [Minor] Plain,
+        "Let suspended I/O go on.";
+    "outdate": [Minor] Plain,
+        "Mark the local data of a device as outdated.";
+    "verify": [Resource, PeerNodeId, Volume] All(VERIFY),
+        "Compare the data of a volume with a peer's while it is in use.";
+    "down": [ResourceOrAll] Plain,
+        "Take a resource down, with everything in it.";
+    "role": [Resource] Plain,
+        "Show the role of this node.";
+    "peer-role": [Resource, PeerNodeId] Plain,
+        "Show the role of a peer.";
+    "cstate": [Resource, PeerNodeId] Plain,
+        "Show the state of a connection.";
+    "dstate": [Minor] Plain,
+        "Show the state of the local disk and of the peers' disks.";
+    "show-gi": [Resource, PeerNodeId, Volume] Plain,
+        "Show and explain the data generations of a volume towards a peer.";
+    "get-gi": [Resource, PeerNodeId, Volume] Plain,
+        "Show the data generations of a volume towards a peer.";
+    "show": [ResourceOrAll] Output,
+        "Show the running configuration.";
+    "status": [ResourceOrAll] Output,
+        "Show the state of resources.";
+    "check-resize": [Minor] Plain,
+        "Remember size and name of a backing disk, to find its metadata after a resize.";
+    "events2": [ResourceOrAll] Output,
+        "Show the state and every change of it, line by line.";
+    "wait-sync-volume": [Resource, PeerNodeId, Volume] All(STARTUP),
+        "Wait until a volume is in sync with a peer.";
+    "wait-sync-connection": [Resource, PeerNodeId] All(STARTUP),
+        "Wait until everything is in sync with a peer.";
+    "wait-sync-resource": [Resource] All(STARTUP),
+        "Wait until a resource is in sync with all peers.";
+    "wait-connect-volume": [Resource, PeerNodeId, Volume] All(STARTUP),
+        "Wait until a volume is connected with a peer.";
+    "wait-connect-connection": [Resource, PeerNodeId] All(STARTUP),
+        "Wait until a peer is connected.";
+    "wait-connect-resource": [Resource] All(STARTUP),
+        "Wait until a resource is connected with all peers.";
+    "new-resource": [Resource, NodeId] All(RESOURCE),
+        "Create a resource.";
+    "new-minor": [Resource, Minor, Volume] All(DEVICE),
+        "Create a device for a volume of a resource.";
+    "del-minor": [Minor] Plain,
+        "Remove a device; it must have no disk.";
+    "del-resource": [Resource] Plain,
+        "Remove a resource; it must have no connections and no devices.";
+    "forget-peer": [Resource, PeerNodeId] Plain,
+        "Give up the place of a peer in the metadata.";
+    "rename-resource": [Resource, NewName] Plain,
+        "Give a resource another name.";
+    "udev": [Minor] Plain,
+        "Show what udev makes links from.";
     // This one is not in the reference tool.
-    "why": [ResourceOrAll] Output;
+    "why": [ResourceOrAll] Output,
+        "Say in words what devices and connections wait for.";
 };

@@ -66,9 +66,13 @@ impl Engine {
         let mark_all = no_log && (third || flags.contains(LocalFlags::CRASHED_PRIMARY));
         let mut full = Vec::new();
         let mut unseen = Vec::new();
+        let mut alone = Vec::new();
         for (n, entry) in NodeId::all().zip(disk.meta.sb.peers.iter()) {
             if entry.flags.contains(PeerFlags::FULL_SYNC) {
                 full.push(n);
+            }
+            if !entry.flags.contains(PeerFlags::CONNECTED) {
+                alone.push(n);
             }
             // A Secondary got writes that this peer did not; the marks were in memory (a deviation: the
             // reference forgets them).
@@ -83,11 +87,17 @@ impl Engine {
             };
             unseen.extend(disk.bitmap.all_slots().filter(|slot| !used(*slot)));
         }
+        let degraded = !primary && flags.contains(LocalFlags::PRIMARY_IND);
         disk.meta.sb.al_nr_extents = disk.options.al_extents;
         let fresh = effective == 0;
         let al_disabled = !disk.options.al_updates;
         disk.meta.sb.flags.set(LocalFlags::AL_DISABLED, al_disabled);
         disk.loaded = true;
+        for n in alone.into_iter().filter(|_| degraded) {
+            if let Some(known) = self.peer_device_mut(n, v) {
+                known.flags.degraded = true;
+            }
+        }
         self.data_raise_dagtag(dagtag);
         self.data_attached(v);
         if let Err(text) = self.size_at_attach(v, fresh) {

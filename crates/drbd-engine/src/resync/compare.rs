@@ -16,6 +16,7 @@ use crate::effect::Effect;
 use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
 use crate::interval::{Check, Flags, IntervalId, Kind};
+use crate::resync::marks::Marks;
 use crate::resync::source::Asked;
 use crate::resync::verify::{Stage, VerifyRequest};
 use crate::resync::{ResyncId, Step};
@@ -100,6 +101,7 @@ impl Engine {
         asked: Asked,
     ) -> Result<(), PacketError> {
         self.check_inside(volume, asked.sector, asked.size)?;
+        let now = self.now;
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
         let bits = disk.map(|d| (d.bitmap.bits(), d.bitmap.sectors_per_bit()));
         let verify = self
@@ -110,6 +112,8 @@ impl Engine {
                 verify.left = bits.saturating_sub(asked.sector.0 / spb);
                 verify.total = verify.left;
                 verify.cursor = asked.sector.0 / spb;
+                verify.first = verify.cursor;
+                verify.marks = Marks::new(now, verify.left);
             }
             verify.cursor += 1;
         }

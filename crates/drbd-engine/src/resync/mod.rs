@@ -27,12 +27,13 @@ use crate::engine::{Engine, PacketError};
 use crate::event::OpResult;
 use crate::id::OpId;
 use crate::interval::{Interval, IntervalId, Kind};
-use crate::status::SyncInfo;
+use crate::status::{Object, SyncInfo};
 use crate::timer::Timer;
 
 mod blocks;
 mod compare;
 mod flush_requests;
+mod marks;
 mod peers_in_sync;
 mod rate;
 mod requests;
@@ -489,12 +490,35 @@ impl Engine {
             return Some(run.info(self.now, weight, spb));
         }
         if let Some(verify) = &state.verify {
-            return Some(verify.info(self.now, spb));
+            return Some(verify.info(self.now, spb, state.compared.len() as u64));
         }
         state
             .source
             .as_ref()
             .map(|source| source.info(self.now, weight, spb))
+    }
+
+    /// Marks how far a resync or verify has come, and now and then tells observers.
+    fn note_progress(&mut self, peer: NodeId, volume: VolumeNr) {
+        let (now, left) = (self.now, self.bits_towards(peer, volume));
+        let Some(state) = self.resync_mut(peer, volume) else {
+            return;
+        };
+        let due = if let Some(run) = &mut state.run {
+            run.marks.note(now, left)
+        } else if let Some(verify) = &mut state.verify {
+            let left = verify.left;
+            verify.marks.note(now, left)
+        } else if let Some(source) = &mut state.source {
+            source.marks.note(now, left)
+        } else {
+            false
+        };
+        if due {
+            let info = self.peer_device_info(peer, volume);
+            let progress = Object::PeerDevice { peer, volume, info };
+            self.publish_objects(alloc::vec![progress], false);
+        }
     }
 
     /// Bits set towards a peer.

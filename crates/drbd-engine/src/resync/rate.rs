@@ -92,6 +92,11 @@ impl Rate {
         self.in_flight
     }
 
+    /// What the controller aims at, in KiB/s.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.allowed / 2 * 10
+    }
+
     /// That many sectors were asked for.
     pub(crate) fn asked(&mut self, sectors: u64) {
         self.asked += sectors;

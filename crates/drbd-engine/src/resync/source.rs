@@ -14,6 +14,7 @@ use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
 use crate::id::BufId;
 use crate::interval::{IntervalId, Kind};
+use crate::resync::marks::Marks;
 use crate::resync::{ResyncId, Step};
 use crate::status::SyncInfo;
 use crate::time::Instant;
@@ -25,12 +26,15 @@ pub(crate) struct SourceRun {
     started: Instant,
     /// Bits at the beginning.
     total: u64,
+    /// Its speed.
+    pub(super) marks: Marks,
 }
 
 impl SourceRun {
     /// Progress for status output. `spb`: sectors per bit.
     pub(crate) fn info(&self, now: Instant, weight: u64, spb: u64) -> SyncInfo {
         let elapsed = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
+        let windows = self.marks.windows(now, weight);
         SyncInfo {
             total: self.total.max(weight) * spb,
             left: weight * spb,
@@ -38,8 +42,9 @@ impl SourceRun {
             same_csum: 0,
             elapsed_ms: elapsed,
             paused_ms: 0,
-            window_ms: elapsed,
-            window_sectors: self.total.saturating_sub(weight) * spb,
+            windows: windows.map(|(ms, bits)| (ms, bits * spb)),
+            want: 0,
+            verify: None,
         }
     }
 }
@@ -126,6 +131,7 @@ impl Engine {
         asked: Asked,
     ) -> Result<(), PacketError> {
         self.check_inside(volume, asked.sector, asked.size)?;
+        self.note_progress(peer, volume);
         let repl = self.state.repl(peer, volume);
         let ahead = self.conns.get(&peer).is_some_and(|c| c.apv() >= 115);
         let answer: Option<fn(BlockAck) -> Packet> = match repl {
@@ -415,7 +421,12 @@ impl Engine {
             return;
         };
         if is_source {
-            state.source.get_or_insert(SourceRun { started, total });
+            let marks = Marks::new(started, total);
+            state.source.get_or_insert(SourceRun {
+                started,
+                total,
+                marks,
+            });
         } else if state.source.take().is_some() {
             self.cancel_parked(peer, volume, |_| true);
             self.data_bitmap_writeout(volume);

@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::event::OpResult;
 use crate::id::BufId;
 use crate::interval::IntervalId;
+use crate::resync::marks::Marks;
 use crate::resync::rate::{Rate, RateOptions, TURN};
 use crate::resync::requests::{MAX_REQUEST, Request, Requests};
 use crate::state::change::ChangeFlags;
@@ -41,6 +42,7 @@ pub(crate) struct Run {
     /// How much to ask for, and when.
     pub(super) rate: Rate,
     pub(super) started: Instant,
+    pub(super) marks: Marks,
     pub(super) paused: Duration,
     pub(super) paused_since: Option<Instant>,
     /// All peers replicate to this node.
@@ -133,8 +135,12 @@ impl Run {
             same_csum: self.same * spb,
             elapsed_ms: ms(elapsed),
             paused_ms: ms(paused),
-            window_ms: ms(elapsed.saturating_sub(paused)),
-            window_sectors: self.total.saturating_sub(weight) * spb,
+            windows: self
+                .marks
+                .windows(now, weight)
+                .map(|(ms, bits)| (ms, bits * spb)),
+            want: self.rate.wanted(),
+            verify: None,
         }
     }
 }
@@ -175,6 +181,7 @@ impl Engine {
             ahead: false,
             rate: Rate::new(now),
             started: now,
+            marks: Marks::new(now, weight),
             paused: Duration::ZERO,
             paused_since: None,
             replicated: false,
@@ -309,6 +316,7 @@ impl Engine {
 
     /// The requests of this turn.
     pub(super) fn plan_requests(&mut self, peer: NodeId, volume: VolumeNr) -> Vec<Request> {
+        self.note_progress(peer, volume);
         let now = self.now;
         let slot = self.slot_of(peer, volume);
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());

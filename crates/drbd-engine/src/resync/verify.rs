@@ -9,9 +9,10 @@ use drbd_proto::{ConnState, DigestValue, DiskState, NodeId, ReplState, Sector, V
 use crate::bitmap::BitNr;
 use crate::engine::Engine;
 use crate::interval::IntervalId;
+use crate::resync::marks::Marks;
 use crate::resync::source::Asked;
 use crate::state::change::ChangeFlags;
-use crate::status::SyncInfo;
+use crate::status::{SyncInfo, VerifyInfo};
 use crate::time::Instant;
 use crate::timer::Timer;
 use crate::upcall::Handler;
@@ -28,6 +29,10 @@ pub(crate) struct Verify {
     pub(super) cursor: u64,
     /// Sector behind the last one to compare; none: to the end.
     pub(super) stop: Option<u64>,
+    /// Where it began.
+    pub(super) first: u64,
+    /// Its speed.
+    pub(super) marks: Marks,
     /// Bits to go, and at the beginning. Not known on the answering side before the first request.
     pub(super) left: u64,
     pub(super) total: u64,
@@ -41,8 +46,8 @@ pub(crate) struct Verify {
 }
 
 impl Verify {
-    /// Progress for status output. `spb`: sectors per bit.
-    pub(crate) fn info(&self, now: Instant, spb: u64) -> SyncInfo {
+    /// Progress for status output. `spb`: sectors per bit; `under_way`: bits asked for and not compared.
+    pub(crate) fn info(&self, now: Instant, spb: u64, under_way: u64) -> SyncInfo {
         let elapsed = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
         SyncInfo {
             total: self.total * spb,
@@ -51,8 +56,17 @@ impl Verify {
             same_csum: 0,
             elapsed_ms: elapsed,
             paused_ms: 0,
-            window_ms: elapsed,
-            window_sectors: self.total.saturating_sub(self.left) * spb,
+            windows: self
+                .marks
+                .windows(now, self.left)
+                .map(|(ms, bits)| (ms, bits * spb)),
+            want: 0,
+            verify: Some(VerifyInfo {
+                start: self.first * spb,
+                stop: self.stop,
+                position: self.cursor.saturating_sub(under_way) * spb,
+                skipped: self.skipped * spb,
+            }),
         }
     }
 }
@@ -128,6 +142,8 @@ impl Engine {
             asks,
             cursor,
             stop: state.verify_stop.take(),
+            first: cursor,
+            marks: Marks::new(now, left),
             left,
             total: left,
             begun: asks,
@@ -268,6 +284,7 @@ impl Engine {
             }
             OvOutcome::InSync => {}
         }
+        self.note_progress(peer, volume);
     }
 
     pub(super) fn verify_report(&mut self, peer: NodeId, volume: VolumeNr) {

@@ -125,6 +125,9 @@ impl Engine {
             } else if pd.pdisk == DiskState::UpToDate {
                 known.flags.had_exposed = known.uuids.current.same(volume.exposed);
             }
+            if pd.repl > ReplState::Off {
+                known.flags.degraded = false;
+            }
             if pd.is_sync_source() {
                 known.flags.slot_touched = true;
             }
@@ -374,6 +377,7 @@ impl Engine {
                 s.susp_nod,
                 s.susp_quorum,
                 s.susp_uuid,
+                s.conns.values().any(|c| c.susp_fen),
                 s.fail_io,
                 s.suspended(),
             )

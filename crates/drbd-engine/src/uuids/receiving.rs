@@ -12,6 +12,7 @@ use drbd_proto::{
 use crate::effect::LogLevel;
 use crate::engine::Engine;
 use crate::state::change::ChangeFlags;
+use crate::status::Object;
 use crate::uuid::{Learned, MissedEnd, PeerUuids};
 
 impl Engine {
@@ -22,6 +23,8 @@ impl Engine {
             return self.unknown_volume(peer, v);
         };
         let caught_up = known.uuids.caught_up(&new);
+        let stable = |flags: UuidFlags| flags.contains(UuidFlags::STABLE);
+        let other_stability = stable(known.uuids.flags) != stable(new.flags);
         known.uuids = new.clone();
         known.flags.uuids_received = true;
         // It was started anew: what it acknowledged may be gone with its memory.
@@ -55,6 +58,15 @@ impl Engine {
         let _ = self.change(ChangeFlags::RECALC, |_| {});
         if let Some(known) = self.peer_device_mut(peer, v) {
             known.uuids.flags = known.uuids.flags.minus(UuidFlags::GOT_STABLE);
+        }
+        // Whether this node may be promoted depends on it.
+        if other_stability {
+            let info = self.peer_device_info(peer, v);
+            let volume = v;
+            self.publish_objects(
+                alloc::vec![Object::PeerDevice { peer, volume, info }],
+                false,
+            );
         }
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use drbd_engine::status::Object;
@@ -13,10 +13,17 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::protocol::{Answer, Event, MAX_REQUEST, Request, VERSION};
 use crate::node::Node;
-use crate::reactor::{OBSERVER_BACKLOG, Observed};
+use crate::reactor::Observed;
+use crate::reactor::observer::{Nothing, OBSERVER_BACKLOG, observer};
 
+/// Clients that are served at a time.
+const MAX_CLIENTS: usize = 512;
 /// Result code for a request that cannot be understood.
 const INVALID_REQUEST: i32 = 162;
+/// Result code at the end of the events of an observer that did not keep up: interrupted.
+const FELL_BEHIND: i32 = 129;
+/// Result code for a client too many: no memory for it.
+const TOO_MANY: i32 = 122;
 /// Result code of success.
 const NO_ERROR: i32 = 101;
 
@@ -41,6 +48,7 @@ pub enum ListenError {
 pub struct Server {
     path: PathBuf,
     listener: UnixListener,
+    backlog: usize,
     _lock: File,
 }
 
@@ -76,8 +84,17 @@ impl Server {
         Ok(Server {
             path: path.to_owned(),
             listener,
+            backlog: OBSERVER_BACKLOG,
             _lock: lock,
         })
+    }
+
+    /// How many events an observer may leave unread before it is given up, and told so.
+    #[must_use]
+    pub fn with_backlog(self, backlog: usize) -> Server {
+        let mut server = self;
+        server.backlog = backlog;
+        server
     }
 
     /// Lets a group use the socket as well, by name or number. Its members can do with DRBD what root can.
@@ -95,8 +112,9 @@ impl Server {
 
     /// Serves clients for ever, each in a thread of its own.
     pub fn run(&self, node: &Arc<Node>) {
+        let clients = Arc::new(());
         for stream in self.listener.incoming() {
-            let stream = match stream {
+            let mut stream = match stream {
                 Ok(stream) => stream,
                 Err(e) => {
                     tracing::warn!("control socket: {e}");
@@ -104,9 +122,21 @@ impl Server {
                     continue;
                 }
             };
-            let node = node.clone();
+            let client = clients.clone();
+            if Arc::strong_count(&clients) > MAX_CLIENTS + 1 {
+                // It may not read it.
+                let _ = stream.set_nonblocking(true);
+                let text = "too many clients: end some, for example of events2".to_owned();
+                let _ = reply(&mut stream, TOO_MANY, vec![text]);
+                continue;
+            }
+            let (node, backlog) = (node.clone(), self.backlog);
             let thread = std::thread::Builder::new().name("drbd-control".into());
-            if let Err(e) = thread.spawn(move || serve(&node, stream)) {
+            let serve = move || {
+                serve(&node, stream, backlog);
+                drop(client);
+            };
+            if let Err(e) = thread.spawn(serve) {
                 tracing::warn!("control socket: no thread for a client: {e}");
             }
         }
@@ -133,12 +163,12 @@ impl Drop for Server {
     }
 }
 
-fn serve(node: &Node, stream: UnixStream) {
+fn serve(node: &Node, stream: UnixStream, backlog: usize) {
     // The end of a client is no event.
-    let _ = try_serve(node, stream);
+    let _ = try_serve(node, stream, backlog);
 }
 
-fn try_serve(node: &Node, mut stream: UnixStream) -> io::Result<()> {
+fn try_serve(node: &Node, mut stream: UnixStream, backlog: usize) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let mut line = Vec::new();
@@ -186,7 +216,7 @@ fn try_serve(node: &Node, mut stream: UnixStream) -> io::Result<()> {
                 answer(&mut stream, &Answer::Show(node.show(which)))?;
                 reply(&mut stream, NO_ERROR, Vec::new())?;
             }
-            "events2" => return observe(node, which, &mut stream),
+            "events2" => return observe(node, which, &mut stream, backlog),
             _ => {
                 let outcome = node.command(&request);
                 reply(&mut stream, outcome.code.0, outcome.info)?;
@@ -208,8 +238,13 @@ fn reply(stream: &mut UnixStream, code: i32, info: Vec<String>) -> io::Result<()
 /// How often an observer without events is asked whether it is still there.
 const HANG_UP_CHECK: Duration = Duration::from_millis(250);
 
-fn observe(node: &Node, which: Option<&str>, stream: &mut UnixStream) -> io::Result<()> {
-    let (observer, observed) = mpsc::sync_channel(OBSERVER_BACKLOG);
+fn observe(
+    node: &Node,
+    which: Option<&str>,
+    stream: &mut UnixStream,
+    backlog: usize,
+) -> io::Result<()> {
+    let (observer, observed) = observer(backlog);
     let mut snapshots = node.observe(which, &observer);
     drop(observer);
     if snapshots == 0 {
@@ -219,11 +254,15 @@ fn observe(node: &Node, which: Option<&str>, stream: &mut UnixStream) -> io::Res
     let mut early = Vec::new();
     let mut which = which.map(str::to_owned);
     loop {
-        let observation = match observed.recv_timeout(HANG_UP_CHECK) {
+        let observation = match observed.next(HANG_UP_CHECK) {
             Ok(observation) => observation,
-            Err(mpsc::RecvTimeoutError::Timeout) if is_open(stream) => continue,
-            // Nobody listens any more; or no reactor has this observer: it was too slow, or the daemon ends.
-            Err(_) => return Ok(()),
+            Err(Nothing::Timeout) if is_open(stream) => continue,
+            Err(Nothing::Behind) => {
+                let text = "this observer fell behind, events are lost: start anew".to_owned();
+                return reply(stream, FELL_BEHIND, vec![text]);
+            }
+            // Nobody listens any more, or the daemon ends.
+            Err(Nothing::Timeout | Nothing::Ended) => return Ok(()),
         };
         let Some(event) = event(observation, which.as_deref()) else {
             continue;

@@ -18,6 +18,10 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Daemon {
+        Daemon::with_backlog(1 << 16)
+    }
+
+    fn with_backlog(backlog: usize) -> Daemon {
         let directory = tempfile::tempdir().unwrap();
         let node = Arc::new(Node::new(Settings {
             pool: 8 << 20,
@@ -26,7 +30,7 @@ impl Daemon {
             make_core: Box::new(make_engine),
         }));
         let daemon = Daemon { directory };
-        let server = Server::bind(&daemon.path()).unwrap();
+        let server = Server::bind(&daemon.path()).unwrap().with_backlog(backlog);
         std::thread::spawn(move || server.run(&node));
         daemon
     }
@@ -111,6 +115,89 @@ fn a_resource_comes_and_goes() {
         daemon.run("status all").answers,
         [Answer::Status(Vec::new())]
     );
+}
+
+/// A flood of clients finds an end, and leaves nothing behind.
+#[test]
+fn there_are_not_more_clients_than_that() {
+    let daemon = Daemon::start();
+    let mut clients = Vec::new();
+    let refused = loop {
+        let mut client = daemon.client();
+        match client.request("status", &["all"], Vec::new(), false) {
+            Ok(outcome) if outcome.code == 101 => clients.push(client),
+            Ok(outcome) => break outcome,
+            // The answer may be there before the request is.
+            Err(error) => panic!("{error} after {}", clients.len()),
+        }
+        assert!(clients.len() < 2000);
+    };
+    assert!(refused.info[0].contains("too many clients"), "{refused:?}");
+    assert!(clients.len() > 100);
+    clients.clear();
+    // Their threads need a moment.
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while daemon.run("status all").code != 101 {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Commands go on whatever observers do, and one that reads nothing learns in the end that it missed something: not later
+/// than after what fits into the backlog and the buffers of its socket.
+#[test]
+fn who_does_not_listen_is_told_and_blocks_nobody() {
+    const EVENTS: usize = 20_000;
+    let daemon = Daemon::with_backlog(1000);
+    daemon.run("new-resource r0 0");
+    let (mut slow, mut fast) = (daemon.client(), daemon.client());
+    slow.send("events2", &["all"], Vec::new(), false).unwrap();
+    fast.send("events2", &["all"], Vec::new(), false).unwrap();
+    // Both have their place.
+    for client in [&mut slow, &mut fast] {
+        while !matches!(client.next_event().unwrap(), Event::SnapshotsEnd) {}
+    }
+    let listener = std::thread::spawn(move || {
+        let mut names = vec!["r0".to_owned()];
+        while names.len() <= EVENTS {
+            match fast.next_event().unwrap() {
+                Event::Renamed { resource, new } => {
+                    assert_eq!(Some(&resource), names.last());
+                    names.push(new);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        names.len()
+    });
+    let mut client = daemon.client();
+    let mut rename = |n: usize| {
+        let (old, new) = (format!("r{n}"), format!("r{}", n + 1));
+        let outcome = client.request("rename-resource", &[&old, &new], Vec::new(), false);
+        assert_eq!(outcome.unwrap().code, 101, "{n}");
+    };
+    (0..EVENTS).for_each(&mut rename);
+    assert_eq!(
+        listener.join().unwrap(),
+        EVENTS + 1,
+        "who listens hears everything"
+    );
+    let mut heard = 0;
+    let end = loop {
+        match slow.next_event() {
+            Ok(Event::Renamed { resource, .. }) => {
+                assert_eq!(resource, format!("r{heard}"), "in order until then");
+                heard += 1;
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(&end, ClientError::Behind(text) if text.contains("fell behind")),
+        "{end}"
+    );
+    assert!(heard < EVENTS);
 }
 
 #[test]

@@ -137,9 +137,9 @@ impl Node {
             resource.handle.observe(observer.clone());
             count += 1;
         }
-        if which.is_none() || count == 0 {
-            registry.observers.push(observer.clone());
-        }
+        // A resource of that name may come, or come again.
+        registry.observers.retain(|o| !o.is_gone());
+        registry.observers.push(observer.clone());
         count
     }
 

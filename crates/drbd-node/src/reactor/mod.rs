@@ -27,6 +27,7 @@ use crate::transport::tcp::{self, Tcp};
 mod effects;
 mod engine;
 mod guests;
+pub mod observer;
 mod openers;
 mod requests;
 #[cfg(test)]
@@ -35,14 +36,13 @@ mod upcall;
 
 pub use engine::make_engine;
 use guests::Guests;
+pub use observer::Observer;
 use openers::Openers;
 use requests::Requests;
 pub use upcall::Helper;
 
 /// Submissions in one system call.
 const RING_ENTRIES: u32 = 512;
-/// Messages that an observer may leave unread before it is given up.
-pub(crate) const OBSERVER_BACKLOG: usize = 1 << 16;
 /// How long the end of a reactor waits for streams to close and requests to end.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -92,10 +92,6 @@ pub enum Observed {
 
 /// Peer and volume that a call of a helper program is about.
 pub type About = (Option<NodeId>, Option<VolumeNr>);
-
-/// Where observations go. An observer that does not keep up is dropped, which it notices by the end of
-/// the channel.
-pub type Observer = mpsc::SyncSender<Observed>;
 
 /// What other threads say to a reactor.
 pub(crate) enum Message {
@@ -517,10 +513,7 @@ impl Reactor {
                 let _ = reply.send(self.core.status());
             }
             Message::Observe(observer) => {
-                if observer
-                    .try_send(Observed::Snapshot(self.core.status()))
-                    .is_ok()
-                {
+                if observer.tell(Observed::Snapshot(self.core.status())) {
                     self.observers.push(observer);
                 }
             }
@@ -557,7 +550,7 @@ impl Reactor {
 
     fn observe(&mut self, what: &Observed) {
         self.observers
-            .retain(|observer| observer.try_send(what.clone()).is_ok());
+            .retain(|observer| observer.tell(what.clone()));
     }
 
     /// A buffer may have become free for a read that waits for one.

@@ -44,6 +44,8 @@ pub(super) enum Limit {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Command {
     pub(super) name: &'static str,
+    /// What it does, in a sentence.
+    pub(super) help: &'static str,
     pub(super) scope: Scope,
     pub(super) level: Level,
     /// The volume must have a disk here.
@@ -115,9 +117,10 @@ const STATISTICS: &[Extra] = &[Extra {
     takes: Takes::Nothing,
 }];
 
-const fn new(name: &'static str, scope: Scope) -> Command {
+const fn new(name: &'static str, scope: Scope, help: &'static str) -> Command {
     Command {
         name,
+        help,
         scope,
         level: Level::Normal,
         disk: false,
@@ -186,81 +189,324 @@ use Scope::{Any, Connection, Nothing, Optional, PeerDevice, Resource, Volume};
 
 /// All commands except the handlers.
 const COMMANDS: &[Command] = &[
-    new("attach", Volume).disk().opts(),
-    new("disk-options", Volume).disk().opts(),
-    new("detach", Volume).disk().opts(),
-    new("connect", Connection).ips().opts(),
-    new("net-options", Connection).ips().opts(),
-    new("disconnect", Connection).opts(),
-    new("up", Resource).ips(),
-    new("resource-options", Resource).opts(),
-    new("peer-device-options", PeerDevice).opts(),
-    new("down", Resource),
-    new("primary", Resource).opts(),
-    new("secondary", Resource).opts(),
-    new("invalidate", Any).disk().opts().extra(FORCE),
-    new("invalidate-remote", PeerDevice).opts(),
-    new("outdate", Volume),
-    new("resize", Volume).disk().opts(),
-    new("verify", PeerDevice).opts(),
-    new("pause-sync", PeerDevice),
-    new("resume-sync", PeerDevice),
-    new("adjust", Any).ips().extra(ADJUST),
-    new("adjust-with-progress", Any).ips(),
-    new("wait-connect", Any).ips(),
-    new("wait-sync", Any).ips(),
-    new("wait-con-int", Nothing),
-    new("role", Resource),
-    new("cstate", Connection),
-    new("dstate", Volume).extra(FORCE),
-    new("status", Optional).extra(STATISTICS),
-    new("peer-role", Connection).level(Hidden),
-    new("dump", Optional).ips(),
-    new("dump-xml", Optional).ips(),
-    new("create-md", Volume).disk().extra(CREATE_MD),
-    new("show-gi", PeerDevice).disk().extra(FORCE),
-    new("get-gi", PeerDevice).disk().extra(FORCE),
-    new("dump-md", Volume).disk().extra(FORCE),
-    new("dump-superblock", Volume).disk().extra(FORCE),
-    new("wipe-md", Volume).disk().extra(FORCE),
-    new("apply-al", Volume).disk().extra(FORCE),
-    new("repair-md", Volume).disk().extra(REPAIR_MD),
-    new("forget-peer", Connection).extra(FORCE),
-    new("hidden-commands", Nothing),
-    new("new-peer", Connection).ips().opts(),
-    new("del-peer", Connection).ips().opts(),
-    new("new-path", Connection).ips(),
-    new("del-path", Connection).ips(),
-    new("sh-nop", Nothing).level(Shell),
-    new("sh-resources", Nothing).level(Shell),
-    new("sh-resource", Any).level(Shell),
-    new("sh-list-config-file", Resource).level(Shell),
-    new("sh-list-adjustable", Resource).level(Shell),
-    new("sh-mod-parms", Nothing).level(Shell),
-    new("sh-dev", Volume).level(Shell),
-    new("sh-udev", Volume).volume_needed().level(Shell),
-    new("sh-minor", Volume).level(Shell),
-    new("sh-ll-dev", Volume).level(Shell),
-    new("sh-md-dev", Volume).disk().level(Shell),
-    new("sh-md-idx", Volume).disk().level(Shell),
-    new("sh-ip", PeerDevice).level(Shell),
-    new("sh-lr-of", Resource).level(Shell),
-    new("proxy-up", Connection).level(Shell),
-    new("proxy-down", Connection).level(Shell),
-    new("new-resource", Resource).opts().level(Shell),
-    new("suspend-io", Volume).opts().level(Expert),
-    new("resume-io", Volume).level(Expert),
-    new("set-gi", PeerDevice)
+    new(
+        "attach",
+        Volume,
+        "Attach a backing disk with its metadata to a device.",
+    )
+    .disk()
+    .opts(),
+    new(
+        "disk-options",
+        Volume,
+        "Change options of an attached disk.",
+    )
+    .disk()
+    .opts(),
+    new(
+        "detach",
+        Volume,
+        "Take the backing disk away from a device.",
+    )
+    .disk()
+    .opts(),
+    new("connect", Connection, "Begin to connect with a peer.")
+        .ips()
+        .opts(),
+    new("net-options", Connection, "Change options of a connection.")
+        .ips()
+        .opts(),
+    new("disconnect", Connection, "End a connection with a peer.").opts(),
+    new("up", Resource, "Bring resources up as they are configured.").ips(),
+    new(
+        "resource-options",
+        Resource,
+        "Change options of a resource.",
+    )
+    .opts(),
+    new(
+        "peer-device-options",
+        PeerDevice,
+        "Change options of a volume on one peer.",
+    )
+    .opts(),
+    new(
+        "down",
+        Resource,
+        "Take a resource down, with everything in it.",
+    ),
+    new(
+        "primary",
+        Resource,
+        "Make the resource Primary on this node: its devices can be written here.",
+    )
+    .opts(),
+    new(
+        "secondary",
+        Resource,
+        "Make the resource Secondary on this node again.",
+    )
+    .opts(),
+    new(
+        "invalidate",
+        Any,
+        "Declare the local data of a volume bad: fetch all of it from a peer.",
+    )
+    .disk()
+    .opts()
+    .extra(FORCE),
+    new(
+        "invalidate-remote",
+        PeerDevice,
+        "Declare a peer's data of a volume bad: send it all of it.",
+    )
+    .opts(),
+    new(
+        "outdate",
+        Volume,
+        "Mark the local data of a device as outdated.",
+    ),
+    new(
+        "resize",
+        Volume,
+        "Let a device follow the size of its backing disks, or give it another size.",
+    )
+    .disk()
+    .opts(),
+    new(
+        "verify",
+        PeerDevice,
+        "Compare the data of a volume with a peer's while it is in use.",
+    )
+    .opts(),
+    new(
+        "pause-sync",
+        PeerDevice,
+        "Pause the resync of a volume with a peer.",
+    ),
+    new("resume-sync", PeerDevice, "Let a paused resync go on."),
+    new("adjust", Any, "Change what runs to what is configured.")
+        .ips()
+        .extra(ADJUST),
+    new(
+        "adjust-with-progress",
+        Any,
+        "As adjust, with a short display of what is done.",
+    )
+    .ips(),
+    new(
+        "wait-connect",
+        Any,
+        "Wait until what is selected is connected.",
+    )
+    .ips(),
+    new("wait-sync", Any, "Wait until what is selected is in sync.").ips(),
+    new(
+        "wait-con-int",
+        Nothing,
+        "Wait for all connections at boot; somebody at the console can end it.",
+    ),
+    new("role", Resource, "Show the role of this node."),
+    new("cstate", Connection, "Show the state of a connection."),
+    new(
+        "dstate",
+        Volume,
+        "Show the state of the local disk and of the peers' disks.",
+    )
+    .extra(FORCE),
+    new("status", Optional, "Show the state of resources.").extra(STATISTICS),
+    new("peer-role", Connection, "Show the role of a peer.").level(Hidden),
+    new(
+        "dump",
+        Optional,
+        "Show the configuration as it was understood.",
+    )
+    .ips(),
+    new("dump-xml", Optional, "Show the configuration as XML.").ips(),
+    new("create-md", Volume, "Create metadata on a backing disk.")
+        .disk()
+        .extra(CREATE_MD),
+    new(
+        "show-gi",
+        PeerDevice,
+        "Show and explain the data generations of a volume towards a peer.",
+    )
+    .disk()
+    .extra(FORCE),
+    new(
+        "get-gi",
+        PeerDevice,
+        "Show the data generations of a volume towards a peer.",
+    )
+    .disk()
+    .extra(FORCE),
+    new(
+        "dump-md",
+        Volume,
+        "Show the metadata of a backing disk as text.",
+    )
+    .disk()
+    .extra(FORCE),
+    new(
+        "dump-superblock",
+        Volume,
+        "Show the superblock of the metadata.",
+    )
+    .disk()
+    .extra(FORCE),
+    new(
+        "wipe-md",
+        Volume,
+        "Remove the metadata from a backing disk.",
+    )
+    .disk()
+    .extra(FORCE),
+    new(
+        "apply-al",
+        Volume,
+        "Apply the activity log of a backing disk.",
+    )
+    .disk()
+    .extra(FORCE),
+    new("repair-md", Volume, "Mend metadata that can be mended.")
+        .disk()
+        .extra(REPAIR_MD),
+    new(
+        "forget-peer",
+        Connection,
+        "Give up the place of a peer in the metadata.",
+    )
+    .extra(FORCE),
+    new(
+        "hidden-commands",
+        Nothing,
+        "List the commands that help does not list.",
+    ),
+    new(
+        "new-peer",
+        Connection,
+        "Create a connection; it stays StandAlone until connect.",
+    )
+    .ips()
+    .opts(),
+    new("del-peer", Connection, "Remove a connection.")
+        .ips()
+        .opts(),
+    new(
+        "new-path",
+        Connection,
+        "Add a pair of addresses to a connection.",
+    )
+    .ips(),
+    new(
+        "del-path",
+        Connection,
+        "Remove a pair of addresses from a connection.",
+    )
+    .ips(),
+    new(
+        "sh-nop",
+        Nothing,
+        "Check the configuration, and do nothing.",
+    )
+    .level(Shell),
+    new("sh-resources", Nothing, "List the resources of this host.").level(Shell),
+    new("sh-resource", Any, "Show the name of a selected resource.").level(Shell),
+    new(
+        "sh-list-config-file",
+        Resource,
+        "Show where a resource is configured.",
+    )
+    .level(Shell),
+    new(
+        "sh-list-adjustable",
+        Resource,
+        "List the resources that adjust would change.",
+    )
+    .level(Shell),
+    new(
+        "sh-mod-parms",
+        Nothing,
+        "Show parameters for the kernel module.",
+    )
+    .level(Shell),
+    new("sh-dev", Volume, "Show the devices.").level(Shell),
+    new("sh-udev", Volume, "Show what udev makes links from.")
         .volume_needed()
-        .extra(FORCE)
-        .level(Expert),
-    new("new-current-uuid", Volume)
+        .level(Shell),
+    new("sh-minor", Volume, "Show the minor numbers.").level(Shell),
+    new("sh-ll-dev", Volume, "Show the backing disks.").level(Shell),
+    new("sh-md-dev", Volume, "Show the disks with the metadata.")
+        .disk()
+        .level(Shell),
+    new(
+        "sh-md-idx",
+        Volume,
+        "Show where on its disk the metadata is.",
+    )
+    .disk()
+    .level(Shell),
+    new("sh-ip", PeerDevice, "Show the local addresses.").level(Shell),
+    new(
+        "sh-lr-of",
+        Resource,
+        "Show the resource below a stacked one.",
+    )
+    .level(Shell),
+    new(
+        "proxy-up",
+        Connection,
+        "Set up the proxies of a connection.",
+    )
+    .level(Shell),
+    new(
+        "proxy-down",
+        Connection,
+        "Remove the proxies of a connection.",
+    )
+    .level(Shell),
+    new("new-resource", Resource, "Create a resource.")
+        .opts()
+        .level(Shell),
+    new(
+        "suspend-io",
+        Volume,
+        "Hold back application I/O of a device.",
+    )
+    .opts()
+    .level(Expert),
+    new("resume-io", Volume, "Let suspended I/O go on.").level(Expert),
+    new(
+        "set-gi",
+        PeerDevice,
+        "Write data generations into the metadata.",
+    )
+    .volume_needed()
+    .extra(FORCE)
+    .level(Expert),
+    new("new-current-uuid", Volume, "Begin a new data generation.")
         .volume_needed()
         .opts()
         .level(Expert),
-    new("check-resize", Volume).level(Expert),
-    new("new-minor", Volume).opts().level(Expert),
-    new("del-minor", Volume).level(Expert),
+    new(
+        "check-resize",
+        Volume,
+        "Remember size and name of a backing disk, to find its metadata after a resize.",
+    )
+    .level(Expert),
+    new(
+        "new-minor",
+        Volume,
+        "Create a device for a volume of a resource.",
+    )
+    .opts()
+    .level(Expert),
+    new(
+        "del-minor",
+        Volume,
+        "Remove a device; it must have no disk.",
+    )
+    .level(Expert),
 ];
 
 /// All commands, handlers included.
@@ -268,7 +514,7 @@ pub(super) fn all() -> impl Iterator<Item = Command> {
     COMMANDS.iter().copied().chain(
         options::HANDLERS
             .iter()
-            .map(|h| new(h.name, Resource).level(Handler)),
+            .map(|h| new(h.name, Resource, h.help).level(Handler)),
     )
 }
 

@@ -10,9 +10,7 @@ use drbd_config::{Config, Environment, Input, Parser, expand};
 use super::cli::Invocation;
 use super::commands::{Command, is_handler};
 use super::{DRIVER_VERSION, report};
-
-/// Where the links to configurations in use lie.
-pub(super) const RUN_DIRECTORY: &str = "/var/run/drbd";
+use crate::registration::{self, RUN_DIRECTORY};
 
 /// Configuration files in the order in which they are looked for.
 const DEFAULT_FILES: [&str; 6] = [
@@ -72,10 +70,10 @@ fn version(text: &str) -> Option<[u32; 3]> {
 
 /// The link to the configuration with which an object was created.
 fn registered(selector: &str) -> Option<PathBuf> {
-    let link = match selector.strip_prefix("minor-") {
-        Some(minor) => format!("{RUN_DIRECTORY}/drbd-minor-{minor}.conf"),
-        None if !selector.contains('/') => format!("{RUN_DIRECTORY}/drbd-resource-{selector}.conf"),
-        None => return None,
+    let link = if selector.starts_with("minor-") {
+        registration::link(selector)?
+    } else {
+        registration::link(&format!("resource-{selector}"))?
     };
     std::fs::canonicalize(link).ok()
 }
@@ -155,11 +153,12 @@ pub(super) fn register(config: &Config, what: &str) {
     let Some(path) = main.map(|f| &f.path).filter(|p| !p.as_os_str().is_empty()) else {
         return;
     };
-    let run = Path::new(RUN_DIRECTORY);
-    if path.starts_with(run) || path.starts_with("/run/drbd") || what.contains('/') {
+    if path.starts_with(RUN_DIRECTORY) || path.starts_with("/run/drbd") {
         return;
     }
-    let link = run.join(format!("drbd-{what}.conf"));
+    let Some(link) = registration::link(what) else {
+        return;
+    };
     // Without the directory nobody will look there either.
     let _ = std::fs::remove_file(&link);
     let _ = std::os::unix::fs::symlink(path, &link);

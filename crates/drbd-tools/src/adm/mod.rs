@@ -144,6 +144,48 @@ pub(crate) fn completions(
         .collect()
 }
 
+/// Commands, handlers left out: name, what it works on, what it does, its options and what they do.
+pub(crate) fn described() -> Vec<Described> {
+    let listed = commands::all().filter(|c| c.level != commands::Level::Handler);
+    listed
+        .map(|c| {
+            let extra = c.extra.iter().map(|e| {
+                let spelled = match e.takes {
+                    commands::Takes::Required => format!("--{}=VALUE", e.name),
+                    _ => format!("--{}", e.name),
+                };
+                (spelled, "")
+            });
+            let table = c.setup_options().filter(|o| !o.internal).map(|o| {
+                let value = if o.is_boolean() { "" } else { "=VALUE" };
+                (format!("--{}{value}", o.name), o.help)
+            });
+            Described {
+                name: c.name,
+                selectors: match c.scope {
+                    commands::Scope::Nothing => "",
+                    commands::Scope::Optional => "[RESOURCE...]",
+                    commands::Scope::Resource => "{all|RESOURCE...}",
+                    commands::Scope::Any => "{all|RESOURCE[:PEER][/VOLUME]...}",
+                    commands::Scope::Volume => "{all|RESOURCE[/VOLUME]...}",
+                    commands::Scope::Connection => "{all|RESOURCE[:PEER]...}",
+                    commands::Scope::PeerDevice => "{all|RESOURCE[:PEER][/VOLUME]...}",
+                },
+                help: c.help,
+                options: extra.chain(table).collect(),
+            }
+        })
+        .collect()
+}
+
+/// A command for a manual page.
+pub(crate) struct Described {
+    pub(crate) name: &'static str,
+    pub(crate) selectors: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) options: Vec<(String, &'static str)>,
+}
+
 /// The options that every command takes.
 pub(crate) fn general_options() -> Vec<String> {
     cli::GENERAL

@@ -99,6 +99,14 @@ fn read(path: &str, which: &str) -> Result<(Record, u64), NotRead> {
     }
 }
 
+/// The node id in the metadata of a device; `None` if there is none.
+pub(crate) fn node_id(meta_disk: &str, index: &str) -> Option<u8> {
+    match read(meta_disk, index).ok()?.0 {
+        Record::Uuids(superblock) => superblock.node_id,
+        Record::V07(_) => None,
+    }
+}
+
 /// `get-gi` of an attached device, or with `explained` `show-gi`.
 ///
 /// # Errors

@@ -9,6 +9,8 @@ pub(super) struct Output {
     /// NUL for none.
     pub(super) short: char,
     pub(super) value: Value,
+    /// What it does.
+    pub(super) help: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,37 +21,107 @@ pub(super) enum Value {
     Required,
 }
 
-const fn output(name: &'static str, short: char, value: Value) -> Output {
-    Output { name, short, value }
+const fn output(name: &'static str, short: char, value: Value, help: &'static str) -> Output {
+    Output {
+        name,
+        short,
+        value,
+        help,
+    }
 }
 
 const STATUS: &[Output] = &[
-    output("verbose", 'v', Value::None),
-    output("statistics", 's', Value::None),
-    output("color", 'c', Value::Optional),
-    output("json", 'j', Value::None),
+    output(
+        "verbose",
+        'v',
+        Value::None,
+        "more fields; given twice, all of them",
+    ),
+    output(
+        "statistics",
+        's',
+        Value::None,
+        "counters and amounts as well",
+    ),
+    output(
+        "color",
+        'c',
+        Value::Optional,
+        "always, never or auto (default): states in colours",
+    ),
+    output("json", 'j', Value::None, "as JSON"),
 ];
 const SHOW: &[Output] = &[
-    output("show-defaults", 'D', Value::None),
-    output("json", 'j', Value::None),
+    output(
+        "show-defaults",
+        'D',
+        Value::None,
+        "options that have their defaults as well",
+    ),
+    output("json", 'j', Value::None, "as JSON"),
 ];
 const EVENTS2: &[Output] = &[
-    output("timestamps", 'T', Value::None),
-    output("statistics", 's', Value::None),
-    output("now", 'n', Value::None),
-    output("poll", 'p', Value::None),
-    output("full", 'f', Value::None),
-    output("color", 'c', Value::Optional),
-    output("diff", 'i', Value::Optional),
-    output("rcvbuf", '\0', Value::Required),
+    output(
+        "timestamps",
+        'T',
+        Value::None,
+        "a time stamp before each line",
+    ),
+    output(
+        "statistics",
+        's',
+        Value::None,
+        "counters and amounts as well",
+    ),
+    output("now", 'n', Value::None, "the current state only"),
+    output(
+        "poll",
+        'p',
+        Value::None,
+        "read n from standard input to show the state again",
+    ),
+    output("full", 'f', Value::None, "every field in every line"),
+    output(
+        "color",
+        'c',
+        Value::Optional,
+        "always, never or auto (default): states in colours",
+    ),
+    output("diff", 'i', Value::Optional, "old and new values"),
+    output(
+        "rcvbuf",
+        '\0',
+        Value::Required,
+        "accepted for compatibility",
+    ),
 ];
 const WAIT: &[Output] = &[
-    output("wfc-timeout", 't', Value::Required),
-    output("degr-wfc-timeout", 'd', Value::Required),
-    output("outdated-wfc-timeout", 'o', Value::Required),
-    output("wait-after-sb", 'w', Value::Optional),
+    output(
+        "wfc-timeout",
+        't',
+        Value::Required,
+        "seconds to wait for a peer",
+    ),
+    output(
+        "degr-wfc-timeout",
+        'd',
+        Value::Required,
+        "seconds, if this node was without the peer before it was restarted",
+    ),
+    output(
+        "outdated-wfc-timeout",
+        'o',
+        Value::Required,
+        "seconds, if the peer's data are outdated",
+    ),
+    output(
+        "wait-after-sb",
+        'w',
+        Value::Optional,
+        "go on waiting although a connection is StandAlone",
+    ),
 ];
-const WHY: &[Output] = &[output("json", 'j', Value::None)];
+const WHY: &[Output] = &[output("json", 'j', Value::None, "as JSON")];
 const NOTHING: &[Output] = &[];
 
 /// Other names of options.

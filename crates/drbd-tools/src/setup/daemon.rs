@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use drbd_node::control::client::Client;
+use drbd_control::client::Client;
 
 /// How long the daemon may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -24,7 +24,7 @@ pub(super) fn commands() -> String {
 }
 
 /// One line on how a command is called.
-pub(super) fn line(command: &SetupCommand) -> String {
+pub(crate) fn line(command: &SetupCommand) -> String {
     let mut out = format!("USAGE: drbdsetup {}", command.name);
     for argument in command.arguments {
         match argument {
@@ -42,7 +42,16 @@ pub(super) fn line(command: &SetupCommand) -> String {
 
 /// How a command is called, with its options.
 pub(super) fn usage(command: &SetupCommand) -> String {
-    let mut out = format!("{}\n", line(command));
+    let mut out = format!("{}\n\n{}\n\n", line(command), command.help);
+    for (spelled, help) in options(command) {
+        let _ = writeln!(out, "  {spelled:<34} {help}");
+    }
+    out
+}
+
+/// The options of a command as they are spelled, and what they do.
+pub(crate) fn options(command: &SetupCommand) -> Vec<(String, &'static str)> {
+    let mut all = Vec::new();
     for output in outputs(command.name) {
         let short = match output.short {
             '\0' => String::new(),
@@ -53,15 +62,13 @@ pub(super) fn usage(command: &SetupCommand) -> String {
             Value::Optional => "[=VALUE]",
             Value::Required => "=VALUE",
         };
-        let _ = writeln!(out, "  {short}--{}{value}", output.name);
+        all.push((format!("{short}--{}{value}", output.name), output.help));
     }
-    for def in table(command) {
-        let _ = writeln!(out, "  --{:<32} {}", spelled(def), def.help);
-    }
+    all.extend(table(command).map(|def| (format!("--{}", spelled(def)), def.help)));
     if command.has_set_defaults() {
-        let _ = writeln!(out, "  --{:<32} reset what is not given", "set-defaults");
+        all.push(("--set-defaults".to_owned(), "reset what is not given"));
     }
-    out
+    all
 }
 
 /// Options of the table that are not among those of the output.
@@ -200,8 +207,8 @@ mod tests {
     #[test]
     fn usage_has_every_option() {
         let events2 = usage(command("events2").unwrap());
-        assert!(events2.contains("-T, --timestamps\n"), "{events2}");
-        assert!(events2.contains("  --rcvbuf=VALUE\n"), "{events2}");
+        assert!(events2.contains("-T, --timestamps "), "{events2}");
+        assert!(events2.contains("  --rcvbuf=VALUE "), "{events2}");
         let wait = usage(command("wait-sync-resource").unwrap());
         assert_eq!(wait.matches("wfc-timeout").count(), 3, "{wait}");
     }

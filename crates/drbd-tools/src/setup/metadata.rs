@@ -1,6 +1,6 @@
 //! What the metadata of an attached device says: `get-gi`, `show-gi`, `check-resize` (CLI, section 17).
 
-use drbd_node::control::protocol::{BackingConfig, Config};
+use drbd_control::protocol::{BackingConfig, Config};
 
 use super::args::Parsed;
 use super::{NO_DISK, NOT_THERE, configs};
@@ -74,7 +74,7 @@ pub(super) fn check_resize(parsed: &Parsed) -> Result<u8, String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use drbd_node::control::protocol::{ConnectionConfig, VolumeConfig};
+    use drbd_control::protocol::{ConnectionConfig, VolumeConfig};
 
     use super::*;
 

@@ -1,5 +1,5 @@
-//! `drbdsetup`: the node's view of DRBD. It talks to the daemon over its control socket; the first
-//! `new-resource` starts the daemon if none answers.
+//! `drbdsetup`: the node's view of DRBD. It talks to the daemon over its control socket; the first command that
+//! changes or watches something starts the daemon if none answers.
 
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
@@ -7,17 +7,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use drbd_config::options::{Argument, COMMANDS, SetupCommand, command};
-use drbd_node::control::client::{Client, ClientError, Outcome};
-use drbd_node::control::default_path;
-use drbd_node::control::protocol::{Answer, Config, Resource};
+use drbd_control::client::{Client, ClientError, Outcome};
+use drbd_control::default_path;
+use drbd_control::protocol::{Answer, Config, Resource};
 
 use crate::minor_lock::{self, NoLock};
+use crate::registration;
 
 mod args;
 mod color;
+mod compat84;
 mod daemon;
 mod events;
-mod help;
+pub(crate) mod help;
 mod metadata;
 mod query;
 #[cfg(test)]
@@ -75,10 +77,18 @@ pub fn main(words: &[String]) -> u8 {
         }
         _ => {}
     }
+    compat84::run(words).unwrap_or_else(|| today(words))
+}
+
+/// A command line of today's form.
+fn today(words: &[String]) -> u8 {
+    let Some((name, rest)) = words.split_first() else {
+        return usage("no command given");
+    };
     let Some(command) = command(name) else {
         return usage(&format!("unknown command: '{name}'"));
     };
-    let parsed = match args::parse(command, words.get(1..).unwrap_or_default()) {
+    let parsed = match args::parse(command, rest) {
         Ok(parsed) => parsed,
         Err(text) => {
             eprintln!("{text}");
@@ -183,12 +193,43 @@ fn run(command: &'static SetupCommand, parsed: &Parsed) -> u8 {
         "check-resize" => metadata::check_resize(parsed),
         name if name.starts_with("wait-") => wait::run(name, parsed),
         "down" if object == "all" => down_all(),
+        "down" | "del-resource" | "del-minor" => lock(command, parsed).and_then(|_locks| {
+            let minors = minors(command.name, object);
+            let exit = modify(command.name, parsed)?;
+            if exit == 0 {
+                forget(command.name, object, &minors);
+            }
+            Ok(exit)
+        }),
         _ => lock(command, parsed).and_then(|_locks| modify(command.name, parsed)),
     };
     result.unwrap_or_else(|text| {
         eprintln!("{text}");
         USAGE
     })
+}
+
+/// The minors that go with an object.
+fn minors(command: &str, object: &str) -> Vec<u32> {
+    if command == "del-minor" {
+        return object.parse().into_iter().collect();
+    }
+    let list = configs(object).unwrap_or_default();
+    list.iter()
+        .flat_map(|c| &c.volumes)
+        .map(|v| v.minor)
+        .collect()
+}
+
+/// What tools have kept of an object goes with it (CLI, section 1.1).
+fn forget(command: &str, object: &str, minors: &[u32]) {
+    for minor in minors {
+        registration::forget_minor(*minor);
+    }
+    if command != "del-minor" {
+        registration::forget_resource(object);
+        compat84::forget(object);
+    }
 }
 
 /// Keeps `drbdmeta` and other tools away from the minor that the command is about.
@@ -295,14 +336,14 @@ fn modify(name: &str, parsed: &Parsed) -> Result<u8, String> {
     let path = socket();
     let mut client = match Client::connect(&path) {
         Ok(client) => client,
-        Err(ClientError::NoDaemon { .. }) if name == "new-resource" => {
-            daemon::start(&path).map_err(|e| format!("{object}: {e}"))?
-        }
         // Without a daemon this is the state of things already.
         Err(ClientError::NoDaemon { .. })
             if matches!(name, "down" | "secondary" | "disconnect" | "detach") =>
         {
             return Ok(0);
+        }
+        Err(ClientError::NoDaemon { .. }) => {
+            daemon::start(&path).map_err(|e| format!("{object}: {e}"))?
         }
         Err(e) => return Err(format!("{object}: {e}")),
     };
@@ -338,7 +379,12 @@ fn down_all() -> Result<u8, String> {
             arguments: vec![resource.name],
             ..Parsed::default()
         };
+        let name = parsed.arguments.first().map_or("", String::as_str);
+        let minors = minors("down", name);
         let exit = modify("down", &parsed)?;
+        if exit == 0 {
+            forget("down", name, &minors);
+        }
         if first == 0 {
             first = exit;
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
-use drbd_node::control::address;
+use drbd_control::address;
 
 use super::args::Parsed;
 use super::{NOT_THERE, print, resources};

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use drbd_config::options::{DEVICE, DISK, Kind, NET, OptionDef, PEER_DEVICE, RESOURCE};
-use drbd_node::control::address::family;
-use drbd_node::control::protocol::{Config, ConnectionConfig, Options, VolumeConfig};
+use drbd_control::address::family;
+use drbd_control::protocol::{Config, ConnectionConfig, Options, VolumeConfig};
 
 use super::status::{json_address, quote};
 
@@ -256,7 +256,8 @@ fn json_volume(out: &mut String, volume: &VolumeConfig) {
                 "flexible" | "flex-external" => key("meta-disk", &quote(&backing.meta_disk)),
                 index => {
                     key("meta-disk", &quote(&backing.meta_disk));
-                    key("meta-disk-index", index);
+                    // The line end behind it is the reference's.
+                    key("meta-disk-index", &format!("{index}\n"));
                 }
             }
             key(
@@ -282,7 +283,7 @@ fn json_connection(out: &mut String, connection: &ConnectionConfig) {
         out.push_str(if n > 0 { ",\n" } else { "\n" });
         let address = |a: &SocketAddr| {
             let mut text = String::new();
-            json_address(&mut text, a, 24);
+            json_address(&mut text, a, 24, 4);
             text
         };
         let _ = write!(

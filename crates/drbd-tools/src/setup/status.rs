@@ -4,8 +4,8 @@ mod details;
 
 use std::fmt::Write as _;
 
-use drbd_node::control::address::family;
-use drbd_node::control::protocol::{
+use drbd_control::address::family;
+use drbd_control::protocol::{
     Connection, Device, PeerDevice, PeerDeviceState, Resource, ResourceState, Sync,
 };
 use std::net::SocketAddr;
@@ -114,14 +114,22 @@ pub(super) fn done(sync: &Sync) -> Option<f64> {
     (total > 0).then(|| 100.0 * (total.saturating_sub(sync.left)) as f64 / total as f64)
 }
 
+/// Speed in a measuring window in MiB/s.
+fn in_window((ms, sectors): (u64, u64)) -> f64 {
+    if ms == 0 {
+        return 0.0;
+    }
+    sectors as f64 / ms as f64 * 1000.0 / 2048.0
+}
+
 /// The newest speed in MiB/s, and the seconds left at it.
 pub(super) fn speed(sync: &Sync) -> (f64, Option<u64>) {
-    if sync.window_ms == 0 || sync.window_sectors == 0 {
+    let window @ (ms, sectors) = sync.windows[1];
+    if ms == 0 || sectors == 0 {
         return (0.0, None);
     }
-    let speed = sync.window_sectors as f64 / sync.window_ms as f64 * 1000.0 / 2048.0;
-    let seconds = sync.window_ms as f64 / 1000.0 * sync.left as f64 / sync.window_sectors as f64;
-    (speed, Some(seconds.round() as u64))
+    let seconds = ms as f64 / 1000.0 * sync.left as f64 / sectors as f64;
+    (in_window(window), Some(seconds.round() as u64))
 }
 
 /// Resources by name, connections by name with nameless ones last.
@@ -218,8 +226,8 @@ fn device(out: &mut Wrapped, device: &Device, plain: bool, detail: Detail) {
             out.field("al-suspended", yes_no(state.al_suspended));
         }
     }
-    if verbose {
-        out.field("blocked", "no");
+    if verbose || state.blocked != "no" {
+        out.field("blocked", &state.blocked);
     }
 }
 
@@ -248,8 +256,8 @@ fn connection(out: &mut Wrapped, connection: &Connection, plain: bool, detail: D
     if verbose || connected {
         let role = paint(detail.color, Side::Peer, "role", &state.role, false);
         out.field("role", role);
-        if verbose {
-            out.field("tls", "no");
+        if verbose || state.tls {
+            out.field("tls", yes_no(state.tls));
         }
     }
     if verbose || state.congested {
@@ -319,8 +327,7 @@ fn peer_statistics(out: &mut Wrapped, state: &PeerDeviceState, level: usize) {
         out.field("pending", state.pending);
         out.field("unacked", state.unacked);
         if let Some(sync) = &state.sync {
-            let verify = state.replication.starts_with("Verify");
-            details::progress(out, sync, verify, level > 1);
+            details::progress(out, sync, level > 1);
         }
     }
 }
@@ -337,7 +344,7 @@ pub(super) fn json(resources: &[Resource]) -> String {
     if !resources.is_empty() {
         out.push('\n');
     }
-    out.push_str("]\n");
+    out.push_str("]\n\n");
     out
 }
 
@@ -461,14 +468,14 @@ fn json_device(out: &mut String, device: &Device) {
     o.end();
 }
 
-/// An address as an object of its own.
-pub(super) fn json_address(out: &mut String, address: &SocketAddr, indent: usize) {
+/// An address as an object of its own, its keys `step` further in.
+pub(super) fn json_address(out: &mut String, address: &SocketAddr, indent: usize, step: usize) {
     let host = quote(&address.ip().to_string());
     let (port, family) = (address.port(), quote(family(address)));
-    let pad = " ".repeat(indent);
+    let (pad, keys) = (" ".repeat(indent), " ".repeat(indent + step));
     let _ = write!(
         out,
-        "{{\n{pad}  \"address\": {host},\n{pad}  \"port\": {port},\n{pad}  \"family\": {family}\n{pad}}}"
+        "{{\n{keys}\"address\": {host},\n{keys}\"port\": {port},\n{keys}\"family\": {family}\n{pad}}}"
     );
 }
 
@@ -483,13 +490,13 @@ fn json_connection(out: &mut String, connection: &Connection, size: &impl Fn(u16
     o.first = true;
     o.raw("congested", state.congested);
     o.text("peer-role", &state.role);
-    o.raw("tls", false);
+    o.raw("tls", state.tls);
     o.raw("ap-in-flight", state.ap_in_flight);
     o.raw("rs-in-flight", state.rs_in_flight);
     array(o.key("paths"), &state.paths, |out, path| {
         let mut o = Object::new(out, 10);
-        json_address(o.key("this_host"), &path.local, 10);
-        json_address(o.key("remote_host"), &path.remote, 10);
+        json_address(o.key("this_host"), &path.local, 10, 2);
+        json_address(o.key("remote_host"), &path.remote, 10, 2);
         o.raw("established", path.established);
         o.end();
     });
@@ -505,7 +512,7 @@ fn json_connection(out: &mut String, connection: &Connection, size: &impl Fn(u16
 
 fn json_peer_device(out: &mut String, device: &PeerDevice, size: u64) {
     let state = &device.state;
-    let verify = state.sync.is_some() && state.replication.starts_with("Verify");
+    let verify = state.sync.and_then(|sync| sync.verify);
     let mut o = Object::new(out, 10);
     o.raw("volume", device.volume);
     o.text("replication-state", &state.replication);
@@ -518,7 +525,7 @@ fn json_peer_device(out: &mut String, device: &PeerDevice, size: u64) {
     o.raw("pending", state.pending);
     o.raw("unacked", state.unacked);
     o.raw("has-sync-details", state.sync.is_some());
-    o.raw("has-online-verify-details", verify);
+    o.raw("has-online-verify-details", verify.is_some());
     let in_sync = match size {
         0 => 0.0,
         size => 100.0 * (1.0 - state.out_of_sync as f64 / size as f64),
@@ -528,24 +535,27 @@ fn json_peer_device(out: &mut String, device: &PeerDevice, size: u64) {
         o.raw("rs-total", sync.total);
         o.raw("rs-dt-start-ms", sync.elapsed_ms);
         o.raw("rs-paused-ms", sync.paused_ms);
-        // One window is measured, which is both the older and the newer.
-        o.raw("rs-dt0-ms", sync.window_ms);
-        o.raw("rs-db0-sectors", sync.window_sectors);
-        o.raw("rs-dt1-ms", sync.window_ms);
-        o.raw("rs-db1-sectors", sync.window_sectors);
-        if verify {
-            o.raw("ov-start-sector", 0);
-            o.raw("ov-stop-sector", -1);
-            o.raw("ov-position", sync.total.saturating_sub(sync.left));
+        let [(long_ms, long), (short_ms, short)] = sync.windows;
+        o.raw("rs-dt0-ms", long_ms);
+        o.raw("rs-db0-sectors", long);
+        o.raw("rs-dt1-ms", short_ms);
+        o.raw("rs-db1-sectors", short);
+        if let Some(verify) = verify {
+            o.raw("ov-start-sector", verify.start);
+            o.raw("ov-stop-sector", details::stop(&verify));
+            o.raw("ov-position", verify.position);
             o.raw("ov-left", sync.left);
-            o.raw("ov-skipped", 0);
+            o.raw("ov-skipped", verify.skipped);
         } else {
             o.raw("rs-failed", sync.failed);
             o.raw("rs-same-csum", sync.same_csum);
         }
         let (newest, eta) = speed(sync);
-        o.raw("want", "0.00");
-        o.raw("db0/dt0 [MiB/s]", format_args!("{newest:.2}"));
+        o.raw("want", format_args!("{:.2}", details::wanted(sync)));
+        o.raw(
+            "db0/dt0 [MiB/s]",
+            format_args!("{:.2}", in_window(sync.windows[0])),
+        );
         o.raw("db1/dt1 [MiB/s]", format_args!("{newest:.2}"));
         o.raw("estimated-seconds-to-finish", eta.unwrap_or(987_654_321));
         let average = details::average(sync);
@@ -556,6 +566,3 @@ fn json_peer_device(out: &mut String, device: &PeerDevice, size: u64) {
     }
     o.end();
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,8 +2,8 @@
 
 use std::io::{IsTerminal as _, Read as _};
 
-use drbd_node::control::client::{Client, ClientError};
-use drbd_node::control::protocol::Event;
+use drbd_control::client::{Client, ClientError};
+use drbd_control::protocol::Event;
 
 use super::args::Parsed;
 use super::events::{Printer, Wanted};

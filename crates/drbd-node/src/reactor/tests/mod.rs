@@ -292,9 +292,11 @@ fn peers_meet_and_observers_see() {
             .unwrap()
     };
     let (here, there) = (port(), port());
-    let (observer, observed) = mpsc::sync_channel(8);
+    let (observer, observed) = observer::observer(8);
     a.handle.sender.send(Message::Observe(observer));
-    assert!(matches!(observed.recv(), Ok(Observed::Snapshot(s)) if s.name == "test"));
+    assert!(
+        matches!(observed.next(Duration::from_secs(20)), Ok(Observed::Snapshot(s)) if s.name == "test")
+    );
     for (rig, local, remote, peer) in [(&a, here, there, 1), (&b, there, here, 0)] {
         let command = Command::NewPath {
             peer: NodeId::new(peer).unwrap(),
@@ -311,7 +313,13 @@ fn peers_meet_and_observers_see() {
         }
     }
     a.handle.stop();
-    assert!(matches!(observed.recv(), Ok(Observed::Gone(_))));
-    assert!(observed.recv().is_err());
+    assert!(matches!(
+        observed.next(Duration::from_secs(20)),
+        Ok(Observed::Gone(_))
+    ));
+    assert_eq!(
+        observed.next(Duration::from_secs(20)).unwrap_err(),
+        observer::Nothing::Ended
+    );
     b.handle.stop();
 }

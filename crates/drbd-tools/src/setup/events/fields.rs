@@ -1,6 +1,6 @@
 //! Which keys does an object have, and which of them are printed? (CLI, section 16.1)
 
-use drbd_node::control::protocol::PeerDeviceState;
+use drbd_control::protocol::PeerDeviceState;
 
 use super::super::color::{Side, paint};
 use super::super::status::{done, speed, yes_no};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use drbd_node::control::address::colons;
-use drbd_node::control::protocol::{
+use drbd_control::address::colons;
+use drbd_control::protocol::{
     ConnectionState, DeviceState, PeerDeviceState, Resource, ResourceState,
 };
 
@@ -172,7 +172,7 @@ impl Known {
                     ("lower-pending", state.lower_pending.to_string()),
                 ]);
                 groups.push(vec![("al-suspended", yes_no(state.al_suspended).into())]);
-                groups.push(vec![("blocked", "no".into())]);
+                groups.push(vec![("blocked", state.blocked.clone())]);
             }
             let identity = format!("name:{name} volume:{volume} minor:{}", state.minor);
             add(Key::Device(*volume), identity, groups);

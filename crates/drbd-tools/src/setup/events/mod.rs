@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use drbd_node::control::protocol::Event;
+use drbd_control::protocol::Event;
 
 mod fields;
 mod known;

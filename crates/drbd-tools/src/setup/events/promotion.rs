@@ -1,6 +1,6 @@
 //! May the resource be promoted here, and how well would that be? (CLI, section 16.3)
 
-use drbd_node::control::protocol::DeviceState;
+use drbd_control::protocol::DeviceState;
 
 use super::known::Known;
 
@@ -29,6 +29,12 @@ impl Known {
         }
         let nobody =
             resource.role != "Primary" && self.connections.values().all(|c| c.role != "Primary");
+        let has_data = |(volume, device): (&u16, &DeviceState)| {
+            let mut peers = self.peer_devices.iter().filter(|((_, nr), _)| nr == volume);
+            up_to_date(&device.disk)
+                || peers.any(|(_, state)| up_to_date(&state.peer_disk) && state.stable)
+        };
+        let may = nobody && self.devices.iter().all(has_data);
         let usable = |disk: &str| matches!(disk, "Inconsistent" | "Consistent" | "UpToDate");
         let own_disks = self.devices.values().all(|d| usable(&d.disk));
         let own = self
@@ -38,7 +44,7 @@ impl Known {
             .count();
         let count = |n: usize| u32::try_from(n.min(99)).unwrap_or(99);
         (
-            nobody,
+            may,
             u32::from(own_disks) * 10_000 + 100 * count(own) + count(least),
         )
     }

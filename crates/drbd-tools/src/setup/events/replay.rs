@@ -1,9 +1,9 @@
 //! The recorded run of the reference tool with `--full` tells everything; replayed, it gives the recordings of the same run
 //! with other options.
 
-use drbd_node::control::protocol::{
+use drbd_control::protocol::{
     Connection, ConnectionState, Device, DeviceState, Path, PeerDevice, PeerDeviceState, Resource,
-    ResourceState, Sync,
+    ResourceState, Sync, WaitTimeout,
 };
 
 use super::*;
@@ -66,6 +66,8 @@ impl<'a> Line<'a> {
             connection: self.text("connection"),
             role: self.text("role"),
             congested: self.flag("congested"),
+
+            tls: false,
             ap_in_flight: self.number("ap-in-flight"),
             rs_in_flight: self.number("rs-in-flight"),
             paths: Vec::new(),
@@ -88,6 +90,7 @@ impl<'a> Line<'a> {
             upper_pending: self.number("upper-pending"),
             lower_pending: self.number("lower-pending"),
             al_suspended: self.flag("al-suspended"),
+            blocked: "no".into(),
         }
     }
 
@@ -100,8 +103,9 @@ impl<'a> Line<'a> {
             same_csum: 0,
             elapsed_ms: 0,
             paused_ms: 0,
-            window_ms: 3000,
-            window_sectors: 614_400,
+            windows: [(3000, 614_400); 2],
+            want: 0,
+            verify: None,
         });
         PeerDeviceState {
             replication: self.text("replication"),
@@ -113,6 +117,9 @@ impl<'a> Line<'a> {
             out_of_sync,
             pending: self.number("pending"),
             unacked: self.number("unacked"),
+
+            stable: true,
+            wait: WaitTimeout::Normal,
             sync,
         }
     }

@@ -1,8 +1,8 @@
 //! Recorded lines, and objects that come and go.
 
-use drbd_node::control::protocol::{
+use drbd_control::protocol::{
     Connection, ConnectionState, Device, DeviceState, Path, PeerDevice, PeerDeviceState, Resource,
-    ResourceState, Sync,
+    ResourceState, Sync, WaitTimeout,
 };
 
 use super::*;
@@ -42,6 +42,7 @@ fn resource() -> Resource {
                 upper_pending: 1,
                 lower_pending: 0,
                 al_suspended: false,
+                blocked: "no".into(),
             },
         }],
         connections: vec![Connection {
@@ -51,6 +52,8 @@ fn resource() -> Resource {
                 connection: "Connected".into(),
                 role: "Secondary".into(),
                 congested: false,
+
+                tls: false,
                 ap_in_flight: 16,
                 rs_in_flight: 32,
                 paths: vec![path],
@@ -74,6 +77,9 @@ fn peer_device(replication: &str) -> PeerDeviceState {
         out_of_sync: 0,
         pending: 0,
         unacked: 0,
+
+        stable: true,
+        wait: WaitTimeout::Normal,
         sync: None,
     }
 }
@@ -143,8 +149,9 @@ fn recorded_lines() {
         same_csum: 0,
         elapsed_ms: 1000,
         paused_ms: 0,
-        window_ms: 1000,
-        window_sectors: 500,
+        windows: [(1000, 500); 2],
+        want: 0,
+        verify: None,
     };
     for (left, expected) in [
         (

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use drbd_node::control::client::{Client, ClientError};
-use drbd_node::control::protocol::{Event, Resource};
+use drbd_control::client::{Client, ClientError};
+use drbd_control::protocol::{Event, Resource};
 
 use super::super::events::Printer;
 use super::super::{print, resources};
@@ -131,7 +131,7 @@ pub(super) fn follow(
 
 #[cfg(test)]
 mod tests {
-    use drbd_node::control::protocol::ResourceState;
+    use drbd_control::protocol::ResourceState;
 
     use super::super::Wanted;
     use super::*;

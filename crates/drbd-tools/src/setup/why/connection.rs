@@ -1,6 +1,6 @@
 //! What a connection and its volumes wait for.
 
-use drbd_node::control::protocol::{Connection, PeerDevice, PeerDeviceState};
+use drbd_control::protocol::{Connection, PeerDevice, PeerDeviceState};
 
 use super::super::status::{done, speed};
 use super::{ConnectionReport, PeerDeviceReport, Reason, Seen, name};

@@ -1,6 +1,6 @@
 //! What a volume of this node waits for.
 
-use drbd_node::control::protocol::Device;
+use drbd_control::protocol::Device;
 
 use super::{DeviceReport, Reason, Seen, name, votes};
 

@@ -3,7 +3,7 @@
 //! Everything here follows from what `status` and `show` publish; nothing asks the engine for more. What those two do not
 //! have (which nodes were there when quorum was held last, for example) is named as not known.
 
-use drbd_node::control::protocol::{Config, Connection, Device, PeerDevice, Resource};
+use drbd_control::protocol::{Config, Connection, Device, PeerDevice, Resource};
 use serde::Serialize;
 
 use super::args::Parsed;
@@ -115,10 +115,7 @@ impl<'a> Seen<'a> {
         Some(self.config?.options.get(name)?.as_str())
     }
 
-    fn connection_config(
-        &self,
-        peer: u8,
-    ) -> Option<&'a drbd_node::control::protocol::ConnectionConfig> {
+    fn connection_config(&self, peer: u8) -> Option<&'a drbd_control::protocol::ConnectionConfig> {
         self.config?.connections.iter().find(|c| c.peer == peer)
     }
 

@@ -72,7 +72,7 @@ pub(super) fn reasons(seen: &Seen<'_>) -> Vec<Reason> {
 }
 
 /// The volumes for which something holds, as part of a sentence; nothing if it is the only volume.
-fn list(seen: &Seen<'_>, holds: impl Fn(&drbd_node::control::protocol::Device) -> bool) -> String {
+fn list(seen: &Seen<'_>, holds: impl Fn(&drbd_control::protocol::Device) -> bool) -> String {
     let numbers: Vec<String> = seen
         .resource
         .devices

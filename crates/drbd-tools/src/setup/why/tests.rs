@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use drbd_node::control::protocol::{
+use drbd_control::protocol::{
     ConnectionConfig, ConnectionState, DeviceState, Path, PeerDeviceState, ResourceState, Sync,
+    WaitTimeout,
 };
 
 use drbd_proto::DiskState;
@@ -19,6 +20,8 @@ fn good() -> (Resource, Config) {
             connection: "Connected".into(),
             role: "Secondary".into(),
             congested: false,
+
+            tls: false,
             ap_in_flight: 0,
             rs_in_flight: 0,
             paths: vec![Path {
@@ -39,6 +42,9 @@ fn good() -> (Resource, Config) {
                 out_of_sync: 0,
                 pending: 0,
                 unacked: 0,
+
+                stable: true,
+                wait: WaitTimeout::Normal,
                 sync: None,
             },
         }],
@@ -79,6 +85,7 @@ fn good() -> (Resource, Config) {
                 upper_pending: 0,
                 lower_pending: 0,
                 al_suspended: false,
+                blocked: "no".into(),
             },
         }],
         connections: vec![connection(1, "bravo"), connection(2, "charlie")],
@@ -301,17 +308,15 @@ fn paused_resyncs() {
     let state = &mut resource.connections[0].peer_devices[0].state;
     state.replication = "PausedSyncT".into();
     state.resync_suspended = "user,peer,dependency".into();
-    config
-        .volumes
-        .push(drbd_node::control::protocol::VolumeConfig {
-            volume: 0,
-            minor: 7,
-            diskless: false,
-            backing: None,
-            disk: [("resync-after".to_owned(), "3".to_owned())].into(),
-            device: BTreeMap::new(),
-            places: Vec::new(),
-        });
+    config.volumes.push(drbd_control::protocol::VolumeConfig {
+        volume: 0,
+        minor: 7,
+        diskless: false,
+        backing: None,
+        disk: [("resync-after".to_owned(), "3".to_owned())].into(),
+        device: BTreeMap::new(),
+        places: Vec::new(),
+    });
     let paused = report(&resource, Some(&config));
     let waits = &paused.connections[0].volumes[0].waits;
     assert_eq!(
@@ -339,8 +344,9 @@ fn paused_resyncs() {
         same_csum: 0,
         elapsed_ms: 3000,
         paused_ms: 0,
-        window_ms: 1000,
-        window_sectors: 1024,
+        windows: [(1000, 1024); 2],
+        want: 0,
+        verify: None,
     });
     let running = report(&resource, Some(&config));
     assert_eq!(codes(&running.devices[0].waits), ["resync"]);

@@ -1,8 +1,8 @@
 //! The table of votes of a volume (state machine, section 11). Classes and verdict are the engine's own.
 
+use drbd_control::protocol::Device;
 use drbd_engine::options::Quorum;
 use drbd_engine::quorum::{Voter, Votes, count_diskless, count_with_disk};
-use drbd_node::control::protocol::Device;
 use drbd_proto::{DiskState, ReplState};
 use serde::Serialize;
 

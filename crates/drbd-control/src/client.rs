@@ -19,9 +19,21 @@ pub enum ClientError {
         #[source]
         error: io::Error,
     },
+    /// The control socket cannot be used, by this user for example.
+    #[error("cannot talk to the daemon on {}: {error}", path.display())]
+    NoAccess {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
     /// The connection broke.
     #[error("connection to the daemon lost: {0}")]
     Lost(#[from] io::Error),
+    /// More events came than were read, and some are lost.
+    #[error("{0}")]
+    Behind(String),
     /// The answer makes no sense.
     #[error("the daemon's answer cannot be read: {0}")]
     Garbled(#[from] serde_json::Error),
@@ -47,11 +59,16 @@ impl Client {
     /// Connects to the daemon that listens on a socket.
     ///
     /// # Errors
-    /// When nobody does.
+    /// When nobody does, or not for this user.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|error| ClientError::NoDaemon {
-            path: path.to_owned(),
-            error,
+        let stream = UnixStream::connect(path).map_err(|error| {
+            let path = path.to_owned();
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ClientError::NoDaemon { path, error }
+                }
+                _ => ClientError::NoAccess { path, error },
+            }
         })?;
         Ok(Client {
             stream: BufReader::new(stream),
@@ -105,8 +122,11 @@ impl Client {
         };
         let mut line = serde_json::to_vec(&request)?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line)?;
-        Ok(())
+        match self.stream.get_mut().write_all(&line) {
+            // What the daemon said before it hung up is still to be read.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => Ok(sent?),
+        }
     }
 
     /// The next line of the daemon.
@@ -124,11 +144,13 @@ impl Client {
     /// The next event after an `events2` request.
     ///
     /// # Errors
-    /// As [`receive`](Self::receive).
+    /// As [`receive`](Self::receive); and when the daemon says that events are lost.
     pub fn next_event(&mut self) -> Result<Event, ClientError> {
         loop {
-            if let Answer::Event(event) = self.receive()? {
-                return Ok(event);
+            match self.receive()? {
+                Answer::Event(event) => return Ok(event),
+                Answer::Reply { info, .. } => return Err(ClientError::Behind(info.join("; "))),
+                Answer::Status(_) | Answer::Show(_) => {}
             }
         }
     }

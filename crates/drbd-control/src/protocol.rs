@@ -2,20 +2,17 @@
 //!
 //! A client sends one [`Request`]; the daemon answers with [`Answer`]s, the last of which is
 //! [`Answer::Reply`], and then expects the next request. After an `events2` request the answers are
-//! [`Answer::Event`]s until the client closes the connection. Unknown fields are ignored, so that both sides can
+//! [`Answer::Event`]s until the client closes the connection; an [`Answer::Reply`]
+//! among them says that the client did not read them fast enough, that some are lost, and that no more come. Unknown fields are ignored, so that both sides can
 //! gain some; a change of meaning changes [`VERSION`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use drbd_engine::status::{
-    ConnectionInfo, DeviceInfo, PeerDeviceInfo, ResourceInfo, ResourceStatus, SyncInfo,
-    WriteOrdering,
-};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest request in bytes.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -41,6 +38,7 @@ pub struct Request {
 /// A line of the daemon.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant)] // There is one at a time.
 pub enum Answer {
     /// To `status`.
     Status(Vec<Resource>),
@@ -162,6 +160,8 @@ pub struct DeviceState {
     pub upper_pending: u32,
     pub lower_pending: u32,
     pub al_suspended: bool,
+    /// `no` or a comma list.
+    pub blocked: String,
 }
 
 /// A connection with the peer devices.
@@ -181,6 +181,7 @@ pub struct ConnectionState {
     pub connection: String,
     pub role: String,
     pub congested: bool,
+    pub tls: bool,
     pub ap_in_flight: u64,
     pub rs_in_flight: u64,
     pub paths: Vec<Path>,
@@ -217,6 +218,9 @@ pub struct PeerDeviceState {
     pub out_of_sync: u64,
     pub pending: u32,
     pub unacked: u32,
+    /// The peer says that its data are stable (CLI, section 16.3).
+    pub stable: bool,
+    pub wait: WaitTimeout,
     pub sync: Option<Sync>,
 }
 
@@ -230,8 +234,35 @@ pub struct Sync {
     pub same_csum: u64,
     pub elapsed_ms: u64,
     pub paused_ms: u64,
-    pub window_ms: u64,
-    pub window_sectors: u64,
+    /// Milliseconds and sectors of the long measuring window and of the short one.
+    pub windows: [(u64, u64); 2],
+    /// Speed that a target aims at, in KiB/s.
+    pub want: u64,
+    pub verify: Option<Verify>,
+}
+
+/// Where a verify stands, in sectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)] // The keys of CLI section 13.
+pub struct Verify {
+    pub start: u64,
+    /// None: to the end.
+    pub stop: Option<u64>,
+    pub position: u64,
+    pub skipped: u64,
+}
+
+/// Which timeout of `wait-connect-*` applies to a peer (CLI, section 11).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitTimeout {
+    /// `wfc-timeout`.
+    #[default]
+    Normal,
+    /// `degr-wfc-timeout`.
+    Degraded,
+    /// `outdated-wfc-timeout`.
+    Outdated,
 }
 
 /// Options by name, as `show` spells the values; defaults are not there.
@@ -283,140 +314,4 @@ pub struct ConnectionConfig {
     pub cstate: String,
     pub net: Options,
     pub volumes: Vec<(u16, Options)>,
-}
-
-impl From<&ResourceInfo> for ResourceState {
-    fn from(i: &ResourceInfo) -> Self {
-        ResourceState {
-            role: i.role.name().into(),
-            suspended_user: i.susp_user,
-            suspended_no_data: i.susp_nod,
-            suspended_fencing: i.susp_fen,
-            suspended_quorum: i.susp_quorum,
-            force_io_failures: i.fail_io,
-            write_ordering: match i.write_ordering {
-                WriteOrdering::None => "none",
-                WriteOrdering::Drain => "drain",
-                WriteOrdering::Flush => "flush",
-                WriteOrdering::Barrier => "barrier",
-            }
-            .into(),
-        }
-    }
-}
-
-impl From<&DeviceInfo> for DeviceState {
-    fn from(i: &DeviceInfo) -> Self {
-        DeviceState {
-            minor: i.minor,
-            disk: i.disk.name().into(),
-            client: i.client,
-            open: i.open,
-            quorum: i.quorum,
-            backing_dev: i.backing.clone(),
-            size: i.size,
-            read: i.read,
-            written: i.written,
-            al_writes: i.al_writes,
-            bm_writes: i.bm_writes,
-            upper_pending: i.upper_pending,
-            lower_pending: i.lower_pending,
-            al_suspended: i.al_suspended,
-        }
-    }
-}
-
-impl From<&ConnectionInfo> for ConnectionState {
-    fn from(i: &ConnectionInfo) -> Self {
-        let path = |(path, established): &(drbd_engine::Path, bool)| Path {
-            local: path.local,
-            remote: path.remote,
-            established: *established,
-        };
-        ConnectionState {
-            name: i.name.clone(),
-            connection: i.cstate.name().into(),
-            role: i.peer_role.name().into(),
-            congested: i.congested,
-            ap_in_flight: i.ap_in_flight,
-            rs_in_flight: i.rs_in_flight,
-            paths: i.paths.iter().map(path).collect(),
-        }
-    }
-}
-
-impl From<&SyncInfo> for Sync {
-    fn from(i: &SyncInfo) -> Self {
-        Sync {
-            total: i.total,
-            left: i.left,
-            failed: i.failed,
-            same_csum: i.same_csum,
-            elapsed_ms: i.elapsed_ms,
-            paused_ms: i.paused_ms,
-            window_ms: i.window_ms,
-            window_sectors: i.window_sectors,
-        }
-    }
-}
-
-impl From<&PeerDeviceInfo> for PeerDeviceState {
-    fn from(i: &PeerDeviceInfo) -> Self {
-        let reasons = [
-            (i.resync_susp_user, "user"),
-            (i.resync_susp_peer, "peer"),
-            (i.resync_susp_dependency, "dependency"),
-        ];
-        let list: Vec<&str> = reasons
-            .iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, name)| *name)
-            .collect();
-        PeerDeviceState {
-            replication: i.repl.name().into(),
-            peer_disk: i.peer_disk.name().into(),
-            peer_client: i.peer_client,
-            resync_suspended: if list.is_empty() {
-                "no".into()
-            } else {
-                list.join(",")
-            },
-            received: i.received,
-            sent: i.sent,
-            out_of_sync: i.out_of_sync,
-            pending: i.pending,
-            unacked: i.unacked,
-            sync: i.sync.as_ref().map(Sync::from),
-        }
-    }
-}
-
-impl From<&ResourceStatus> for Resource {
-    fn from(s: &ResourceStatus) -> Self {
-        let device = |(volume, info): &(drbd_proto::VolumeNr, DeviceInfo)| Device {
-            volume: volume.to_wire(),
-            state: info.into(),
-        };
-        let connections = s
-            .connections
-            .iter()
-            .map(|(peer, info, devices)| Connection {
-                peer: peer.get(),
-                state: info.into(),
-                peer_devices: devices
-                    .iter()
-                    .map(|(volume, info)| PeerDevice {
-                        volume: volume.to_wire(),
-                        state: info.into(),
-                    })
-                    .collect(),
-            });
-        Resource {
-            name: s.name.clone(),
-            node_id: s.node_id.get(),
-            state: (&s.info).into(),
-            devices: s.devices.iter().map(device).collect(),
-            connections: connections.collect(),
-        }
-    }
 }
