@@ -82,6 +82,8 @@ pub(crate) enum PingWaiter {
         /// That peer.
         with: NodeId,
     },
+    /// Somebody who opens a volume for reading.
+    Reader,
     /// The end of a resync as target of this volume.
     ResyncFinish {
         /// The volume.

@@ -9,6 +9,7 @@ use drbd_proto::{ConnState, Ctx, DigestAlg, NodeId, Packet, Sector, Stream, Volu
 
 use crate::command::Reply;
 use crate::id::{BufId, CmdId, IoId, OpId, OpenId};
+use crate::resync_after::ResyncFacts;
 use crate::status::Change;
 
 /// One thing to do. The driver carries effects out in the order given; operations with an [`OpId`] may
@@ -199,6 +200,13 @@ pub enum Effect {
         /// Its limits.
         limits: Limits,
     },
+    /// How the resyncs of a volume are, for the [`Schedule`](crate::resync_after::Schedule) of the node.
+    ResyncFacts {
+        /// The volume.
+        volume: VolumeNr,
+        /// How it is; `None`: it is gone.
+        facts: Option<ResyncFacts>,
+    },
     /// A line for the log.
     Log(LogLine),
 }
@@ -313,6 +321,9 @@ pub enum OpenError {
     /// Forced demotion is under way: ENOTRECOVERABLE.
     #[error("requests fail until the last opener has gone")]
     FailIo,
+    /// A change of the whole cluster is under way, and takes too long: EAGAIN.
+    #[error("a change of the cluster is under way")]
+    Busy,
     /// No such volume.
     #[error("no such volume")]
     NoVolume,

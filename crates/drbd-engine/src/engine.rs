@@ -14,8 +14,9 @@ use crate::control::ControlOp;
 use crate::data::{DataOp, ResourceData};
 use crate::disk::Attaching;
 use crate::effect::{Effect, Limits, LogLevel, LogLine};
-use crate::event::Event;
+use crate::event::{Event, OpOutput, OpResult};
 use crate::id::{BufId, OpId, OpenId};
+use crate::openers::Reader;
 use crate::options::ResourceOptions;
 use crate::outbox::Outbox;
 use crate::reconcile::WaitingDagtag;
@@ -58,6 +59,8 @@ pub struct Engine {
     pub(crate) rng: Rng,
     /// Handlers are called.
     pub(crate) helper: bool,
+    /// The node may have to be told of other facts about resyncs.
+    pub(crate) facts_changed: bool,
     /// All state values; changed by transactions only.
     pub(crate) state: State,
     pub(crate) volumes: BTreeMap<VolumeNr, Volume>,
@@ -70,6 +73,8 @@ pub struct Engine {
     pub(crate) role_change: Option<RoleChange>,
     /// Primary because of a command, not because somebody opened the device.
     pub(crate) promoted_by_command: bool,
+    /// Those who want to read, and cannot yet.
+    pub(crate) readers: Vec<Reader>,
     /// Writers that wait for a promotion that is under way already.
     pub(crate) waiting_openers: Vec<OpenId>,
     /// Peers that were asked whether they live before a new generation is made.
@@ -93,6 +98,12 @@ pub struct Engine {
     /// What the outstanding operations are for.
     pub(crate) ops: BTreeMap<OpId, Op>,
     pub(crate) next_op: u64,
+    /// Operations under way on disks with a time limit: of which volume, since when.
+    pub(crate) disk_ops: BTreeMap<OpId, (VolumeNr, Instant)>,
+    /// Operations of disks that were given up: what comes of them is of no interest.
+    pub(crate) given_up: BTreeMap<OpId, VolumeNr>,
+    /// Operations that were asked of such disks.
+    pub(crate) stillborn: Vec<OpId>,
     pub(crate) timers: Timers,
     pub(crate) out: Outbox,
     /// Volumes whose superblock has to be written.
@@ -136,12 +147,14 @@ impl Engine {
             now: Instant::ZERO,
             rng: Rng::new(config.seed),
             helper: config.helper,
+            facts_changed: false,
             state,
             volumes: BTreeMap::new(),
             conns: BTreeMap::new(),
             twopc: TwoPc::default(),
             role_change: None,
             promoted_by_command: false,
+            readers: Vec::new(),
             waiting_openers: Vec::new(),
             new_uuid_pings: NodeMask::EMPTY,
             waiting_dagtags: Vec::new(),
@@ -154,6 +167,9 @@ impl Engine {
             limits: BTreeMap::new(),
             ops: BTreeMap::new(),
             next_op: 1,
+            disk_ops: BTreeMap::new(),
+            given_up: BTreeMap::new(),
+            stillborn: Vec::new(),
             timers: Timers::default(),
             out: Outbox::default(),
             md_dirty: false,
@@ -180,11 +196,20 @@ impl Engine {
                 self.opened(open, volume, write, nonblock);
             }
             Event::Close { open } => self.closed(open),
-            Event::Done { op, result } => match self.ops.remove(&op) {
-                Some(Op::Control(what)) => self.control_op_done(what, result),
-                Some(Op::Data(what)) => self.data_op_done(what, result),
-                None => self.log_at(LogLevel::Warn, None, None, format!("{op:?} is not known")),
-            },
+            Event::Done { op, result } => {
+                self.disk_ops.remove(&op);
+                match self.ops.remove(&op) {
+                    Some(what) => self.op_ended(what, result),
+                    None if self.given_up.remove(&op).is_some() => {
+                        if let Ok(OpOutput::Buf(buf)) = result {
+                            self.release(buf);
+                        }
+                    }
+                    None => {
+                        self.log_at(LogLevel::Warn, None, None, format!("{op:?} is not known"));
+                    }
+                }
+            }
             Event::Sent { op } => match self.ops.remove(&op) {
                 Some(Op::Data(what)) => self.data_sent(what),
                 Some(Op::Control(_)) | None => {}
@@ -208,10 +233,20 @@ impl Engine {
                 self.packet(peer, stream, volume, packet, payload);
             }
             Event::Lost { peer, reason } => self.streams_lost(peer, reason),
+            Event::ResyncHold { volume, hold } => self.resync_hold(volume, hold),
             Event::Command { cmd, command } => self.command(cmd, command),
         }
         self.settle();
+        self.publish_resync_facts();
         self.out.drain_into(effects);
+    }
+
+    /// An operation has ended, or was given up.
+    pub(crate) fn op_ended(&mut self, op: Op, result: OpResult) {
+        match op {
+            Op::Control(what) => self.control_op_done(what, result),
+            Op::Data(what) => self.data_op_done(what, result),
+        }
     }
 
     /// When the engine wants an `Event::Tick` at the latest.
@@ -223,6 +258,7 @@ impl Engine {
     fn settle(&mut self) {
         // What one step causes may make another one possible.
         for _ in 0..MAX_SETTLE_ROUNDS {
+            self.end_stillborn();
             self.run_deferred();
             self.data_settle();
             self.hand_over_resync();
@@ -232,13 +268,15 @@ impl Engine {
             self.attach_settle();
             self.suspend_settle();
             self.role_change_step();
+            self.settle_readers();
             self.twopc_settle();
             let went_on = self.down_step();
             self.full_sync_progress();
             self.write_dirty_superblocks();
             let went_on = self.resize_settle() || went_on;
             self.disk_settle();
-            let more = !self.deferred.is_empty() || self.md_dirty || went_on;
+            let more =
+                !self.deferred.is_empty() || self.md_dirty || went_on || !self.stillborn.is_empty();
             if !more && !self.twopc_startable() {
                 break;
             }
@@ -258,7 +296,10 @@ impl Engine {
                 Timer::Heal => self.heal(),
                 Timer::Offer => self.offer(),
                 Timer::RoleChange => self.role_change_step(),
+                // Looked at after each event.
+                Timer::Readers => {}
                 Timer::Ahead(peer) => self.leave_ahead(peer),
+                Timer::DiskTimeout(volume) => self.disk_timeout(volume),
                 Timer::RequestTimeout(_)
                 | Timer::PeerAck
                 | Timer::ResyncTurn(..)
@@ -277,7 +318,9 @@ impl Engine {
 
     /// Queues an effect.
     pub(crate) fn push(&mut self, effect: Effect) {
-        self.out.push(effect);
+        if self.disk_answers(&effect) {
+            self.out.push(effect);
+        }
     }
 
     /// Sends a packet about a volume (or [`VolumeNr::CONNECTION`]) without payload.

@@ -7,6 +7,7 @@ use drbd_proto::{NodeId, Packet, Sector, Stream, VolumeNr};
 
 use crate::command::Command;
 use crate::id::{BufId, CmdId, IoId, OpId, OpenId};
+use crate::resync_after::ResyncHold;
 
 /// One thing that happened. The driver delivers events one at a time and carries out the effects of one
 /// before it delivers the next.
@@ -82,6 +83,13 @@ pub enum Event {
     Sent {
         /// The operation named in the effect.
         op: OpId,
+    },
+    /// The [`Schedule`](crate::resync_after::Schedule) of the node says whether a volume has to wait.
+    ResyncHold {
+        /// The volume.
+        volume: VolumeNr,
+        /// Whether it has to wait.
+        hold: ResyncHold,
     },
     /// An administrator's command. Answered by exactly one `Effect::Reply`.
     Command {

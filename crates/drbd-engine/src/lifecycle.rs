@@ -307,6 +307,7 @@ impl Engine {
                     conn.heard_in_resync.insert(with);
                 }
             }
+            PingWaiter::Reader => self.reader_ping(peer),
             PingWaiter::ResyncFinish { volume, failed } => {
                 if alive {
                     self.resync_finish_confirmed(peer, volume, failed);

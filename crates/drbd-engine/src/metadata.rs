@@ -121,8 +121,9 @@ impl Engine {
     }
 
     fn write_superblock(&mut self, v: VolumeNr) {
+        let given_up = self.volumes.get(&v).is_some_and(|x| x.data.given_up);
         let Some(disk) = self.disk_mut(v) else { return };
-        if disk.meta.writing.is_some() || !disk.loaded {
+        if disk.meta.writing.is_some() || !disk.loaded || given_up {
             return;
         }
         disk.gen_ids.store(&mut disk.meta.sb);

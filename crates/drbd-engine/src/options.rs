@@ -226,6 +226,8 @@ pub struct DiskOptions {
     pub read_balancing: ReadBalancing,
     /// `disk-timeout`; zero: off.
     pub disk_timeout: Duration,
+    /// `resync-after`: the minor to wait for.
+    pub resync_after: Option<u32>,
 }
 
 impl Default for DiskOptions {
@@ -243,6 +245,7 @@ impl Default for DiskOptions {
             rs_discard_granularity: 0,
             read_balancing: ReadBalancing::PreferLocal,
             disk_timeout: Duration::ZERO,
+            resync_after: None,
         }
     }
 }

@@ -96,6 +96,7 @@ fn must_wait(effect: &Effect) -> bool {
         | Effect::Framing { .. }
         | Effect::Upcall { .. }
         | Effect::Changed(_)
+        | Effect::ResyncFacts { .. }
         | Effect::Log(_) => false,
     }
 }

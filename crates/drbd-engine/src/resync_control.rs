@@ -134,9 +134,13 @@ impl Engine {
                 bits * 4
             ),
         );
+        let hold = self.volumes.get(&v).map(|x| x.resync_hold);
+        let hold = hold.unwrap_or_default();
         let _ = self.change(ChangeFlags::HARD, |s| {
             if let Some(pd) = s.pd_mut(peer, v) {
                 pd.repl = to;
+                pd.susp_dependency = hold.dependency;
+                pd.susp_max_parallel = hold.limit;
             }
         });
         self.ask_who_lives(peer);
@@ -443,7 +447,7 @@ impl Engine {
             if n != finished
                 && pd.repl == ReplState::PausedSyncT
                 && pd.pdisk == DiskState::UpToDate
-                && !(pd.susp_user || pd.susp_peer || pd.susp_dependency)
+                && !(pd.susp_user || pd.susp_peer || pd.susp_dependency || pd.susp_max_parallel)
                 && self.same_generation(n, v)
                 && self.bitmap_weight(n, v) != 0
             {

@@ -7,11 +7,10 @@ use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, Role, UuidFlags, Volume
 
 use crate::command::{Reply, RetCode};
 use crate::connection::PingWaiter;
-use crate::effect::{Effect, OpenError};
+use crate::effect::OpenError;
 use crate::engine::Engine;
 use crate::fencing::Fenced;
 use crate::id::{CmdId, OpenId};
-use crate::state::change::ChangeFlags;
 use crate::time::Instant;
 use crate::timer::Timer;
 use crate::twopc::{ChangeKind, Requester};
@@ -27,6 +26,8 @@ pub(crate) struct RoleChange {
     /// The role to have.
     to: Role,
     force: bool,
+    /// An opener does not wait for a second attempt.
+    once: bool,
     /// Own disks become UpToDate with it.
     lift: bool,
     /// Unknown peers are declared Outdated with it.
@@ -98,6 +99,21 @@ impl Engine {
         self.request_role(Asker::Command(cmd), to, force);
     }
 
+    /// Somebody opens the device for writing; with `once` there is no second attempt.
+    pub(crate) fn promote_for(&mut self, open: OpenId, once: bool) {
+        self.request_role(Asker::Opener(open), Role::Primary, false);
+        if let Some(r) = self.role_change.as_mut()
+            && r.asker == Asker::Opener(open)
+        {
+            r.once = once;
+        }
+    }
+
+    /// The last writer has closed the device.
+    pub(crate) fn demote_after_close(&mut self) {
+        self.request_role(Asker::LastClose, Role::Secondary, false);
+    }
+
     fn request_role(&mut self, asker: Asker, to: Role, force: bool) {
         if self.role_change.is_some() {
             return self.tell_asker(asker, Err(RetCode::CONCURRENT_ST_CHG));
@@ -116,6 +132,7 @@ impl Engine {
             asker,
             to,
             force,
+            once: false,
             lift: false,
             outdate: false,
             fencing: Fencing::default(),
@@ -231,7 +248,7 @@ impl Engine {
         };
         let promote = r.to == Role::Primary;
         let again = r.attempts < MAX_ATTEMPTS;
-        let auto = matches!(r.asker, Asker::Opener(_));
+        let auto = matches!(r.asker, Asker::Opener(_)) && !r.once;
         match code {
             RetCode::TIMEOUT | RetCode::CONCURRENT_ST_CHG | RetCode::IN_TRANSIENT_STATE => {
                 // Conflicts with others pass; they do not count as attempts.
@@ -465,114 +482,6 @@ impl Engine {
                     self.down_failed(code);
                 }
             }
-        }
-    }
-
-    // ----- openers ------------------------------------------------------------------------------------
-
-    /// Somebody opens a volume (section 10.3).
-    pub(crate) fn opened(&mut self, open: OpenId, v: VolumeNr, write: bool, nonblock: bool) {
-        let Some(volume) = self.volumes.get_mut(&v) else {
-            self.push(Effect::OpenDone {
-                open,
-                result: Err(OpenError::NoVolume),
-            });
-            return;
-        };
-        volume.openers.insert(open, write);
-        self.publish_device(v);
-        if self.state.fail_io {
-            return self.finish_open(open, Err(OpenError::FailIo));
-        }
-        if self.state.role == Role::Primary {
-            return self.finish_open(open, Ok(()));
-        }
-        if write {
-            if !self.options.auto_promote {
-                return self.finish_open(open, Err(OpenError::ReadOnly));
-            }
-            if self.role_change.is_some() && !nonblock {
-                self.waiting_openers.push(open);
-                return;
-            }
-            return self.request_role(Asker::Opener(open), Role::Primary, false);
-        }
-        let quorum = self.state.devices.get(&v).is_none_or(|d| d.have_quorum);
-        let foreign = self
-            .state
-            .conns
-            .iter()
-            .any(|(n, c)| c.peer_role == Role::Primary && !self.two_primaries(*n));
-        let answer = if !self.options.auto_promote || foreign {
-            Err(OpenError::ForeignPrimary)
-        } else if !quorum || !self.data_accessible(&self.state, v) {
-            Err(OpenError::NoData)
-        } else {
-            Ok(())
-        };
-        self.finish_open(open, answer);
-    }
-
-    fn finish_open(&mut self, open: OpenId, result: Result<(), OpenError>) {
-        if result.is_err() {
-            self.forget_opener(open);
-        }
-        self.push(Effect::OpenDone { open, result });
-        let waiting = core::mem::take(&mut self.waiting_openers);
-        for open in waiting {
-            let primary = self.state.role == Role::Primary;
-            let known = self.volumes.values().any(|v| v.openers.contains_key(&open));
-            if known && primary {
-                self.push(Effect::OpenDone {
-                    open,
-                    result: Ok(()),
-                });
-            } else if known {
-                self.forget_opener(open);
-                self.push(Effect::OpenDone {
-                    open,
-                    result: Err(OpenError::ReadOnly),
-                });
-            }
-        }
-    }
-
-    fn forget_opener(&mut self, open: OpenId) -> Option<bool> {
-        let volume = self
-            .volumes
-            .values_mut()
-            .find(|v| v.openers.contains_key(&open))?;
-        let v = volume.nr;
-        let write = volume.openers.remove(&open);
-        self.publish_device(v);
-        write
-    }
-
-    /// An opener is gone.
-    pub(crate) fn closed(&mut self, open: OpenId) {
-        let Some(write) = self.forget_opener(open) else {
-            return;
-        };
-        let any = self.volumes.values().any(|v| !v.openers.is_empty());
-        if self.state.fail_io && !any {
-            let _ = self.change(ChangeFlags::HARD, |s| s.fail_io = false);
-        }
-        let writer = self
-            .volumes
-            .values()
-            .any(|v| v.openers.values().any(|w| *w));
-        if write {
-            self.data_close_epoch();
-            self.data_flush_peer_acks();
-        }
-        if write
-            && !writer
-            && self.state.role == Role::Primary
-            && self.options.auto_promote
-            && !self.promoted_by_command
-            && self.role_change.is_none()
-        {
-            self.request_role(Asker::LastClose, Role::Secondary, false);
         }
     }
 }

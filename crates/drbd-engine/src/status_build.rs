@@ -87,7 +87,7 @@ impl Engine {
             peer_client: !known.options.bitmap,
             resync_susp_user: pd.susp_user,
             resync_susp_peer: pd.susp_peer,
-            resync_susp_dependency: comb_dep,
+            resync_susp_dependency: comb_dep || pd.susp_max_parallel,
             received: stats.received,
             sent: stats.sent,
             out_of_sync: (bits * per_bit).min(self.volumes.get(&v).map_or(u64::MAX, |x| x.size)),

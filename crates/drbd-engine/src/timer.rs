@@ -32,6 +32,10 @@ pub(crate) enum Timer {
     RoleChange,
     /// A request or barrier towards this peer has to be answered by now (ko-count times timeout).
     RequestTimeout(NodeId),
+    /// Somebody who wants to read has waited long enough.
+    Readers,
+    /// The disk has to answer by now.
+    DiskTimeout(VolumeNr),
     /// Let a peer catch up that this node is Ahead of.
     Ahead(NodeId),
     /// Send the accumulated peer-ack.

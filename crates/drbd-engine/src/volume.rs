@@ -12,6 +12,7 @@ use crate::id::OpenId;
 use crate::metadata::MetaWriter;
 use crate::options::{DeviceOptions, DiskOptions};
 use crate::resize::Measured;
+use crate::resync_after::{ResyncFacts, ResyncHold};
 use crate::unconfirmed::Unconfirmed;
 use crate::uuid::GenIds;
 
@@ -36,6 +37,10 @@ pub(crate) struct Volume {
     pub unconfirmed: Option<Unconfirmed>,
     /// Who has the virtual device open; true: for writing.
     pub openers: BTreeMap<OpenId, bool>,
+    /// What the node says about its resyncs.
+    pub resync_hold: ResyncHold,
+    /// What the node was told about them.
+    pub told_facts: Option<ResyncFacts>,
     /// Requests, activity log users, statistics: the data plane's.
     pub data: VolumeData,
 }

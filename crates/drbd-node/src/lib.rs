@@ -9,6 +9,7 @@ pub mod mailbox;
 pub mod node;
 pub mod pool;
 pub mod reactor;
+mod resyncs;
 pub mod ring;
 pub mod signals;
 pub mod transport;

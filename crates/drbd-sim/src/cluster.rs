@@ -15,6 +15,7 @@ use drbd_engine::EngineConfig;
 use drbd_engine::command::{Command, Reply};
 use drbd_engine::event::Event;
 use drbd_engine::id::{CmdId, OpId};
+use drbd_engine::resync_after::Schedule;
 use drbd_engine::status::ResourceStatus;
 use drbd_engine::time::Instant;
 use drbd_proto::NodeId;
@@ -353,6 +354,7 @@ impl Cluster {
             helper: self.config.helper,
         };
         self.note(|| format!("node {node} boots"));
+        self.nodes[node].schedule = Schedule::new(self.config.max_parallel_resyncs);
         self.nodes[node].core = Some((self.factory)(config));
     }
 

@@ -71,6 +71,10 @@ pub struct Config {
     pub tearing: Tearing,
     /// Nodes have a program for handlers.
     pub helper: bool,
+    /// The minor that each volume waits for with its resyncs.
+    pub resync_after: Vec<Option<u32>>,
+    /// Volumes a node resyncs at a time; 0: no limit.
+    pub max_parallel_resyncs: usize,
 }
 
 impl Config {
@@ -100,6 +104,8 @@ impl Config {
             volatile_cache: true,
             tearing: Tearing::Never,
             helper: false,
+            resync_after: Vec::new(),
+            max_parallel_resyncs: 0,
         }
     }
 

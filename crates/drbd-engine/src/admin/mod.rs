@@ -96,9 +96,11 @@ impl Engine {
             } => self.attach_command(cmd, volume, backing, options),
             Command::DiskOptions { volume, options } => Some(match self.disk_mut(volume) {
                 Some(disk) => {
+                    let after = options.resync_after != disk.options.resync_after;
                     // The size is changed by `resize` only.
                     let size = disk.options.size;
                     disk.options = crate::options::DiskOptions { size, ..options };
+                    self.facts_changed |= after;
                     Reply::new(RetCode::NO_ERROR)
                 }
                 None => Reply::new(RetCode::ERR_NO_DISK),

@@ -42,9 +42,12 @@ impl Engine {
                 exposed: Default::default(),
                 unconfirmed: None,
                 openers: BTreeMap::new(),
+                resync_hold: Default::default(),
+                told_facts: None,
                 data: VolumeData::default(),
             },
         );
+        self.facts_changed = true;
         self.state.devices.insert(nr, DeviceState::default());
         let peers: Vec<NodeId> = self.conns.keys().copied().collect();
         for &peer in &peers {
@@ -104,6 +107,10 @@ impl Engine {
             conn.peers.remove(&nr);
         }
         self.volumes.remove(&nr);
+        self.push(crate::effect::Effect::ResyncFacts {
+            volume: nr,
+            facts: None,
+        });
         self.state.devices.remove(&nr);
         objects.push(Object::Device {
             volume: nr,

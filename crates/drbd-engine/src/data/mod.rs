@@ -161,6 +161,10 @@ pub(crate) struct VolumeData {
     pub bitmap_locked: bool,
     /// The disk must not get further requests: it is being let go.
     pub closing: bool,
+    /// The disk does not answer: nothing is asked of it any more.
+    pub given_up: bool,
+    /// When the disk was attached.
+    pub attached_at: Instant,
     /// Round-robin position of reads.
     pub read_turn: u32,
     /// Candidates not used in this round of remote reads.
@@ -273,7 +277,7 @@ impl DataOpKind {
     }
 
     /// Whether the operation keeps the disk of its volume busy.
-    fn uses_disk(&self) -> bool {
+    pub(crate) fn uses_disk(&self) -> bool {
         match self {
             DataOpKind::Sent(..) => false,
             DataOpKind::Resync(op) => op.uses_disk(),

@@ -52,6 +52,7 @@ struct Taken {
 impl Engine {
     /// A disk is being attached: start with an empty activity log (data path, section 13.2).
     pub(crate) fn data_attached(&mut self, volume: VolumeNr) {
+        let now = self.now;
         let Some(v) = self.volumes.get_mut(&volume) else {
             return;
         };
@@ -60,6 +61,7 @@ impl Engine {
         let slots = u16::try_from(disk.options.al_extents).unwrap_or(u16::MAX);
         let slots = slots.min(most).max(*SLOTS.start());
         v.data.al_queue.attached += 1;
+        v.data.attached_at = now;
         v.data.closing = false;
         // What an earlier run of this node left in the cache is not known.
         v.data.unflushed = true;

@@ -41,6 +41,10 @@ impl Engine {
         if volume.disk.is_some() || self.state.disk(v) != DiskState::Diskless {
             return Some(Reply::new(RetCode::ERR_DISK_CONFIGURED));
         }
+        if self.disk_still_works(v) {
+            let text = "requests to the disk that was given up are still under way";
+            return Some(Reply::with(RetCode::ERR_DISK_CONFIGURED, text));
+        }
         let placement = Placement {
             index: match backing.meta {
                 MetaPlace::Internal => MdIndex::Internal,

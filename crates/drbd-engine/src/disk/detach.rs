@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::id::CmdId;
 use crate::options::OnIoError;
 use crate::state::change::ChangeFlags;
+use crate::timer::Timer;
 use crate::twopc::{ChangeKind, Requester};
 use crate::upcall::Handler;
 
@@ -37,6 +38,7 @@ impl Engine {
         self.pending.detaches.push((v, cmd));
         if force {
             self.forced_detach.insert(v);
+            self.watch_forced_detach(v);
             let _ = self.change(ChangeFlags::HARD, |s| {
                 if let Some(d) = s.devices.get_mut(&v) {
                     d.disk = DiskState::Detaching;
@@ -78,9 +80,12 @@ impl Engine {
             DiskFault::Read => "read error",
             DiskFault::Write => "write error",
             DiskFault::Meta => "metadata I/O error",
+            DiskFault::Timeout => "no answer in time",
         };
         let to = match policy {
-            OnIoError::PassOn if fault != DiskFault::Meta => DiskState::Inconsistent,
+            OnIoError::PassOn if matches!(fault, DiskFault::Read | DiskFault::Write) => {
+                DiskState::Inconsistent
+            }
             _ => DiskState::Failed,
         };
         self.log_at(
@@ -129,8 +134,10 @@ impl Engine {
 
     fn finish_detach(&mut self, v: VolumeNr) {
         self.forced_detach.remove(&v);
+        self.timers.cancel(Timer::DiskTimeout(v));
         if let Some(volume) = self.volumes.get_mut(&v) {
             volume.disk = None;
+            volume.data.given_up = false;
             volume.flags.crashed_primary = false;
         }
         self.data_disk_gone(v);

@@ -3,6 +3,7 @@
 mod activate;
 mod attach;
 mod detach;
+mod timeout;
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -27,6 +28,8 @@ pub(crate) enum DiskFault {
     Write,
     /// Metadata.
     Meta,
+    /// It does not answer.
+    Timeout,
 }
 
 /// An attach under way, until the disk can be used.

@@ -151,7 +151,7 @@ impl Engine {
             susp: s.susp_user || s.susp_quorum || s.susp_uuid,
             aftr_isp: comb_dep,
             peer_isp: pd.susp_peer,
-            user_isp: pd.susp_user,
+            user_isp: pd.susp_user || pd.susp_max_parallel,
             susp_nod: s.susp_nod,
             susp_fen: conn.susp_fen,
             quorum: s.devices.get(&v).is_some_and(|d| d.have_quorum),

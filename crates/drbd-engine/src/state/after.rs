@@ -125,8 +125,11 @@ impl Engine {
             self.start_full_sync(peer, v, true);
         }
 
-        let pausing = (was.susp_user, was.susp_dependency, was.susp_other_c)
-            != (is.susp_user, is.susp_dependency, is.susp_other_c);
+        let paused = |pd: &crate::state::PeerDeviceState| {
+            let limited = pd.susp_max_parallel;
+            (pd.susp_user, pd.susp_dependency, pd.susp_other_c, limited)
+        };
+        let pausing = paused(&was) != paused(&is);
         let resync_started = !(ReplState::SyncSource..=ReplState::PausedSyncT).contains(&was.repl)
             && (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&is.repl);
         let target_finished = was.repl.is_sync_target() && is.repl == ReplState::Established;

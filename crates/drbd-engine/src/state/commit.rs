@@ -27,6 +27,7 @@ impl Engine {
             self.commit_exposed_uuid(&old, v);
         }
         self.commit_connections(&old);
+        self.facts_changed = true;
         self.publish(&old);
         self.data_state_committed(&old);
         self.deferred.push_back(Deferred {

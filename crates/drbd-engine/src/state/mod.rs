@@ -96,6 +96,8 @@ pub(crate) struct PeerDeviceState {
     pub susp_dependency: bool,
     /// Another peer is the chosen sync source of this volume.
     pub susp_other_c: bool,
+    /// As many volumes are being resynced as the node allows.
+    pub susp_max_parallel: bool,
     /// This sync target owns the "one active target per volume" slot.
     pub resync_active: bool,
     /// While the peer is Inconsistent: we replicate application writes to it.
@@ -113,6 +115,7 @@ impl Default for PeerDeviceState {
             susp_peer: false,
             susp_dependency: false,
             susp_other_c: false,
+            susp_max_parallel: false,
             resync_active: false,
             replication: true,
             peer_replication: true,

@@ -237,7 +237,7 @@ impl Engine {
                 continue;
             }
             any_target = true;
-            let paused = pd.susp_dependency || pd.susp_peer || pd.susp_user;
+            let paused = pd.susp_dependency || pd.susp_peer || pd.susp_user || pd.susp_max_parallel;
             if paused || pd.pdisk < DiskState::Outdated || pd.pdisk == DiskState::Unknown {
                 continue;
             }
@@ -332,7 +332,7 @@ impl Engine {
         let comb_dep = pd.susp_dependency
             || pd.susp_other_c
             || (pd.is_sync_source() && disk <= DiskState::Inconsistent);
-        let suspended = pd.susp_user || pd.susp_peer || comb_dep;
+        let suspended = pd.susp_user || pd.susp_peer || pd.susp_max_parallel || comb_dep;
         match pd.repl {
             ReplState::SyncSource if suspended => pd.repl = ReplState::PausedSyncS,
             ReplState::PausedSyncS if !suspended => pd.repl = ReplState::SyncSource,

@@ -52,6 +52,14 @@ struct Arguments {
         default_value = "disabled"
     )]
     usermode_helper: String,
+    /// How many volumes may be resynced or verified at a time; 0: no limit.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "DRBD_MAX_PARALLEL_RESYNCS",
+        default_value_t = 0
+    )]
+    max_parallel_resyncs: usize,
     /// Memory for the data of one resource, in MiB.
     #[arg(long, value_name = "MIB", env = "DRBD_MEMORY", default_value_t = 128)]
     memory: usize,
@@ -113,6 +121,7 @@ fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
         },
         frontends: vec![Box::new(frontends)],
         make_core: Box::new(make_engine),
+        max_parallel_resyncs: arguments.max_parallel_resyncs,
     }));
     tracing::info!(
         "drbdd: version {}, control socket {}",

@@ -28,6 +28,7 @@ impl Daemon {
             helper: Helper::default(),
             frontends: Vec::new(),
             make_core: Box::new(make_engine),
+            max_parallel_resyncs: 0,
         }));
         let daemon = Daemon { directory };
         let server = Server::bind(&daemon.path()).unwrap().with_backlog(backlog);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use drbd_config::options::{self as table, Argument, SetupCommand};
+use drbd_engine::options::DiskOptions;
 use drbd_engine::{Command, Path, Reply, RetCode};
 use drbd_proto::{NodeId, Sector, VolumeNr};
 
@@ -196,7 +197,8 @@ impl Node {
         });
         let shared: Arc<str> = name.into();
         let helper = self.settings.helper.clone();
-        let handle = Handle::start(shared.clone(), core, self.settings.pool, helper)
+        let pool = self.settings.pool;
+        let handle = Handle::start(shared.clone(), core, pool, helper, &self.resyncs)
             .map_err(|e| no(RetCode::ERR_NOMEM, e.to_string()))?;
         for observer in &registry.observers {
             handle.observe(observer.clone());
@@ -472,6 +474,23 @@ impl Node {
         Ok(resource.give(command))
     }
 
+    /// Volumes must not wait for each other with their resyncs.
+    pub(super) fn check_resync_after(
+        &self,
+        resource: &Resource,
+        nr: u16,
+        options: &DiskOptions,
+    ) -> Result<(), Refusal> {
+        let minor = lock(&resource.config).volumes.get(&nr).map(|v| v.minor);
+        match (minor, options.resync_after) {
+            (Some(minor), Some(after)) => {
+                let checked = self.resyncs.check(minor, after);
+                checked.map_err(|e| no(RetCode::ERR_RESYNC_AFTER_CYCLE, e.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn disk_options(
         &self,
         call: &Call<'_>,
@@ -487,6 +506,7 @@ impl Node {
             None => return Err(unknown()),
         };
         let options = options::disk(&values);
+        self.check_resync_after(resource, nr, &options)?;
         let reply = resource.give(Command::DiskOptions { volume, options });
         if reply.is_ok()
             && let Some(config) = lock(&resource.config).volumes.get_mut(&nr)

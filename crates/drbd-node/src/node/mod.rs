@@ -15,6 +15,7 @@ use drbd_proto::NodeId;
 use crate::control::protocol::{self as view, Request};
 use crate::frontend::{Attached, Frontend};
 use crate::reactor::{Core, Handle, Helper, Observer};
+use crate::resyncs::Resyncs;
 
 mod commands;
 mod config;
@@ -51,11 +52,14 @@ pub struct Settings {
     pub frontends: Vec<Box<dyn Frontend>>,
     /// How an engine is made.
     pub make_core: MakeCore,
+    /// How many volumes may be resynced at a time; 0: no limit.
+    pub max_parallel_resyncs: usize,
 }
 
 /// All resources of this daemon.
 pub struct Node {
     settings: Settings,
+    resyncs: Resyncs,
     registry: Mutex<Registry>,
 }
 
@@ -97,6 +101,7 @@ impl Node {
     /// A node without resources.
     pub fn new(settings: Settings) -> Node {
         Node {
+            resyncs: Resyncs::new(settings.max_parallel_resyncs),
             settings,
             registry: Mutex::default(),
         }

@@ -294,6 +294,9 @@ pub fn disk(v: &Values) -> DiskOptions {
         })
     });
     v.set_time("disk-timeout", DECISECOND, &mut o.disk_timeout);
+    // -1 is nobody.
+    let after = v.number("resync-after");
+    o.resync_after = after.and_then(|minor| u32::try_from(minor).ok());
     o
 }
 

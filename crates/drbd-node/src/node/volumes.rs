@@ -147,6 +147,7 @@ impl Node {
             volatile_cache: data.volatile_cache,
         };
         let options = options::disk(&call.options);
+        self.check_resync_after(resource, volume.to_wire(), &options)?;
         let command = Command::Attach {
             volume,
             backing: measured,

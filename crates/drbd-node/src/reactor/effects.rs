@@ -180,6 +180,7 @@ impl Reactor {
                     self.notify_volume(volume, || Notice::Limits(limits));
                 }
             }
+            Effect::ResyncFacts { volume, facts } => self.resyncs.update(volume, facts),
             Effect::Log(line) => self.log(&line),
         }
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use drbd_engine::resync_after::ResyncHold;
 use drbd_engine::{
     CmdId, Command, Effect, Event, Instant, Limits, OpId, Path, Reply, ResourceStatus, status,
 };
@@ -21,6 +22,7 @@ use crate::clock;
 use crate::frontend::{ToVolume, VolumeHandle};
 use crate::mailbox::{Mailbox, Sender, Wake};
 use crate::pool::Pool;
+use crate::resyncs::{Member, Resyncs};
 use crate::ring::{Completion, Fd, NoRing, Op, OpKey, Ring};
 use crate::transport::tcp::{self, Tcp};
 
@@ -121,6 +123,8 @@ pub(crate) enum Message {
     Discarded { job: u32, result: io::Result<()> },
     /// A helper program has ended.
     Called { op: OpId, exit: i32 },
+    /// Whether a volume has to wait with its resyncs.
+    ResyncHold { volume: VolumeNr, hold: ResyncHold },
     /// The end.
     Stop,
 }
@@ -180,6 +184,8 @@ struct Reactor {
     observers: Vec<Observer>,
     waiting_reads: VecDeque<WaitingRead>,
     helper: Helper,
+    /// What other resources of the node have to know of this one's resyncs.
+    resyncs: Member,
     /// Calls of the helper program under way.
     calls: HashMap<OpId, (&'static str, About)>,
     /// Names of the connections, for log lines.
@@ -218,18 +224,20 @@ impl Handle {
         core: Box<dyn Core>,
         pool: usize,
         helper: Helper,
+        resyncs: &Resyncs,
     ) -> Result<Handle, StartError> {
         let mailbox = Mailbox::new()?;
         let sender = mailbox.sender();
         let pool = Pool::new(pool);
         let (started, is_started) = mpsc::channel();
         let parts = (name.clone(), pool.clone());
+        let resyncs = resyncs.join(sender.clone());
         let thread = std::thread::Builder::new()
             .name(format!("drbd-{name}"))
             .spawn(move || {
                 let (name, pool) = parts;
                 // The ring belongs to the thread that makes it.
-                match Reactor::new(name, core, mailbox, pool, helper) {
+                match Reactor::new(name, core, mailbox, pool, helper, resyncs) {
                     Ok(mut reactor) => {
                         let _ = started.send(Ok(()));
                         reactor.run();
@@ -305,6 +313,7 @@ impl Reactor {
         mailbox: Mailbox<Message>,
         pool: Pool,
         helper: Helper,
+        resyncs: Member,
     ) -> Result<Reactor, NoRing> {
         let ring = Ring::new(RING_ENTRIES)?;
         let sender = mailbox.sender();
@@ -331,6 +340,7 @@ impl Reactor {
             observers: Vec::new(),
             waiting_reads: VecDeque::new(),
             helper,
+            resyncs,
             calls: HashMap::new(),
             peer_names: BTreeMap::new(),
             paths: BTreeMap::new(),
@@ -519,6 +529,9 @@ impl Reactor {
             }
             Message::Discarded { job, result } => self.disks.helper_done(job, result),
             Message::Called { op, exit } => self.called(op, exit),
+            Message::ResyncHold { volume, hold } => {
+                self.events.push_back(Event::ResyncHold { volume, hold });
+            }
             Message::Stop => {
                 if self.stopping.is_none() {
                     self.stopping = Some(self.now + STOP_LIMIT);

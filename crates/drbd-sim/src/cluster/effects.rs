@@ -7,6 +7,7 @@ use drbd_engine::effect::{Effect, LogLevel};
 use drbd_engine::event::{Event, OpOutput};
 use drbd_engine::id::OpId;
 use drbd_engine::options::WireProtocol;
+use drbd_engine::resync_after::Told;
 use drbd_proto::{NodeId, Packet, Stream, VolumeNr};
 
 use super::node::Pending;
@@ -240,6 +241,10 @@ impl Cluster {
                     *l = limits;
                 }
             }
+            Effect::ResyncFacts { volume, facts } => {
+                let told = self.nodes[n].schedule.update(&(), volume, facts);
+                self.tell_schedule(n, told);
+            }
             Effect::Log(line) => {
                 if let Some(r) = self.record.as_mut() {
                     r.log.push((self.queue.now(), n, line.text.clone()));
@@ -249,6 +254,22 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Hands what the schedule of a node says to its engine.
+    pub(super) fn tell_schedule(&mut self, n: usize, told: Told<()>) {
+        let life = self.nodes[n].life;
+        for ((), volume, hold) in told {
+            let event = Event::ResyncHold { volume, hold };
+            self.queue
+                .after(0, Occurrence::Event(n, life, Box::new(event)));
+        }
+    }
+
+    /// From now on the node resyncs so many volumes at a time.
+    pub fn limit_resyncs(&mut self, n: usize, limit: usize) {
+        let told = self.nodes[n].schedule.set_limit(limit);
+        self.tell_schedule(n, told);
     }
 
     fn flush_now(&mut self, n: usize, v: usize) {
@@ -335,7 +356,10 @@ impl Cluster {
         };
         let delay = match self.nodes[n].slow_disk {
             Some(slow) if is_data => slow,
-            _ => delay,
+            _ => self.nodes[n]
+                .slow_meta
+                .filter(|_| !is_data)
+                .unwrap_or(delay),
         };
         let node = &mut self.nodes[n];
         node.pending.insert(

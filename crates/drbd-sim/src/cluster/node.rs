@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use drbd_engine::command::{Command, Reply};
 use drbd_engine::effect::Limits;
+use drbd_engine::resync_after::Schedule;
 use drbd_proto::Ctx;
 
 use crate::clock::Time;
@@ -42,10 +43,14 @@ pub struct Node {
     pub disks: Vec<Option<Disk>>,
     /// If set, every operation on the data area takes that long.
     pub slow_disk: Option<Time>,
+    /// If set, every operation on the metadata takes that long.
+    pub slow_meta: Option<Time>,
     pub(crate) attached: Vec<bool>,
     pub(crate) pending: BTreeMap<u64, Pending>,
     pub(crate) used_ops: BTreeSet<u64>,
     pub(crate) tick_at: Option<Time>,
+    /// Which volumes may be resynced.
+    pub(crate) schedule: Schedule<()>,
     pub(crate) peers: BTreeMap<usize, PeerStream>,
     /// Limits of the virtual devices, as announced.
     pub limits: Vec<Limits>,
@@ -72,10 +77,12 @@ impl Node {
             life: 0,
             disks,
             slow_disk: None,
+            slow_meta: None,
             attached: vec![false; volumes],
             pending: BTreeMap::new(),
             used_ops: BTreeSet::new(),
             tick_at: None,
+            schedule: Schedule::default(),
             peers: BTreeMap::new(),
             limits: vec![Limits::default(); volumes],
             script: VecDeque::new(),

@@ -2,7 +2,7 @@
 
 use drbd_engine::command::Command;
 use drbd_engine::effect::Path;
-use drbd_engine::options::{DeviceOptions, PeerDeviceOptions};
+use drbd_engine::options::{DeviceOptions, DiskOptions, PeerDeviceOptions};
 use drbd_proto::VolumeNr;
 
 use super::{Cluster, NAMES, node_id};
@@ -74,7 +74,10 @@ impl Cluster {
         Command::Attach {
             volume: volume_nr(volume),
             backing,
-            options: self.config.disk.clone(),
+            options: DiskOptions {
+                resync_after: self.config.resync_after.get(volume).copied().flatten(),
+                ..self.config.disk.clone()
+            },
         }
     }
 

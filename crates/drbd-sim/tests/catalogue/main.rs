@@ -16,8 +16,11 @@ mod disks;
 mod failover;
 mod fencing;
 mod lab;
+mod openers;
+mod resync_order;
 mod resyncs;
 mod rows;
+mod stuck_disks;
 mod volumes;
 
 /// What every file of tests needs.

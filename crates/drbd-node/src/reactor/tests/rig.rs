@@ -247,7 +247,8 @@ pub(super) const VOLUME: VolumeNr = VolumeNr::ZERO;
 impl Rig {
     pub(super) fn new(pool: usize) -> Rig {
         let core = Box::new(Script::default());
-        let handle = Handle::start("test".into(), core, pool, Helper::default()).unwrap();
+        let resyncs = crate::resyncs::Resyncs::new(0);
+        let handle = Handle::start("test".into(), core, pool, Helper::default(), &resyncs).unwrap();
         let which = Which {
             resource: "test".into(),
             volume: VOLUME,

@@ -63,6 +63,7 @@ fn open_errno(e: OpenError) -> Errno {
         OpenError::ForeignPrimary => Errno::MEDIUMTYPE,
         OpenError::NoData => Errno::NODATA,
         OpenError::FailIo => Errno::NOTRECOVERABLE,
+        OpenError::Busy => Errno::AGAIN,
         OpenError::NoVolume => Errno::NXIO,
     }
 }

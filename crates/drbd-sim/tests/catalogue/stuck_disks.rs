@@ -1,0 +1,132 @@
+//! A disk that does not answer.
+
+use std::time::Duration;
+
+use crate::words::*;
+
+/// How long a stuck disk takes, in milliseconds.
+const STUCK: u64 = 60_000;
+
+fn setup() -> Lab {
+    let mut t = Setup::new(2)
+        .with(|c| {
+            c.disk.disk_timeout = Duration::from_secs(5);
+            c.resource.on_no_data = OnNoData::SuspendIo;
+        })
+        .up();
+    t.pass(6);
+    t.primary(0);
+    t.write(0, [1]);
+    t.pass(1);
+    t
+}
+
+/// The disk of a node is given up, answers at last, and is attached again.
+fn given_up(mut t: Lab, n: usize) {
+    t.events(n, [Disk(Failed), Disk(Diskless)]);
+    t.wait(1 - n, PeerDisk(n, Diskless));
+    t.refuses(n, t.c.attach_command(n, 0), RetCode::ERR_DISK_CONFIGURED);
+    t.slow_disk(n, 0);
+    t.c.nodes[n].slow_meta = None;
+    t.pass(2 * STUCK / 1000);
+    t.attach(n);
+    t.healthy();
+    t.write(0, [1, 2, 3]);
+    t.pass(1);
+    t.same_content([0, 1]);
+    t.finish();
+}
+
+fn may_fail(t: &mut Lab, n: usize) {
+    let p = 1 - n;
+    t.errors_expected();
+    t.may_see(n, Bad::Failed);
+    t.may_see(p, Bad::PeerFailed(n));
+    // Epochs that cannot be made durable end the connection.
+    t.may_see(n, Bad::Conn(p, NetworkFailure));
+    t.may_see(p, Bad::Conn(n, NetworkFailure));
+    t.mark();
+}
+
+/// A stuck backing disk leads to Failed, Diskless after disk-timeout (resync write, resync read, metadata write, peer
+/// write); re-attach resyncs.
+#[test]
+fn disk_timeout() {
+    // A received write.
+    let mut t = setup();
+    may_fail(&mut t, 1);
+    t.slow_disk(1, STUCK);
+    let io = t.begin_write(0, 2);
+    t.pass(4);
+    t.pending(io);
+    t.succeeds(io);
+    given_up(t, 1);
+
+    // An application's write; the peer has it.
+    let mut t = setup();
+    may_fail(&mut t, 0);
+    t.slow_disk(0, STUCK);
+    let io = t.begin_write(0, 2);
+    t.pass(4);
+    t.pending(io);
+    t.succeeds(io);
+    t.read(0, [1, 2]);
+    given_up(t, 0);
+
+    // An application's read.
+    let mut t = setup();
+    may_fail(&mut t, 0);
+    t.slow_disk(0, STUCK);
+    t.read(0, [1]);
+    given_up(t, 0);
+
+    // Metadata: a place that is not in the activity log.
+    for n in [0, 1] {
+        let mut t = setup();
+        may_fail(&mut t, n);
+        t.c.nodes[n].slow_meta = Some(STUCK * 1_000_000);
+        let io = t.begin_write(0, 3000);
+        t.succeeds(io);
+        given_up(t, n);
+    }
+
+    // Resync, at the target and at the source.
+    for n in [1, 0] {
+        let mut t = setup();
+        t.disconnect(0, 1);
+        t.write(0, 2000..2020);
+        may_fail(&mut t, n);
+        t.slow_disk(n, STUCK);
+        t.connect_begin(0, 1);
+        given_up(t, n);
+    }
+}
+
+/// Without the option a stuck disk is waited for; a forced detach gives it up.
+#[test]
+fn a_forced_detach_gives_a_stuck_disk_up() {
+    let mut t = Setup::new(2).up();
+    t.primary(0);
+    t.write(0, [1]);
+    t.pass(1);
+    t.errors_expected();
+    t.slow_disk(0, STUCK);
+    t.mark();
+    let io = t.begin_write(0, 2);
+    t.pass(30);
+    t.pending(io);
+    let force = Command::Detach {
+        volume: vol(0),
+        force: true,
+        diskless: false,
+    };
+    t.ok(0, force);
+    t.expect(0, Disk(Diskless));
+    t.succeeds(io);
+    t.slow_disk(0, 0);
+    t.pass(2 * STUCK / 1000);
+    t.attach(0);
+    t.healthy();
+    t.same_content([0, 1]);
+    t.finish();
+}
