@@ -33,7 +33,8 @@ impl Engine {
     /// Whether a disk that is let go in order still has something in its cache: epochs were, or will be,
     /// confirmed that count on it.
     pub(crate) fn owes_flush(&self, volume: VolumeNr) -> bool {
-        self.state.disk(volume) == DiskState::Detaching && self.cache_dirty(volume)
+        let given_up = self.volumes.get(&volume).is_some_and(|v| v.data.given_up);
+        self.state.disk(volume) == DiskState::Detaching && self.cache_dirty(volume) && !given_up
     }
 
     /// Flushes the cache; what for says the operation.

@@ -227,7 +227,8 @@ fn rr_conflict(f: &Facts<'_>, d: &mut Decision, connect: bool) {
         // The mirror image of this has to hold for step 11, too, or both would be target.
         return;
     }
-    if target && in_use(&f.me, d.demote) {
+    // A disk that is being attached is not in use yet.
+    if target && in_use(&f.me, d.demote) && f.attaching != Some(true) {
         match f.policies.rr_conflict {
             SbPolicy::ViolentlyAs0p => {}
             SbPolicy::AutoDiscard => {

@@ -122,7 +122,8 @@ impl Engine {
             .collect();
         for v in leaving {
             let failed = self.state.disk(v) == DiskState::Failed;
-            let bitmap = failed || self.data_bitmap_written(v);
+            let given_up = self.volumes.get(&v).is_some_and(|x| x.data.given_up);
+            let bitmap = failed || given_up || self.data_bitmap_written(v);
             let superblock = self.disk_ref(v).is_none_or(|d| d.meta.is_settled());
             if self.data_disk_idle(v) && bitmap && superblock && !self.md_dirty {
                 self.finish_detach(v);
