@@ -100,6 +100,7 @@ impl From<&PeerDeviceInfo> for PeerDeviceState {
             (i.resync_susp_user, "user"),
             (i.resync_susp_peer, "peer"),
             (i.resync_susp_dependency, "dependency"),
+            (i.resync_susp_max_parallel, "max-parallel"),
         ];
         let list: Vec<&str> = reasons
             .iter()

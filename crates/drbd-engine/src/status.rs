@@ -122,6 +122,7 @@ pub struct PeerDeviceInfo {
     pub resync_susp_user: bool,
     pub resync_susp_peer: bool,
     pub resync_susp_dependency: bool,
+    pub resync_susp_max_parallel: bool,
     /// Sectors received from this peer.
     pub received: u64,
     /// Sectors sent to this peer.
