@@ -214,6 +214,8 @@ fn hanging_detach_and_forced_one_are_answered() {
         t.succeeds(io);
         t.expect(0, Disk(Diskless));
         t.write(primary, [3]);
+        // What it was asked for before it was given up comes back at last.
+        t.pass(15);
         t.attach(0);
         t.healthy();
         t.same_content(0..2);
