@@ -359,7 +359,10 @@ impl TestNode {
             }
             Effect::Log(line) => self.log.push(format!("{:?} {}", self.now, line.text)),
             Effect::Framing { context, .. } => self.context = context,
-            Effect::Detach { .. } | Effect::Changed(_) | Effect::Limits { .. } => {}
+            Effect::Detach { .. }
+            | Effect::Changed(_)
+            | Effect::Limits { .. }
+            | Effect::ResyncFacts { .. } => {}
         }
     }
 }
