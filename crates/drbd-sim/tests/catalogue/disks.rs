@@ -205,6 +205,9 @@ fn hanging_detach_and_forced_one_are_answered() {
             force: true,
             diskless: false,
         };
+        // An epoch that cannot be made durable ends the connection.
+        t.may_see(0, Bad::Conn(1, NetworkFailure));
+        t.may_see(1, Bad::Conn(0, NetworkFailure));
         let forced = t.begin(0, force);
         t.slow_disk(0, 0);
         for command in [hanging, forced] {
