@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use drbd_proto::{
     Ctx, Dagtag, Features, NodeId, NodeMask, ReplState, Role, State as WireState, Uuid, UuidFlags,
+    ConnState, Ctx, Dagtag, Features, NodeId, ReplState, Role, State as WireState, Uuid, UuidFlags,
     VolumeNr,
 };
 
@@ -64,10 +65,23 @@ pub(crate) struct Connection {
     pub last_dagtag: Dagtag,
     /// `last_dagtag` was received over the present streams.
     pub dagtag_received: bool,
+    /// It is lost, and what that leaves behind waits for pings of other peers.
+    pub lost: Option<LostConnection>,
     /// The volumes.
     pub peers: BTreeMap<VolumeNr, PeerDevice>,
     /// The data plane's part.
     pub data: ConnectionData,
+}
+
+/// How a connection was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LostConnection {
+    /// The state that it went to.
+    pub reason: ConnState,
+    /// It was Connected.
+    pub was_connected: bool,
+    /// The administrator wanted it to end.
+    pub leaving: bool,
 }
 
 /// Who waits for the answer to a ping.
@@ -285,6 +299,7 @@ impl Connection {
             ping_waiters: Vec::new(),
             connects: 0,
             fence_call: None,
+            lost: None,
             flags: ConnectionFlags::default(),
             last_dagtag: Dagtag::ZERO,
             dagtag_received: false,

@@ -8,7 +8,7 @@ use core::time::Duration;
 use drbd_proto::packet::PeerDagtag;
 use drbd_proto::{ConnState, Ctx, DiskState, NodeId, Packet, Role, Stream, VolumeNr};
 
-use crate::connection::{PingWaiter, ResyncCall};
+use crate::connection::{LostConnection, PingWaiter, ResyncCall};
 use crate::effect::{ConnectOptions, Effect, LogLevel};
 use crate::engine::Engine;
 use crate::handshake::Handshake;
@@ -96,15 +96,47 @@ impl Engine {
                 }
             });
         }
+        let lost = LostConnection {
+            reason,
+            was_connected,
+            leaving: cstate == ConnState::Disconnecting,
+        };
+        self.streams_gone(peer);
+        if self.new_uuid_before_cleanup() {
+            // Whether the others are still there decides whether a generation is made: two peers that are lost
+            // together take quorum away, and nothing may have begun before (section 7.7).
+            if let Some(conn) = self.conns.get_mut(&peer) {
+                conn.lost = Some(lost);
+            }
+            return;
+        }
+        self.connection_lost(peer, lost);
+    }
+
+    /// Goes on with connections whose loss waited for the answers of others.
+    pub(crate) fn lost_connections_go_on(&mut self) {
+        let waiting: Vec<(NodeId, LostConnection)> = self
+            .conns
+            .iter_mut()
+            .filter_map(|(peer, conn)| Some((*peer, conn.lost.take()?)))
+            .collect();
+        for (peer, lost) in waiting {
+            self.connection_lost(peer, lost);
+        }
+    }
+
+    /// The second half of a loss: cleans up and tries again.
+    fn connection_lost(&mut self, peer: NodeId, lost: LostConnection) {
         self.cleanup_connection(peer);
-        if was_connected && reason != ConnState::TearDown && self.members.contains(peer) {
+        let member = self.members.contains(peer);
+        if lost.was_connected && lost.reason != ConnState::TearDown && member {
             self.want_empty_twopc();
         }
         self.notify_lost_primary(peer);
-        if cstate == ConnState::Disconnecting {
+        if lost.leaving {
             self.set_cstate(peer, ConnState::StandAlone);
         } else {
-            let delay = if was_connected {
+            let delay = if lost.was_connected {
                 Duration::ZERO
             } else {
                 RETRY_DELAY
@@ -121,8 +153,8 @@ impl Engine {
         });
     }
 
-    /// What a lost connection leaves behind (state machine, section 6.6).
-    fn cleanup_connection(&mut self, peer: NodeId) {
+    /// Nothing can be said or heard any more. A generation does not wait for an answer now.
+    fn streams_gone(&mut self, peer: NodeId) {
         for timer in [
             Timer::Ping(peer),
             Timer::PingTimeout(peer),
@@ -133,6 +165,17 @@ impl Engine {
         ] {
             self.timers.cancel(timer);
         }
+        let Some(conn) = self.conns.get_mut(&peer) else {
+            return;
+        };
+        conn.handshake = Handshake::NoStreams;
+        conn.ping_pending = false;
+        conn.ping_waiters.retain(|w| *w != PingWaiter::NewUuid);
+        self.new_uuid_ping(peer);
+    }
+
+    /// What a lost connection leaves behind (state machine, section 6.6).
+    fn cleanup_connection(&mut self, peer: NodeId) {
         // A new generation comes before the writes complete that the lost peer does not have
         // (data path, section 4.3, 2).
         if !self.data_tl_empty() && !self.state.suspended() {
@@ -142,28 +185,25 @@ impl Engine {
             }
         }
         self.data_connection_lost(peer);
-        let waiters = match self.conns.get_mut(&peer) {
-            Some(conn) => {
-                conn.handshake = Handshake::NoStreams;
-                conn.ctx = Ctx::INITIAL;
-                conn.ping_pending = false;
-                conn.dagtag_received = false;
-                conn.flags.disconnect_expected = false;
-                for (_, established) in &mut conn.paths {
-                    *established = false;
-                }
-                for known in conn.peers.values_mut() {
-                    known.flags.uuids_received = false;
-                    known.flags.initial_state = false;
-                    known.flags.quorate = false;
-                    known.sizes.known = false;
-                    known.handshake_result = None;
-                    known.resync_call = ResyncCall::No;
-                }
-                core::mem::take(&mut conn.ping_waiters)
+        let mut waiters = Vec::new();
+        if let Some(conn) = self.conns.get_mut(&peer) {
+            waiters = core::mem::take(&mut conn.ping_waiters);
+            conn.lost = None;
+            conn.ctx = Ctx::INITIAL;
+            conn.dagtag_received = false;
+            conn.flags.disconnect_expected = false;
+            for (_, established) in &mut conn.paths {
+                *established = false;
             }
-            None => Vec::new(),
-        };
+            for known in conn.peers.values_mut() {
+                known.flags.uuids_received = false;
+                known.flags.initial_state = false;
+                known.flags.quorate = false;
+                known.sizes.known = false;
+                known.handshake_result = None;
+                known.resync_call = ResyncCall::No;
+            }
+        }
         self.publish_paths(peer);
         for waiter in waiters {
             self.ping_answered(peer, waiter, false);
@@ -183,6 +223,7 @@ impl Engine {
         if cstate != ConnState::Disconnecting {
             self.set_cstate(peer, ConnState::Disconnecting);
         }
+        self.streams_gone(peer);
         self.cleanup_connection(peer);
         if cstate == ConnState::Connected && self.members.contains(peer) {
             self.want_empty_twopc();

@@ -259,6 +259,13 @@ impl Disk {
         }
     }
 
+    /// Writes a block of metadata to stable storage, from outside.
+    pub fn write_metadata(&mut self, offset: u64, block: &[u8; META_BLOCK]) -> Result<(), String> {
+        let at = self.meta_index(offset).ok_or("outside the metadata")?;
+        self.put_meta(at, block, true);
+        Ok(())
+    }
+
     fn persist(&mut self, start: u64, end: u64) {
         let runs: Vec<_> = self.visible.overlapping(start, end).collect();
         for r in runs {

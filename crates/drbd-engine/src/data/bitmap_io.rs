@@ -23,8 +23,6 @@ const BATCH: usize = 256;
 /// it does not cover.
 #[derive(Debug, Default)]
 pub(crate) struct HeldPages {
-    /// Which of the disks of this device they belong to (`AlQueue::attached`).
-    attached: u64,
     pages: Vec<PageNr>,
     blocks: Vec<MetaBlock>,
     barrier: bool,
@@ -97,10 +95,11 @@ impl Engine {
         };
         v.data.bitmap_writes = v.data.bitmap_writes.saturating_sub(1);
         let held = core::mem::take(&mut v.data.bitmap_held);
-        if held.attached == v.data.al_queue.attached {
+        // Also on a disk that is on its way out: it goes when no operation is under way, so it is the same one.
+        if let Some(disk) = v.disk.as_mut() {
             if good {
                 self.write_pages(volume, held);
-            } else if let Some(disk) = v.disk.as_mut() {
+            } else {
                 held.pages.iter().for_each(|page| disk.bitmap.mark(*page));
             }
         }
@@ -116,7 +115,6 @@ impl Engine {
         let Some(disk) = v.disk.as_mut() else {
             return held;
         };
-        held.attached = v.data.al_queue.attached;
         if mark.is_none() {
             v.data.bitmap_round += 1;
         }

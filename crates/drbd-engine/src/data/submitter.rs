@@ -265,6 +265,14 @@ impl Engine {
         };
         let held = core::mem::take(&mut v.data.al_queue.held);
         if !self.al_is_current(volume, attached) {
+            // The disk is on its way out, and takes along what its bitmap says.
+            if let Some(disk) = self.disk_mut(volume) {
+                let base = bitmap_offset(disk);
+                for block in held {
+                    let page = block.offset.saturating_sub(base) / 4096;
+                    disk.bitmap.mark(PageNr(page));
+                }
+            }
             return self.bitmap_write_ended(volume);
         }
         if self.flush_succeeded(volume, &result) {

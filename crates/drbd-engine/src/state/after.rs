@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use drbd_proto::Packet;
 use drbd_proto::{
-    ConnState, DiskState, NodeId, ReplState, Role, State as WireState, Stream, UuidFlags, VolumeNr,
+    ConnState, Dagtag, DiskState, NodeId, ReplState, Role, State as WireState, Stream, Uuid,
+    UuidFlags, VolumeNr,
 };
 
 use crate::engine::Engine;
@@ -84,6 +85,10 @@ impl Engine {
             && is.pdisk == DiskState::UpToDate
             && self.same_generation(peer, v)
         {
+            // The generation the peer comes from is an ancestor, as at the end of any resync.
+            if let Some(disk) = self.disk_mut(v) {
+                disk.gen_ids.set_bitmap(peer, Uuid::NONE, Dagtag::ZERO);
+            }
             self.drop_bitmap_uuid(peer, v);
         }
 

@@ -37,11 +37,31 @@ impl Engine {
         }
     }
 
-    fn make_new_uuids(&mut self) {
+    /// Whether a generation that is due waits for the answers of peers, so that a lost connection must not be
+    /// cleaned up yet: its writes would complete.
+    pub(crate) fn new_uuid_before_cleanup(&mut self) -> bool {
+        let due = self.volumes.values().any(|v| v.flags.new_cur_uuid);
+        let primary = self.state.role == Role::Primary;
+        let others = !self.connected_nodes().is_empty();
+        if !due || !primary || !others || self.state.suspended() || self.data_tl_empty() {
+            return false;
+        }
         let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
         for v in volumes {
-            self.new_uuid_now_if_due(v);
+            self.new_uuid_wanted(v);
         }
+        !self.new_uuid_pings.is_empty()
+    }
+
+    fn make_new_uuids(&mut self) {
+        // While I/O is suspended the generation stays due; it is made when I/O resumes.
+        if !self.state.suspended() {
+            let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+            for v in volumes {
+                self.new_uuid_now_if_due(v);
+            }
+        }
+        self.lost_connections_go_on();
     }
 
     /// Makes a new generation that is due.

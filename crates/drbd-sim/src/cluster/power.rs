@@ -174,6 +174,42 @@ impl Cluster {
         self.later(later);
     }
 
+    /// Changes the superblock of a disk that is not attached, as the metadata tool does. The error says why not.
+    pub fn edit_superblock(
+        &mut self,
+        n: usize,
+        volume: usize,
+        edit: impl FnOnce(&mut drbd_meta::superblock::Superblock),
+    ) -> Result<(), String> {
+        if self.nodes[n].attached[volume] {
+            return Err("the disk is attached".into());
+        }
+        let mut superblock = self.superblock(n, volume).ok_or("no superblock")?;
+        edit(&mut superblock);
+        let disk = self.nodes[n].disks[volume].as_mut().ok_or("no disk")?;
+        let at = disk.superblock;
+        disk.write_metadata(at, &superblock.encode())
+    }
+
+    /// A node's volume gets another disk with fresh metadata; what its data sectors hold is `content` everywhere.
+    pub fn replace_disk(
+        &mut self,
+        n: usize,
+        volume: usize,
+        content: crate::buffer::Version,
+    ) -> Result<(), String> {
+        if self.nodes[n].attached[volume] {
+            return Err("the old disk is attached".into());
+        }
+        let fresh = crate::config::Config {
+            initial: crate::config::Initial::Fresh,
+            ..self.config.clone()
+        };
+        self.nodes[n].disks[volume] = Some(format::create(&fresh, n, volume, content)?);
+        self.nodes[n].decoded.remove(&volume);
+        Ok(())
+    }
+
     /// One direction delivers nothing for some time.
     pub fn stall(&mut self, from: usize, to: usize, duration: crate::clock::Time) {
         self.note(|| {
