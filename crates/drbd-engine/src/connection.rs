@@ -6,9 +6,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use drbd_proto::{
-    Ctx, Dagtag, Features, NodeId, NodeMask, ReplState, Role, State as WireState, Uuid, UuidFlags,
-    ConnState, Ctx, Dagtag, Features, NodeId, ReplState, Role, State as WireState, Uuid, UuidFlags,
-    VolumeNr,
+    ConnState, Ctx, Dagtag, Features, NodeId, NodeMask, ReplState, Role, State as WireState, Uuid,
+    UuidFlags, VolumeNr,
 };
 
 use crate::command::RetCode;

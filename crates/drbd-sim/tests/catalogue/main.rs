@@ -15,12 +15,20 @@ mod diskless;
 mod disks;
 mod failover;
 mod fencing;
+mod generations;
 mod lab;
+mod misc;
 mod openers;
+mod quorum;
+mod resync_chain;
+mod resync_ends;
 mod resync_order;
 mod resyncs;
+mod roles;
 mod rows;
 mod stuck_disks;
+mod suspend;
+mod twopc;
 mod volumes;
 
 /// What every file of tests needs.
