@@ -229,8 +229,9 @@ pub fn differences(observed: &Objects, status: &Objects, paths: bool) -> Vec<Str
         };
         for (key, value) in values {
             let differs = known.get(key).is_some_and(|seen| seen != value);
-            // How far a resync has come goes on, and is not taken back at its end.
-            if differs && key != "done" {
+            // Statistics are as they were when their object changed last: whether requests wait; how far a resync
+            // has come, which is not taken back at its end.
+            if differs && !matches!(key.as_str(), "done" | "blocked") {
                 let seen = &known[key];
                 found.push(format!(
                     "{object:?}: {key} is {seen} in the events, {value} in the status"
