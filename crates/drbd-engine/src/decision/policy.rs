@@ -8,6 +8,15 @@ use crate::options::SbPolicy;
 
 /// On a connect: all steps.
 pub(super) fn connect(f: &Facts<'_>, d: &mut Decision) {
+    // A node that is being resynced shows the generation of its source without the ancestors of that: whether the two
+    // are of one line can be said when it is done (a deviation: the reference gives the connection up).
+    let mine = f.sent.map_or(f.flags, |sent| sent.flags);
+    let settles = (mine | f.theirs.flags).contains(UuidFlags::SYNC_TARGET);
+    let discards = (mine | f.theirs.flags).contains(UuidFlags::DISCARD_MY_DATA);
+    if settles && !discards && matches!(d.strategy, SplitBrainDisconnect | UnrelatedData) {
+        d.strategy = RetryConnect;
+        return;
+    }
     // 1
     if matches!(
         d.strategy,
