@@ -175,9 +175,12 @@ impl Engine {
     }
 
     /// PRIMARY_IND goes only after everything it covers is on the disk (metadata, section 4.2; data path,
-    /// section 13.5): nobody is Primary, no peer's write is in flight, the bitmap is written.
+    /// section 13.5): nobody is Primary, or the disk is let go in order; no peer's write is in flight, the bitmap is
+    /// written.
     fn clear_primary_ind(&mut self, v: VolumeNr) {
-        let any_primary = self.state.role == Role::Primary || self.state.any_peer_primary();
+        let leaving = self.state.disk(v) == DiskState::Detaching;
+        let any_primary =
+            !leaving && (self.state.role == Role::Primary || self.state.any_peer_primary());
         let failed = self.state.disk(v) == DiskState::Failed || self.forced_detach.contains(&v);
         let busy = self.data_peer_writes_in_flight() || !self.data_quiet(v);
         let written = self.data_bitmap_written(v);

@@ -283,7 +283,7 @@ impl Engine {
             // The copy here is about to become stale.
             flags.remove(LocalFlags::WAS_UP_TO_DATE);
         }
-        if any_primary {
+        if any_primary && !graceful {
             flags.insert(LocalFlags::PRIMARY_IND);
         } else if !peer_writes && (graceful || disk_state >= DiskState::Inconsistent) {
             disk.meta.clear_primary_ind_when_written = true;
