@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use drbd_testkit::rng::{Rng, hash};
 use drbd_testkit::{Context, Error, Node, Place, Result, Volume};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// Size of an item in bytes.
@@ -97,22 +98,57 @@ pub(crate) fn unmount_fs(store: &Store, lazily: bool) -> Result<()> {
     place.run(move || unmount(&at, flags))?.context(what)
 }
 
-fn name(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("file-{number:04}"))
+fn file_name(number: u32) -> String {
+    format!("file-{number:04}")
 }
 
-fn write_file(dir: &Path, number: u32, bytes: &[u8]) -> std::io::Result<Duration> {
-    let mut file = File::create(name(dir, number))?;
-    file.write_all(bytes)?;
-    let start = Instant::now();
-    file.sync_all()?;
-    // The name is durable as well.
-    File::open(dir)?.sync_all()?;
-    Ok(start.elapsed())
+fn name(dir: &Path, number: u32) -> PathBuf {
+    dir.join(file_name(number))
 }
 
 fn offset(number: u32) -> u64 {
     FIRST + u64::from(number) * ITEM as u64
+}
+
+/// What the application has open.
+enum Target {
+    /// The root of the file system. Not its path: once that of a killed node is unmounted, the
+    /// path names the directory below the mount point, where an fsync proves nothing.
+    Files(File),
+    Blocks(Volume),
+}
+
+impl Target {
+    fn open(store: &Store, node: &Node) -> Result<Target> {
+        match store {
+            Store::Files { place, at } => {
+                let path = at.clone();
+                let dir = place.run(move || File::open(&path))?;
+                Ok(Target::Files(dir.context(at.display())?))
+            }
+            Store::Blocks => Ok(Target::Blocks(node.open(0)?)),
+        }
+    }
+
+    /// Stores an item; how long it took to make it durable.
+    fn write(&mut self, number: u32, bytes: &[u8]) -> Result<Duration> {
+        match self {
+            Target::Files(dir) => write_file(dir, number, bytes).context(file_name(number)),
+            Target::Blocks(volume) => write_blocks(volume, number, bytes),
+        }
+    }
+}
+
+fn write_file(dir: &File, number: u32, bytes: &[u8]) -> std::io::Result<Duration> {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = openat(dir, file_name(number), flags, Mode::from_raw_mode(0o644))?;
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    let start = Instant::now();
+    file.sync_all()?;
+    // The name is durable as well.
+    dir.sync_all()?;
+    Ok(start.elapsed())
 }
 
 fn write_blocks(volume: &mut Volume, number: u32, bytes: &[u8]) -> Result<Duration> {
@@ -144,14 +180,7 @@ impl Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let pace = Duration::from_secs(1) / rate.max(1);
-        let mut volume = match store {
-            Store::Files { .. } => None,
-            Store::Blocks => Some(node.open(0)?),
-        };
-        let at = match store {
-            Store::Files { at, .. } => at.clone(),
-            Store::Blocks => PathBuf::new(),
-        };
+        let mut target = Target::open(store, node)?;
         let thread = node.place().thread(move || {
             let mut next = Instant::now();
             for number in numbers {
@@ -159,11 +188,7 @@ impl Writer {
                     break;
                 }
                 let bytes = content(number);
-                let written = match &mut volume {
-                    Some(volume) => write_blocks(volume, number, &bytes),
-                    None => write_file(&at, number, &bytes).context(name(&at, number).display()),
-                };
-                let sync = match written {
+                let sync = match target.write(number, &bytes) {
                     Ok(sync) => sync,
                     Err(error) => return Some(error),
                 };
