@@ -52,7 +52,7 @@ mod peer_write;
 mod read;
 mod receiver;
 mod receiver_epoch;
-mod request;
+pub(crate) mod request;
 mod sender;
 mod stats;
 mod submitter;

@@ -8,6 +8,7 @@ use core::time::Duration;
 use drbd_proto::packet::{self, FlushForward, FlushRequestsAck};
 use drbd_proto::{ConnState, Dagtag, DiskState, NodeId, NodeMask, Packet, Role, Stream, VolumeNr};
 
+use crate::data::request::{Local, Request};
 use crate::engine::Engine;
 use crate::time::Instant;
 
@@ -113,11 +114,19 @@ impl Engine {
         if self.data.flush.forwards.is_empty() {
             return;
         }
+        // Writes held by a suspension wait for peers that are away. The target that asks does not lack them more
+        // than its bits say, and it may be what the suspension waits for (a deviation).
+        let suspended = self.state.suspended();
+        let connected = self.connected_nodes();
+        let waits_for_absent = |r: &Request| {
+            suspended && r.local != Local::Pending && !r.pending.intersects(connected)
+        };
         let oldest = self
             .data
             .log
             .iter()
-            .find_map(|id| self.data.requests.get(id))
+            .filter_map(|id| self.data.requests.get(id))
+            .find(|r| !waits_for_absent(r))
             .map(|r| r.dagtag);
         let ready = |f: &Forward| oldest.is_none_or(|d| super::is_behind(f.dagtag, d));
         let due: Vec<Forward> = self
