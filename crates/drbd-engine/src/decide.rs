@@ -74,6 +74,11 @@ impl Engine {
                 decision.rule.name()
             ),
         );
+        if decision.strategy.is_target() && self.is_older_than_shown(peer, v) {
+            let text = "has older data than those in use here: it has to be resynced first";
+            self.log_at(LogLevel::Info, Some(peer), Some(v), text);
+            return Err(RetCode::HANDSHAKE_RETRY);
+        }
         for handler in &decision.handlers {
             self.call(*handler, Some(peer), Some(v));
         }

@@ -95,6 +95,29 @@ impl Engine {
         Err(RetCode::HANDSHAKE_DISCONNECT)
     }
 
+    /// Whether a peer lacks the generation that applications of this Primary see through another peer, while
+    /// the own disk is not up to date. Its data would be newer than the own disk's, and still older than
+    /// what applications have read and written. The reference becomes their target.
+    pub(crate) fn is_older_than_shown(&self, peer: NodeId, v: VolumeNr) -> bool {
+        let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
+        let lags = self.state.role == Role::Primary
+            && self.state.disk(v) < DiskState::UpToDate
+            && !exposed.is_none()
+            && !exposed.same(self.current_uuid(v));
+        let has = |n: NodeId| {
+            self.peer_device(n, v).is_some_and(|k| {
+                k.uuids.current.same(exposed)
+                    || k.uuids.node_of(exposed).is_some()
+                    || k.uuids.in_history(exposed)
+            })
+        };
+        lags && !has(peer)
+            && self
+                .state
+                .peers_of(v)
+                .any(|(n, _, pd)| n != peer && pd.pdisk == DiskState::UpToDate && has(n))
+    }
+
     /// A diskless node shows the generation of the data it met, and tells the others.
     fn adopt_exposed(&mut self, from: NodeId, v: VolumeNr, uuid: Uuid) {
         if uuid.is_none() || uuid.is_just_created() {

@@ -125,12 +125,25 @@ impl Engine {
             let given_up = self.volumes.get(&v).is_some_and(|x| x.data.given_up);
             let bitmap = failed || given_up || self.data_bitmap_written(v);
             let superblock = self.disk_ref(v).is_none_or(|d| d.meta.is_settled());
-            if self.data_disk_idle(v) && bitmap && superblock && !self.md_dirty {
+            let alone = failed || given_up || !self.only_here(v);
+            if self.data_disk_idle(v) && bitmap && superblock && !self.md_dirty && alone {
                 self.finish_detach(v);
             } else if !bitmap {
                 self.data_bitmap_writeout(v);
             }
         }
+    }
+
+    /// Whether a write that is complete for the application may be on no other disk yet (protocols A and B). A
+    /// Primary that let go of its disk could not send it again: if the connection broke it would go on with
+    /// data that lack it, as the reference does.
+    fn only_here(&self, v: VolumeNr) -> bool {
+        self.data.requests.values().any(|r| {
+            r.volume == v
+                && r.completed
+                && r.is_write()
+                && r.sent.iter().any(|n| !r.done.contains(n))
+        })
     }
 
     fn finish_detach(&mut self, v: VolumeNr) {

@@ -365,13 +365,7 @@ impl Engine {
         };
         // No more of its writes will come. One that has restarted counts from anew: a position in its former
         // life, from a peer that has not noticed, would not be reached.
-        let silent = self.state.cstate(node) < ConnState::Connected
-            || self
-                .state
-                .conns
-                .get(&node)
-                .is_none_or(|c| c.peer_role != Role::Primary);
-        if silent {
+        if self.sends_no_writes(node) {
             return true;
         }
         if is_behind(conn.last_dagtag, dagtag) {
@@ -384,6 +378,27 @@ impl Engine {
                 .get(id)
                 .is_some_and(|r| !r.is_submitted() && !is_behind(dagtag, r.dagtag))
         })
+    }
+
+    /// Whether `node` is not connected as a Primary.
+    fn sends_no_writes(&self, node: NodeId) -> bool {
+        let conn = self.state.conns.get(&node);
+        self.state.cstate(node) < ConnState::Connected
+            || conn.is_none_or(|c| c.peer_role != Role::Primary)
+    }
+
+    /// Whether writes of `node` up to `dagtag` are missing here and will not come for now. The reference
+    /// serves a resync all the same (data path, section 15.7, item 3), and so overwrites, at a target that
+    /// is still connected to that Primary, writes which are nowhere else; the Primary sends them only to
+    /// those that it has not heard from.
+    fn lacks_writes(&self, node: NodeId, dagtag: Dagtag) -> bool {
+        node != self.node_id
+            && dagtag != Dagtag::ZERO
+            && self.sends_no_writes(node)
+            && self
+                .conns
+                .get(&node)
+                .is_some_and(|c| is_behind(c.last_dagtag, dagtag))
     }
 
     /// What this node knows of the one Primary's stream of writes: node and position, zero if nothing is

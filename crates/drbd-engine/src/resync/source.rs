@@ -174,10 +174,19 @@ impl Engine {
             return;
         };
         let asked = request.asked;
+        let lacking = asked
+            .node
+            .is_some_and(|node| self.lacks_writes(node, asked.dagtag));
         let reached = asked
             .node
             .is_none_or(|node| self.dagtag_reached(node, asked.dagtag));
         if request.stage != Stage::Parked || !reached {
+            return;
+        }
+        if lacking {
+            let (sector, len) = (asked.sector, asked.size.0);
+            self.send_rs_ack(peer, volume, sector, len, asked.block_id, Packet::RsCancel);
+            self.forget_served(peer, volume, id);
             return;
         }
         let (sector, len) = (asked.sector, asked.size.0);
