@@ -144,6 +144,11 @@ pub(crate) fn completions(
         .collect()
 }
 
+/// The name of every command, and whether it is that of a handler.
+pub fn command_names() -> impl Iterator<Item = (&'static str, bool)> {
+    commands::all().map(|c| (c.name, commands::is_handler(&c)))
+}
+
 /// Commands, handlers left out: name, what it works on, what it does, its options and what they do.
 pub(crate) fn described() -> Vec<Described> {
     let listed = commands::all().filter(|c| c.level != commands::Level::Handler);
