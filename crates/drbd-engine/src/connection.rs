@@ -266,8 +266,14 @@ pub(crate) struct PeerDeviceFlags {
     pub told_lacking: bool,
     /// The device has grown, and the peer is to fetch the new area from here.
     pub grow_source: bool,
-    /// The device has grown to the peer's size, and this node fetches the new area from there.
-    pub grow_target: bool,
+    /// This node's device has grown in the handshake.
+    pub grew: bool,
+    /// The peer's device grows in the handshake.
+    pub peer_grew: bool,
+    /// Where the new area begins, in sectors.
+    pub grow_from: u64,
+    /// The size of the peer's device at the beginning of the handshake, in sectors; 0 before that.
+    pub first_size: u64,
     /// A good peer that was told of the shown generation and has not said that it has it.
     pub unconfirmed: bool,
     /// The peer lacks a write that this node completed without data of its own, or may have forgotten one.

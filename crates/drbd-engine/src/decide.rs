@@ -302,11 +302,7 @@ impl Engine {
         match decision.bitmap {
             BitmapAction::Keep => return,
             BitmapAction::Clear if own_marks_count => return,
-            BitmapAction::Clear => {
-                if let Some(disk) = self.disk_mut(v) {
-                    disk.bitmap.clear_all(slot);
-                }
-            }
+            BitmapAction::Clear => self.clear_bitmap(peer, v),
             BitmapAction::SetAll => return self.set_all_bits(v, peer.mask()),
             BitmapAction::SetAllSlots => return self.set_all_bits(v, NodeMask::ALL),
             BitmapAction::CopyFrom(node) => {

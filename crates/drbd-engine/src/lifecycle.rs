@@ -199,6 +199,9 @@ impl Engine {
                 known.flags.uuids_received = false;
                 known.flags.initial_state = false;
                 known.flags.quorate = false;
+                known.flags.grew = false;
+                known.flags.peer_grew = false;
+                known.flags.first_size = 0;
                 known.sizes.known = false;
                 known.handshake_result = None;
                 known.resync_call = ResyncCall::No;

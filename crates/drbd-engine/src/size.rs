@@ -241,8 +241,14 @@ impl Engine {
         let own_user = self.user_size(v);
         let user = min_not_zero(own_user, u);
         let current = self.volumes.get(&v).map_or(0, |x| x.size);
-        let size = self.new_size(v, user);
         let local_max = self.local_max(v);
+        let fits = c <= local_max && c <= self.partition_capacity(v) && (user == 0 || c <= user);
+        // The peer has grown, so it has seen room on all disks, perhaps on one that is not connected here. The
+        // reference stays smaller, and the connection breaks when something is written behind its end.
+        let size = match self.new_size(v, user) {
+            size if size < c && fits && current != 0 => c,
+            size => size,
+        };
         if size < current && self.state.disk(v) >= DiskState::Outdated && handshake {
             let text = format!(
                 "volume {v}: the peer's disk size is too small! ({size} < {current} sectors)"
@@ -259,8 +265,8 @@ impl Engine {
         }
         let la_size = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
         let fresh = la_size == 0;
-        if !fresh && c != 0 {
-            self.who_knows_the_new_area(peer, v, current < size, handshake && c < size);
+        if !fresh && c != 0 && handshake {
+            self.note_growth(peer, v, current, c, size);
         }
         if size == current {
             return Ok(());
@@ -275,7 +281,8 @@ impl Engine {
             }
         }
         if current != 0 {
-            let peers: Vec<NodeId> = self.connected_nodes().iter().collect();
+            // This peer too, if it is about to connect: it may not see room on all disks.
+            let peers: Vec<NodeId> = self.connected_nodes().with(peer).iter().collect();
             for n in peers {
                 self.send_sizes(n, v, 0);
             }
@@ -283,31 +290,22 @@ impl Engine {
         Ok(())
     }
 
-    /// The devices grow by what both have room for: one end fetches the new area from the other one once they are
-    /// connected (section 15.4, 6). Who has grown while the other was away knows what is there.
-    fn who_knows_the_new_area(&mut self, peer: NodeId, v: VolumeNr, own: bool, peers: bool) {
-        let primary = self.state.role == Role::Primary;
-        let (me, connected) = (
-            self.node_id,
-            self.state.cstate(peer) == ConnState::Connected,
-        );
-        let known_role = self.state.conns.get(&peer).map(|c| c.peer_role);
-        let Some(conn) = self.conns.get_mut(&peer) else {
+    /// The devices grow by what both have room for: what is in the new area is settled once they are connected.
+    /// Both ends have to see the same, so the size with which the peer began the handshake counts; it may grow
+    /// before this node does.
+    fn note_growth(&mut self, peer: NodeId, v: VolumeNr, current: u64, theirs: u64, size: u64) {
+        let Some(known) = self.peer_device_mut(peer, v) else {
             return;
         };
-        let role = match known_role {
-            Some(role) if connected => role,
-            _ => conn.exchange_role,
-        };
-        let peer_primary = role == Role::Primary;
-        let source = match (own, peers) {
-            (true, true) if primary != peer_primary => primary,
-            (true, true) => me < peer,
-            (grows, _) => !grows,
-        };
-        if let Some(known) = conn.peers.get_mut(&v) {
-            known.flags.grow_source = (own || peers) && source;
-            known.flags.grow_target = own && !source;
+        if known.flags.first_size == 0 {
+            known.flags.first_size = theirs;
+        }
+        let first = known.flags.first_size;
+        let (own, peers) = (current < size, first < size);
+        if (own || peers) && !known.flags.grew && !known.flags.peer_grew {
+            known.flags.grew = own;
+            known.flags.peer_grew = peers;
+            known.flags.grow_from = current.min(first);
         }
     }
 

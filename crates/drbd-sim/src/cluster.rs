@@ -31,7 +31,7 @@ use crate::config::{Config, Initial};
 use crate::core::Factory;
 use crate::net::{Later, NetEvent, Network};
 use crate::oracle::flow::Flow;
-use crate::oracle::history::{GROWN, History};
+use crate::oracle::history::{FRESH, GROWN, History};
 use crate::oracle::{Failure, Violation};
 use crate::rng::Rng;
 use crate::trace::{self, Trace};
@@ -157,7 +157,7 @@ impl Cluster {
             let mut disks = Vec::new();
             for v in 0..config.volumes.len() {
                 let garbage = match config.initial {
-                    Initial::Fresh => 10 + n as Version,
+                    Initial::Fresh => FRESH.start + n as Version,
                     Initial::Provisioned | Initial::Blank => 1,
                 };
                 let disk =
@@ -210,14 +210,35 @@ impl Cluster {
     /// The backing devices of a volume grow by so many bytes, with different garbage on each node; only with metadata
     /// elsewhere.
     pub fn grow_devices(&mut self, volume: usize, bytes: u64) {
-        self.grown = true;
+        self.expect_growth(volume);
         for n in 0..self.config.nodes {
-            let config = &mut self.config.volumes[volume];
-            config.device_bytes[n] += bytes;
-            let sectors = config.device_bytes[n] / 512;
-            if let Some(disk) = self.nodes[n].disks[volume].as_mut() {
-                disk.grow(sectors, GROWN.start + n as Version);
-            }
+            self.grow_device(n, volume, bytes);
+        }
+    }
+
+    /// Gives all devices of a volume room for what the largest has: one that was detached while the cluster grew
+    /// could not be attached any more.
+    pub fn level_devices(&mut self, volume: usize) {
+        self.expect_growth(volume);
+        let bytes = self.config.volumes[volume].device_bytes.clone();
+        let most = bytes.iter().copied().max().unwrap_or_default();
+        for (n, bytes) in bytes.into_iter().enumerate() {
+            self.grow_device(n, volume, most - bytes);
+        }
+    }
+
+    fn expect_growth(&mut self, volume: usize) {
+        let size = self.least_size(volume);
+        self.histories[volume].forget_from(size);
+        self.grown = true;
+    }
+
+    fn grow_device(&mut self, n: usize, volume: usize, bytes: u64) {
+        let config = &mut self.config.volumes[volume];
+        config.device_bytes[n] += bytes;
+        let sectors = config.device_bytes[n] / 512;
+        if let Some(disk) = self.nodes[n].disks[volume].as_mut() {
+            disk.grow(sectors, GROWN.start + n as Version);
         }
     }
 

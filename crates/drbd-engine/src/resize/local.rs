@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use drbd_meta::activity_log::{AlLayout, next_context_start};
 use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::Geometry;
-use drbd_proto::{DdsFlags, DiskState, NodeId, NodeMask, ReplState, VolumeNr};
+use drbd_proto::{DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
 
 use crate::bitmap::Fill;
 use crate::command::{Reply, RetCode};
@@ -74,7 +74,7 @@ impl Engine {
         let old = volume.size;
         let size = commit.size;
         let attached = volume.disk.as_ref().is_some_and(|d| d.loaded)
-            && self.state.disk(v) >= DiskState::Inconsistent;
+            && self.state.disk(v) >= DiskState::Negotiating;
         if size != old {
             let text = format!("size = {} KB ({size} sectors), was {old}", size / 2);
             self.log_at(LogLevel::Info, None, Some(v), text);
@@ -174,14 +174,20 @@ impl Engine {
             .map(|(n, _, pd)| (n, pd.pdisk))
             .collect();
         for (peer, pdisk) in peers {
-            match self.grows_as_source(peer, commit) {
-                Some(true) if own == DiskState::UpToDate => {
+            let source = match (own, pdisk) {
+                (DiskState::UpToDate, DiskState::UpToDate) => self.grows_as_source(peer, commit),
+                (DiskState::UpToDate, _) => Some(true),
+                (_, DiskState::UpToDate) => Some(false),
+                _ => None,
+            };
+            match source {
+                Some(true) => {
                     if let Some(known) = self.peer_device_mut(peer, v) {
                         known.flags.grow_source = true;
                     }
                 }
-                Some(false) if pdisk == DiskState::UpToDate => self.fetch_new_area(peer, v),
-                _ => {}
+                Some(false) => self.fetch_new_area(peer, v),
+                None => {}
             }
         }
     }
@@ -199,15 +205,30 @@ impl Engine {
         self.judge_source(v);
     }
 
-    /// A peer that had a larger device is connected, and this one has grown (section 15.4, 6).
+    /// A peer is connected, and one of the devices, or both, have grown: one end fetches the new area from the
+    /// other one (section 15.4, 6). Who has grown while the other was away knows what is there.
     pub(crate) fn fetch_grown(&mut self, peer: NodeId, v: VolumeNr) {
-        let wanted = self
-            .peer_device_mut(peer, v)
-            .is_some_and(|k| core::mem::take(&mut k.flags.grow_target));
+        let primary = self.state.role == Role::Primary;
+        let peer_primary = self.peer_is_primary(peer);
+        let first = self.node_id < peer;
         let own = self.state.disk(v);
-        if wanted
-            && self.state.repl(peer, v) == ReplState::Established
-            && self.state.pdisk(peer, v) == DiskState::UpToDate
+        let pdisk = self.state.pdisk(peer, v);
+        let Some(known) = self.peer_device_mut(peer, v) else {
+            return;
+        };
+        let (grew, peer_grew) = (known.flags.grew, known.flags.peer_grew);
+        known.flags.grew = false;
+        known.flags.peer_grew = false;
+        let source = match (grew, peer_grew) {
+            (false, false) => return,
+            (true, true) if primary != peer_primary => primary,
+            (true, true) => first,
+            _ => !grew,
+        };
+        if source {
+            known.flags.grow_source = true;
+        } else if self.state.repl(peer, v) == ReplState::Established
+            && pdisk == DiskState::UpToDate
             && own >= DiskState::Inconsistent
         {
             self.fetch_new_area(peer, v);
@@ -227,13 +248,23 @@ impl Engine {
             )));
         }
         let disk = self.disk_ref(v);
+        // Nobody coordinates it. What both ends of a connection know decides between them: the Primary, else the
+        // one with the smaller id, knows what is in the new area (section 15.4, 6).
+        let primary = self.state.role == Role::Primary;
+        let knows = |n: &NodeId| match self.peer_is_primary(*n) {
+            theirs if theirs != primary => theirs,
+            _ => *n < self.node_id,
+        };
+        let peers = || self.conns.keys().copied();
+        let parents = peers().filter(knows).collect();
+        let children = peers().filter(|n| !knows(n)).collect();
         let commit = Commit {
             size,
             user_size: disk.map_or(0, |d| d.options.size),
             flags,
             primaries: NodeMask::EMPTY,
-            parents: NodeMask::EMPTY,
-            children: NodeMask::EMPTY,
+            parents,
+            children,
             place: disk.and_then(|d| d.measured),
             cmd: None,
         };

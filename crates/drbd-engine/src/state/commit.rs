@@ -104,7 +104,8 @@ impl Engine {
             let lost = was >= ReplState::Established && pd.repl < ReplState::Established;
             if lost || pd.repl > ReplState::Established {
                 known.flags.grow_source = false;
-                known.flags.grow_target = false;
+                known.flags.grew = false;
+                known.flags.peer_grew = false;
             }
             if was < ReplState::Established && pd.repl >= ReplState::Established {
                 // The connect has dealt with it. A later comparison would begin an empty resync, whose end is

@@ -12,6 +12,7 @@ use drbd_meta::flags::PeerFlags;
 use drbd_meta::superblock::Superblock;
 use drbd_proto::{Dagtag, NodeId, Uuid, UuidFlags, VolumeNr};
 
+use crate::bitmap::BitNr;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
 use crate::uuid::{GenIds, Nodes, PeerFacts};
@@ -102,17 +103,32 @@ impl Engine {
 
     /// Both have the same data: what the bitmap towards this peer said is over (section 3.8, first row).
     pub(crate) fn drop_bitmap_uuid(&mut self, peer: NodeId, v: VolumeNr) {
-        let slot = self.slot_of(peer, v);
         let Some(disk) = self.disk_mut(v) else { return };
         disk.gen_ids.drop_bitmap(peer);
-        if let Some(slot) = slot
-            && disk.bitmap.weight(slot) != 0
-        {
-            disk.bitmap.clear_all(slot);
+        if self.bitmap_weight(peer, v) != 0 {
+            self.clear_bitmap(peer, v);
             self.log_at(LogLevel::Info, Some(peer), Some(v), "cleared bitmap");
             self.data_bitmap_writeout(v);
         }
         self.md_touch();
+    }
+
+    /// Clears the bits towards a peer that has the same data. If both have just agreed on a larger size, they know
+    /// nothing about the new area: its bits stay set.
+    pub(crate) fn clear_bitmap(&mut self, peer: NodeId, v: VolumeNr) {
+        let grown = self
+            .peer_device(peer, v)
+            .filter(|k| k.flags.grew || k.flags.peer_grew)
+            .map(|k| k.flags.grow_from);
+        if let Some(slot) = self.slot_of(peer, v)
+            && let Some(disk) = self.disk_mut(v)
+        {
+            disk.bitmap.clear_all(slot);
+            if let Some(from) = grown {
+                let first = BitNr(from / disk.bitmap.sectors_per_bit());
+                disk.bitmap.set_bits(slot, first..=BitNr(u64::MAX));
+            }
+        }
     }
 
     /// Bit 0 of the current UUID goes with the role.

@@ -165,9 +165,7 @@ impl Engine {
                 .peer_device(peer, v)
                 .is_some_and(|k| k.flags.slot_touched);
         for n in learned.clear.iter().filter(|_| !gave) {
-            if let (Some(slot), Some(disk)) = (slot(self, n), self.disk_mut(v)) {
-                disk.bitmap.clear_all(slot);
-            }
+            self.clear_bitmap(n, v);
         }
         for &(from, to) in &learned.copy {
             let (a, b) = (slot(self, from), slot(self, to));

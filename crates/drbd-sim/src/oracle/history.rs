@@ -72,6 +72,8 @@ pub struct History {
 
 /// What sectors hold by which devices grew, by node.
 pub const GROWN: std::ops::Range<Version> = 30..37;
+/// What fresh disks hold, by node.
+pub const FRESH: std::ops::Range<Version> = 10..17;
 
 /// A sector with a content it must not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +114,14 @@ impl History {
             past,
             ..History::default()
         };
+    }
+
+    /// The devices are to grow from here on: what disks hold there was in no use.
+    pub fn forget_from(&mut self, sector: u64) {
+        self.base.clear(sector, u64::MAX);
+        for line in &mut self.past {
+            line.base.clear(sector, u64::MAX);
+        }
     }
 
     /// A write begins; the answer names it.
@@ -242,8 +252,9 @@ impl History {
         if sure.is_none() {
             match self.base.get(sector) {
                 Some(version) => allowed.push(version),
-                // An area by which the devices grew holds anybody's garbage until it is written.
-                None => allowed.extend(GROWN),
+                // An area by which the devices grew holds anybody's garbage until it is written. A larger disk may
+                // have kept there what it came with.
+                None => allowed.extend(GROWN.chain(FRESH)),
             }
         }
         allowed

@@ -35,6 +35,11 @@ impl Run {
         self.settling = true;
         self.cluster.heal();
         self.cluster.app_stop();
+        if self.plan.grow {
+            for v in 0..self.cluster.config.volumes.len() {
+                self.cluster.level_devices(v);
+            }
+        }
         for n in 0..self.cluster.config.nodes {
             for disk in self.cluster.nodes[n].disks.iter_mut().flatten() {
                 disk.broken = false;
