@@ -242,7 +242,7 @@ impl Engine {
         let user = min_not_zero(own_user, u);
         let current = self.volumes.get(&v).map_or(0, |x| x.size);
         let local_max = self.local_max(v);
-        let fits = c <= local_max && c <= self.partition_capacity(v) && (user == 0 || c <= user);
+        let fits = c <= local_max && (user == 0 || c <= user);
         // The peer has grown, so it has seen room on all disks, perhaps on one that is not connected here. The
         // reference stays smaller, and the connection breaks when something is written behind its end.
         let size = match self.new_size(v, user) {
@@ -281,9 +281,12 @@ impl Engine {
             }
         }
         if current != 0 {
+            let mut peers = self.connected_nodes();
             // This peer too, if it is about to connect: it may not see room on all disks.
-            let peers: Vec<NodeId> = self.connected_nodes().with(peer).iter().collect();
-            for n in peers {
+            if !fresh {
+                peers.insert(peer);
+            }
+            for n in peers.iter().collect::<Vec<_>>() {
                 self.send_sizes(n, v, 0);
             }
         }
