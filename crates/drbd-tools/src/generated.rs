@@ -10,7 +10,8 @@ use crate::adm;
 mod man;
 
 pub use man::{
-    configuration as man_configuration, drbdadm as man_drbdadm, drbdsetup as man_drbdsetup,
+    configuration as man_configuration, drbdadm as man_drbdadm, drbdmeta as man_drbdmeta,
+    drbdsetup as man_drbdsetup,
 };
 
 /// The page `docs/options.md`: every option with its values, unit and default.

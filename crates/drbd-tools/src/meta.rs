@@ -45,6 +45,7 @@ mod store;
 mod v06;
 
 use args::Args;
+pub(crate) use args::{described_commands, described_options};
 use console::{Console, Outputs};
 use device::Page;
 use failure::{BAD, FAILED, Failure, OK, USAGE};

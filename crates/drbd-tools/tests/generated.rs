@@ -37,6 +37,7 @@ fn manual_pages() {
     let pages = [
         ("drbdsetup.8", generated::man_drbdsetup()),
         ("drbdadm.8", generated::man_drbdadm()),
+        ("drbdmeta.8", generated::man_drbdmeta()),
         ("drbd.conf.5", generated::man_configuration()),
     ];
     for (name, text) in pages {

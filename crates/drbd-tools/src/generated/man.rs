@@ -5,7 +5,7 @@ use std::fmt::Write;
 use drbd_config::options::{COMMANDS, Group};
 
 use super::{unit, values};
-use crate::{adm, setup};
+use crate::{adm, meta, setup};
 
 /// Text that man takes as it is.
 fn plain(text: &str) -> String {
@@ -92,6 +92,39 @@ pub fn drbdadm() -> String {
         options(&mut out, &command.options);
     }
     out.push_str(".SH SEE ALSO\n\\fBdrbdsetup\\fR(8), \\fBdrbdmeta\\fR(8), \\fBdrbd.conf\\fR(5)\n");
+    out
+}
+
+/// `drbdmeta.8`
+pub fn drbdmeta() -> String {
+    let mut out = head(
+        "drbdmeta",
+        8,
+        "Create and look after the metadata of a disk",
+    );
+    out.push_str(
+        ".SH SYNOPSIS\n\\fBdrbdmeta\\fR [OPTION...] DEVICE FORMAT [META_DEV INDEX] COMMAND [ARGUMENT]\n.SH DESCRIPTION\n\
+         drbdmeta creates, shows, repairs and removes metadata while no node uses it. drbdadm(8) calls it with what the configuration\n\
+         says.\n\
+         .TP\nDEVICE\na minor number or \\fI/dev/drbdN\\fR; \\fB\\-\\fR: no lock, and no check whether the device is in use.\n\
+         .TP\nFORMAT\n\\fBv07\\fR, \\fBv08\\fR, \\fBv09\\fR with META_DEV, the device or file that holds the metadata, and INDEX: \\fBinternal\\fR,\n\
+         \\fBflex\\-internal\\fR, \\fBflex\\-external\\fR or a number. Or \\fBv06\\fR with a minor number, only to look at.\n.SH OPTIONS\n",
+    );
+    for (spelled, help) in meta::described_options() {
+        entry(&mut out, &spelled, help);
+    }
+    out.push_str(".SH COMMANDS\n");
+    let mut commands = meta::described_commands();
+    commands.sort();
+    for (line, help) in commands {
+        entry(&mut out, &line, help);
+    }
+    out.push_str(
+        ".SH EXIT STATUS\n0: done. 1: a failure, or a question that was answered with no. 5: outdate on inconsistent data. 10: wrong \
+         values, an error of the device, or metadata that the command cannot work on. 20: wrong use, or the device cannot be opened or\n\
+         is in use. 30: not implemented. 40: data would be destroyed.\n\
+         .SH SEE ALSO\n\\fBdrbdadm\\fR(8), \\fBdrbdsetup\\fR(8), \\fBdrbd.conf\\fR(5)\n",
+    );
     out
 }
 

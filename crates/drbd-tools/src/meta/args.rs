@@ -52,8 +52,10 @@ pub(super) enum InitialUuid {
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Command {
     pub(super) name: &'static str,
-    /// What the usage text shows after the name; `None` hides the command.
+    /// What the usage text shows after the name; `None` hides the command there.
     usage: Option<&'static str>,
+    /// What it does.
+    help: &'static str,
     /// Whether it takes an argument of its own.
     pub(super) argument: bool,
     /// Whether it is refused on an attached device.
@@ -65,6 +67,7 @@ pub(super) struct Command {
 const fn command(
     name: &'static str,
     usage: Option<&'static str>,
+    help: &'static str,
     argument: bool,
     modifies: bool,
     node_id: bool,
@@ -72,6 +75,7 @@ const fn command(
     Command {
         name,
         usage,
+        help,
         argument,
         modifies,
         node_id,
@@ -80,40 +84,161 @@ const fn command(
 
 /// The commands, in the order of the usage text.
 const COMMANDS: &[Command] = &[
-    command("get-gi", Some("--node-id {val} "), false, false, true),
-    command("show-gi", Some("--node-id {val} "), false, false, true),
-    command("dump-md", Some(""), false, false, false),
     command(
-        "dump-superblock",
-        Some("--output-format {val} "),
+        "get-gi",
+        Some("--node-id {val} "),
+        "Print the generation identifiers towards a peer in one line.",
+        false,
+        false,
+        true,
+    ),
+    command(
+        "show-gi",
+        Some("--node-id {val} "),
+        "Print the generation identifiers towards a peer, with words.",
+        false,
+        false,
+        true,
+    ),
+    command(
+        "dump-md",
+        Some(""),
+        "Print all metadata as text: superblock, peers and bitmap. A log that is not applied is an error.",
         false,
         false,
         false,
     ),
-    command("hexdump-superblock", Some(""), false, false, false),
-    command("restore-md", Some("file"), true, true, false),
-    command("verify-dump", Some("file"), true, false, false),
-    command("apply-al", Some(""), false, true, false),
-    command("wipe-md", Some(""), false, true, false),
-    command("outdate", Some(""), false, true, false),
-    command("invalidate", Some(""), false, true, false),
-    command("dstate", Some(""), false, false, false),
-    command("check-resize", Some(""), false, true, false),
+    command(
+        "dump-superblock",
+        Some("--output-format {val} "),
+        "Print the superblock alone.",
+        false,
+        false,
+        false,
+    ),
+    command(
+        "hexdump-superblock",
+        Some(""),
+        "Print the superblock alone in hexadecimal.",
+        false,
+        false,
+        false,
+    ),
+    command(
+        "restore-md",
+        Some("file"),
+        "Write the metadata that a dump describes.",
+        true,
+        true,
+        false,
+    ),
+    command(
+        "verify-dump",
+        Some("file"),
+        "Check a dump; nothing is written.",
+        true,
+        false,
+        false,
+    ),
+    command(
+        "apply-al",
+        Some(""),
+        "After a crash: mark what the activity log calls hot as out of sync, and clean the log.",
+        false,
+        true,
+        false,
+    ),
+    command(
+        "wipe-md",
+        Some(""),
+        "Remove the metadata.",
+        false,
+        true,
+        false,
+    ),
+    command(
+        "outdate",
+        Some(""),
+        "Mark the data as outdated.",
+        false,
+        true,
+        false,
+    ),
+    command(
+        "invalidate",
+        Some(""),
+        "Mark the data as inconsistent.",
+        false,
+        true,
+        false,
+    ),
+    command(
+        "dstate",
+        Some(""),
+        "Print the state that the disk would have.",
+        false,
+        false,
+        false,
+    ),
+    command(
+        "check-resize",
+        Some(""),
+        "Move internal metadata of a device that has grown to its new end.",
+        false,
+        true,
+        false,
+    ),
     command(
         "create-md",
         Some(
             "[--peer-max-bio-size {val}] [--al-stripes {val}] [--al-stripe-size-kB {val}] \
              {max_peers}",
         ),
+        "Write fresh metadata for so many peers, or convert that of another version; what is there is asked about.",
         true,
         true,
         false,
     ),
-    command("forget-peer", Some("--node-id {val} "), false, true, true),
-    command("repair-md", Some(""), false, true, false),
-    command("set-gi", None, true, true, true),
-    command("read-dev-uuid", None, false, false, false),
-    command("write-dev-uuid", None, true, true, false),
+    command(
+        "forget-peer",
+        Some("--node-id {val} "),
+        "Give the bitmap slot of a peer back.",
+        false,
+        true,
+        true,
+    ),
+    command(
+        "repair-md",
+        Some(""),
+        "Make peers and bitmap slots consistent.",
+        false,
+        true,
+        false,
+    ),
+    command(
+        "set-gi",
+        None,
+        "Set the generation identifiers towards a peer.",
+        true,
+        true,
+        true,
+    ),
+    command(
+        "read-dev-uuid",
+        None,
+        "Print the identifier of the device.",
+        false,
+        false,
+        false,
+    ),
+    command(
+        "write-dev-uuid",
+        None,
+        "Set the identifier of the device.",
+        true,
+        true,
+        false,
+    ),
 ];
 
 /// The parsed command line.
@@ -152,30 +277,163 @@ pub(super) struct Args {
     pub(super) line: String,
 }
 
-/// The option table: long name, short name, whether it has a value.
-const OPTIONS: &[(&str, char, bool)] = &[
-    ("force", 'f', false),
-    ("quiet", 'q', false),
-    ("verbose", 'v', false),
-    ("ignore-sanity-checks", '\0', false),
-    ("dry-run", '\0', false),
-    ("tentative", '\0', false),
-    ("node-id", 'i', true),
-    ("peer-max-bio-size", 'p', true),
-    ("al-stripes", 's', true),
-    ("al-stripe-size-kB", 'z', true),
-    ("initialize-bitmap", 'b', true),
-    ("effective-size", 'Z', true),
-    ("diskful-peers", 'D', true),
-    ("bitmap-block-size", 'B', true),
-    ("initial-current-uuid", '\0', true),
-    ("consistent", '\0', false),
-    ("uptodate", '\0', false),
-    ("peers-outdated", '\0', false),
-    ("rotate-uuids", '\0', false),
-    ("output-format", 'o', true),
-    ("var-lib-drbd", '\0', true),
+/// One option of the table.
+struct OptionDef {
+    /// Its long name.
+    name: &'static str,
+    /// Its short name; NUL: none.
+    short: char,
+    /// What its value is, if it has one.
+    value: Option<&'static str>,
+    /// What it means.
+    help: &'static str,
+}
+
+const fn option(
+    name: &'static str,
+    short: char,
+    value: Option<&'static str>,
+    help: &'static str,
+) -> OptionDef {
+    OptionDef {
+        name,
+        short,
+        value,
+        help,
+    }
+}
+
+/// The option table.
+const OPTIONS: &[OptionDef] = &[
+    option("force", 'f', None, "Answer all questions with yes."),
+    option("quiet", 'q', None, "Say less."),
+    option("verbose", 'v', None, "Say more; may be repeated."),
+    option(
+        "ignore-sanity-checks",
+        '\0',
+        None,
+        "Go on where a check would refuse.",
+    ),
+    option(
+        "dry-run",
+        '\0',
+        None,
+        "Write nothing, say what would be written.",
+    ),
+    option("tentative", '\0', None, "The same as --dry-run."),
+    option(
+        "node-id",
+        'i',
+        Some("0...31"),
+        "The peer that is meant; needed by the commands that are about one, forbidden for others.",
+    ),
+    option(
+        "peer-max-bio-size",
+        'p',
+        Some("SIZE"),
+        "create-md: the largest request that the peers take, up to 1M.",
+    ),
+    option(
+        "al-stripes",
+        's',
+        Some("NUMBER"),
+        "create-md, restore-md: stripes of the activity log; default: 1.",
+    ),
+    option(
+        "al-stripe-size-kB",
+        'z',
+        Some("SIZE"),
+        "create-md, restore-md: size of each of them in KiB; default: 32.",
+    ),
+    option(
+        "initialize-bitmap",
+        'b',
+        Some("automatic|zeroout|pwrite|skip|set-all"),
+        "create-md: how the bitmap is prepared.",
+    ),
+    option(
+        "effective-size",
+        'Z',
+        Some("SIZE"),
+        "create-md: size of the replicated device, in sectors if no unit is given.",
+    ),
+    option(
+        "diskful-peers",
+        'D',
+        Some("MASK|ID,..."),
+        "create-md: nodes that have a disk.",
+    ),
+    option(
+        "bitmap-block-size",
+        'B',
+        Some("SIZE"),
+        "create-md: what a bit of the bitmap stands for: a power of two from 4k to 1M; default: 4k.",
+    ),
+    option(
+        "initial-current-uuid",
+        '\0',
+        Some("generate|UUID"),
+        "create-md: the generation that the data begins with.",
+    ),
+    option(
+        "consistent",
+        '\0',
+        None,
+        "create-md: the data is consistent.",
+    ),
+    option("uptodate", '\0', None, "create-md: the data is up to date."),
+    option(
+        "peers-outdated",
+        '\0',
+        None,
+        "create-md: the data of all peers is outdated.",
+    ),
+    option(
+        "rotate-uuids",
+        '\0',
+        None,
+        "create-md: begin a new generation on top of the one there is.",
+    ),
+    option(
+        "output-format",
+        'o',
+        Some("auto|hex|bin|json"),
+        "dump-superblock: how it is printed; auto: hex on a terminal, else bin.",
+    ),
+    option(
+        "var-lib-drbd",
+        '\0',
+        Some("DIRECTORY"),
+        "Where the last known places of metadata are kept; default: /var/lib/drbd.",
+    ),
 ];
+
+/// The commands as a manual page has them: name with arguments, what each does.
+pub(crate) fn described_commands() -> Vec<(String, &'static str)> {
+    let line = |c: &Command| match (c.usage, c.node_id) {
+        (Some(usage), _) => format!("{} {usage}", c.name),
+        (None, true) => format!("{} --node-id {{val}} {{val}}", c.name),
+        (None, false) if c.argument => format!("{} {{val}}", c.name),
+        (None, false) => c.name.to_owned(),
+    };
+    let described = COMMANDS
+        .iter()
+        .map(|c| (line(c).trim_end().to_owned(), c.help));
+    described.collect()
+}
+
+/// The options as a manual page has them: their spellings, what each means.
+pub(crate) fn described_options() -> Vec<(String, &'static str)> {
+    let spelled = |o: &OptionDef| {
+        let short = match o.short {
+            '\0' => String::new(),
+            short => format!("-{short}, "),
+        };
+        let value = o.value.map(|v| format!(" {v}")).unwrap_or_default();
+        format!("{short}--{}{value}", o.name)
+    };
+    OPTIONS.iter().map(|o| (spelled(o), o.help)).collect()
+}
 
 /// The usage text.
 pub(super) fn usage() -> String {
@@ -277,7 +535,7 @@ fn defaults(arguments: &[String]) -> Args {
 }
 
 /// Never used: the table is not empty.
-static NO_COMMAND: Command = command("", None, false, false, false);
+static NO_COMMAND: Command = command("", None, "", false, false, false);
 
 /// Separates options from the other arguments.
 fn split(
@@ -297,17 +555,18 @@ fn split(
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (long, None),
             };
-            let exact = OPTIONS.iter().find(|(option, ..)| *option == name);
+            let exact = OPTIONS.iter().find(|option| option.name == name);
             let mut similar = OPTIONS
                 .iter()
-                .filter(|(option, ..)| option.starts_with(name));
-            let (option, _, has_value) = match (exact, similar.next(), similar.next()) {
+                .filter(|option| option.name.starts_with(name));
+            let found = match (exact, similar.next(), similar.next()) {
                 (Some(option), ..) | (None, Some(option), None) => option,
                 (None, None, _) => {
                     return Err(bad(format!("unrecognized option '--{name}'")));
                 }
                 _ => return Err(bad(format!("option '--{name}' is ambiguous"))),
             };
+            let (option, has_value) = (found.name, found.value.is_some());
             let value = match (has_value, value) {
                 (true, Some(value)) => value,
                 (true, None) => arguments
@@ -325,12 +584,12 @@ fn split(
         } else if let Some(cluster) = argument.strip_prefix('-').filter(|c| !c.is_empty()) {
             let mut letters = cluster.chars();
             while let Some(letter) = letters.next() {
-                let found = OPTIONS.iter().find(|(_, short, _)| *short == letter);
-                let Some((option, _, has_value)) = found.filter(|_| letter != '\0') else {
+                let found = OPTIONS.iter().find(|option| option.short == letter);
+                let Some(option) = found.filter(|_| letter != '\0') else {
                     return Err(bad(format!("invalid option -- '{letter}'")));
                 };
                 let mut value = String::new();
-                if *has_value {
+                if option.value.is_some() {
                     value = letters.by_ref().collect();
                     if value.is_empty() {
                         value = arguments.next().cloned().ok_or_else(|| {
@@ -338,7 +597,7 @@ fn split(
                         })?;
                     }
                 }
-                given.push((option, value));
+                given.push((option.name, value));
             }
         } else {
             positional.push(argument.clone());
