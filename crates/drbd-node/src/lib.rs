@@ -6,6 +6,7 @@ pub mod control;
 pub mod doorway;
 pub mod frontend;
 pub mod mailbox;
+pub mod netns;
 pub mod node;
 pub mod pool;
 pub mod reactor;

@@ -21,6 +21,7 @@ use drbd_node::frontend::{Attached, Frontend};
 static ALONE: Mutex<()> = Mutex::new(());
 
 struct Served {
+    frontend: LoopFrontend,
     attached: Option<Box<dyn Attached>>,
     volume: FileVolume,
     back: File,
@@ -47,12 +48,11 @@ fn serve(name: &str) -> Option<Served> {
     }
     let dir = tempfile::tempdir().unwrap();
     let (volume, back) = volume(name);
-    let attached = LoopFrontend::new(dir.path())
-        .unwrap()
-        .attach(volume.handle().clone())
-        .unwrap();
+    let frontend = LoopFrontend::new(dir.path()).unwrap();
+    let attached = frontend.attach(volume.handle().clone()).unwrap();
     let device = attached.device().unwrap();
     Some(Served {
+        frontend,
         attached: Some(attached),
         volume,
         back,
@@ -99,6 +99,8 @@ fn a_file_system_survives() {
     assert_eq!(sys(&s, "loop/dio"), "1", "direct I/O");
     assert_eq!(sys(&s, "queue/logical_block_size"), "512");
     assert_eq!(sys(&s, "loop/autoclear"), "0");
+    assert!(s.frontend.serves(&s.device) && s.frontend.serves(&s.dir.path().join("fuse/ext4/0")));
+    assert!(!s.frontend.serves(s.dir.path()) && !s.frontend.serves(Path::new("/dev/null")));
     if !have("mkfs.ext4") {
         return;
     }
@@ -196,6 +198,23 @@ fn its_users_open_the_volume() {
     drop(f);
     assert_eq!(content(&s.back, 1 << 20, 10_000), [6; 10_000]);
     eventually("all are gone", || openers(&s) == (0, 0));
+}
+
+#[test]
+fn it_vanishes_with_its_last_user() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let Some(mut s) = serve("last") else { return };
+    let user = File::open(&s.device).unwrap();
+    let path = s.device.clone();
+    let file = || {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default()
+    };
+    s.attached.take().unwrap().detach();
+    assert_eq!(sys(&s, "loop/autoclear"), "1");
+    assert!(!file().is_empty(), "it has a user");
+    drop(user);
+    eventually("the device is free", || file().is_empty());
 }
 
 #[test]

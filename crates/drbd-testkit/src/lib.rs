@@ -27,7 +27,7 @@ pub mod wait;
 pub use cluster::{Cluster, Options, Story, story};
 pub use error::{Context, Error, Result};
 pub use node::{Node, Output};
-pub use place::{Place, Spaces};
+pub use place::{Place, Spaces, connect};
 pub use proxy::Proxy;
 pub use status::{PeerVolume, Status};
 pub use volume::Volume;

@@ -6,6 +6,7 @@
 //! last of them its networks and mounts are gone.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -144,6 +145,23 @@ pub(crate) fn permitted() -> Result<()> {
     let [a, b] = ["probe-a", "probe-b"].map(|host| Place::new(host, Spaces::Own));
     let (a, b) = (a?, b?);
     link(&a, "t0", &b, "t0")
+}
+
+/// Connects two networks with a pair of virtual Ethernet devices, each with an address, in operation.
+///
+/// # Errors
+/// When the places have no networks of their own, or the kernel refuses.
+pub fn connect(a: (&Place, &str, Ipv4Addr), b: (&Place, &str, Ipv4Addr)) -> Result<()> {
+    link(a.0, a.1, b.0, b.1)?;
+    for (place, device, address) in [a, b] {
+        let device = device.to_owned();
+        place.run(move || {
+            let netlink = netlink::Netlink::open()?;
+            netlink.address(&device, address)?;
+            netlink.up(&device)
+        })??;
+    }
+    Ok(())
 }
 
 /// Connects two networks with a pair of virtual Ethernet devices, which are still down.

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, small, told};
+use drbd_node::control::client::Client;
 use drbd_testkit::wait::until;
 use drbd_testkit::{Cluster, Context, Error, Node, Result, Story, binaries};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -167,6 +168,128 @@ fn no_right(node: &Node) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(failures.join("\n"))),
     }
+}
+
+/// The row `invalid-names`: of resources, new ones and those renamed, and of connections.
+#[test]
+fn invalid_names() -> Result<()> {
+    told(Cluster::new("names", small())?, |c| {
+        c.node_mut(0).start()?;
+        let node = c.node(0);
+        let refused = |words: &[&str], code: &str| {
+            let output = node.drbdsetup(words)?;
+            assert_eq!(output.code, Some(10), "{output:?}");
+            assert!(output.stderr.contains(code), "{output:?}");
+            Ok::<(), Error>(())
+        };
+        node.drbdsetup(&["new-resource", "plain", "0"])?.ok()?;
+        node.drbdsetup(&["new-peer", "plain", "1", "--_name=one"])?
+            .ok()?;
+        let long = "n".repeat(128);
+        for name in ["a/b", "/", "a b", " ", "a\u{a0}/", ".", "..", &long] {
+            refused(&["new-resource", name, "0"], "(162)")?;
+            refused(&["rename-resource", "plain", name], "(162)")?;
+            let option = format!("--_name={name}");
+            refused(&["new-peer", "plain", "2", &option], "(162)")?;
+        }
+        refused(&["new-resource", "all", "0"], "(162)")?;
+        refused(&["new-peer", "plain", "2", "--_name="], "(126)")?;
+        refused(&["new-peer", "plain", "2", "--_name=one"], "(174)")?;
+        // The tool has an opinion of its own about these.
+        for name in ["", "a\nb", "a\tb", "\u{7f}", "\u{1}"] {
+            let output = node.drbdsetup(&["new-resource", name, "0"])?;
+            assert!(matches!(output.code, Some(10 | 20)), "{output:?}");
+        }
+        // So does the daemon, whoever asks it.
+        for (name, code) in [("", 126), ("a\nb", 162), ("\u{7f}", 162)] {
+            let mut client = Client::connect(&node.dir().join("drbdd.sock"))
+                .map_err(|e| Error::new(e.to_string()))?;
+            let outcome = client
+                .request("new-resource", &[name, "0"], Vec::new(), false)
+                .map_err(|e| Error::new(e.to_string()))?;
+            assert_eq!(outcome.code, code, "{name:?}");
+        }
+        let mut status: Vec<String> = node
+            .drbdsetup(&["status"])?
+            .ok()?
+            .lines()
+            .filter(|l| !l.starts_with(' ') && !l.is_empty())
+            .map(str::to_owned)
+            .collect();
+        status.sort();
+        assert_eq!(status, ["plain role:Secondary"]);
+        // What looks odd and is not.
+        let longest = &long[..127];
+        for name in ["a.b", "...", "a:b", "r\u{e4}tsel", "allx", longest] {
+            node.drbdsetup(&["new-resource", name, "0"])?.ok()?;
+            node.drbdsetup(&["down", name])?.ok()?;
+        }
+        Ok(())
+    })
+}
+
+/// What the daemon serves itself it never reads: that could wait for itself.
+#[test]
+fn its_own_devices_are_not_read() -> Result<()> {
+    let options = small();
+    if options.story != Story::BlockDevice {
+        eprintln!("daemon: NOT tested that it does not read its own devices: that needs root");
+        return Ok(());
+    }
+    told(Cluster::new("own", options)?, |c| {
+        c.bring_up_in_sync(0)?;
+        let node = c.node(0);
+        let device = std::fs::canonicalize(node.device(0)).context("device")?;
+        let name = device.file_name().unwrap().to_string_lossy().into_owned();
+        let read = || {
+            let stat = format!("/sys/block/{name}/stat");
+            let stat = std::fs::read_to_string(&stat).context(stat)?;
+            let sectors = stat.split_whitespace().nth(2).and_then(|n| n.parse().ok());
+            sectors.context("sectors read")
+        };
+        // Somebody may look at a new device; the daemon does not count then.
+        let before: u64 = read()?;
+        let minor = node.minor(0).to_string();
+        node.demote()?;
+        for words in [
+            &["status"][..],
+            &["show"],
+            &["events2", "--now"],
+            &["get-gi", "own", "1", "0"],
+            &["disk-options", &minor, "--al-extents=67"],
+            &["resize", &minor],
+            &["detach", &minor],
+        ] {
+            node.drbdsetup(words)?.ok()?;
+        }
+        node.adm("attach")?;
+        node.wait("attached", PATIENCE, |s| s.disk(0) == "UpToDate")?;
+        node.adm("primary")?;
+        node.demote()?;
+        assert_eq!(read()?, before);
+        if !name.starts_with("loop") {
+            eprintln!("daemon: NOT tested that a loop device of its own is no disk: there is none");
+            return Ok(());
+        }
+        // Not as a disk either, by whatever name.
+        node.drbdsetup(&["new-resource", "upper", "0"])?.ok()?;
+        let upper = (node.minor(0) + 8).to_string();
+        node.drbdsetup(&["new-minor", "upper", &upper, "0"])?.ok()?;
+        let link = c.dir().join("link");
+        std::os::unix::fs::symlink(&device, &link)?;
+        for path in [&device, &node.device(0), &link] {
+            let path = path.display().to_string();
+            let output = node.drbdsetup(&["attach", &upper, &path, &path, "internal"])?;
+            assert_eq!(output.code, Some(10), "{output:?}");
+            assert!(output.stderr.contains("(104)"), "{output:?}");
+            assert!(
+                output.stderr.contains("served by this daemon"),
+                "{output:?}"
+            );
+        }
+        assert_eq!(read()?, before);
+        node.drbdsetup(&["down", "upper"])?.ok().map(drop)
+    })
 }
 
 /// With an application that holds the device, and a peer.

@@ -134,6 +134,11 @@ fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
     thread
         .spawn(move || listener.run(&its_node))
         .map_err(|e| format!("no thread: {e}"))?;
+    let thread = std::thread::Builder::new().name("drbd-networks".into());
+    let its_node = node.clone();
+    thread
+        .spawn(move || its_node.follow_networks())
+        .map_err(|e| format!("no thread: {e}"))?;
     let signal = signals.wait();
     tracing::info!("drbdd: signal {signal}, going down");
     node.shut_down(END_LIMIT);

@@ -218,7 +218,7 @@ fn try_serve(node: &Node, mut stream: UnixStream, backlog: usize) -> io::Result<
             }
             "events2" => return observe(node, which, &mut stream, backlog),
             _ => {
-                let outcome = node.command(&request);
+                let outcome = node.command(&request, Some(&stream));
                 reply(&mut stream, outcome.code.0, outcome.info)?;
             }
         }
@@ -291,7 +291,7 @@ fn observe(
 }
 
 /// Whether the client is still there. It has nothing to say.
-fn is_open(stream: &UnixStream) -> bool {
+pub(crate) fn is_open(stream: &UnixStream) -> bool {
     let mut byte = [0];
     let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
     match rustix::net::recv(stream, &mut byte, flags) {

@@ -208,6 +208,10 @@ impl Frontend for Frontends {
         all.linked = all.path().map(|target| self.links.make(&v, &target));
         Ok(Box::new(all))
     }
+
+    fn serves(&self, path: &Path) -> bool {
+        self.device.as_ref().is_some_and(|d| d.serves(path))
+    }
 }
 
 /// One volume in all frontends, the device first.

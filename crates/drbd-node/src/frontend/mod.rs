@@ -30,7 +30,7 @@ mod requests;
 pub mod ublk;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::doorway::{IoError, Limits, OpenError, Sector, VolumeNr};
@@ -50,6 +50,13 @@ pub trait Frontend: Send + Sync {
     /// # Errors
     /// When the volume cannot be offered. This is logged with the frontend's name and the volume; other frontends go on.
     fn attach(&self, volume: VolumeHandle) -> io::Result<Box<dyn Attached>>;
+
+    /// Whether a file or device is served by this very process in a way that it must not use it itself: what it waits
+    /// for could then wait for it.
+    fn serves(&self, path: &Path) -> bool {
+        let _ = path;
+        false
+    }
 }
 
 /// A volume that a frontend offers to applications.

@@ -1,5 +1,6 @@
 //! The commands, one by one (CLI, section 9).
 
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use drbd_config::options::{self as table, Argument, SetupCommand};
@@ -9,23 +10,26 @@ use drbd_proto::{NodeId, Sector, VolumeNr};
 
 use super::config::Peer;
 use super::options::{self, Values};
-use super::{CoreConfig, Node, Refusal, Resource, lock, no};
+use super::{CoreConfig, Node, Refusal, Resource, lock, networks, no};
 use crate::control::address;
 use crate::control::protocol::Request;
 use crate::reactor::Handle;
 
 /// Largest minor number: 20 bits.
 const MAX_MINOR: u32 = (1 << 20) - 1;
+/// Longest name in bytes.
+const MAX_NAME: usize = 127;
 
 /// A request whose arguments and options are checked.
 pub(super) struct Call<'a> {
     request: &'a Request,
+    client: Option<&'a UnixStream>,
     definition: &'static SetupCommand,
     pub(super) options: Values,
 }
 
 impl<'a> Call<'a> {
-    fn new(request: &'a Request) -> Result<Call<'a>, Refusal> {
+    fn new(request: &'a Request, client: Option<&'a UnixStream>) -> Result<Call<'a>, Refusal> {
         let invalid = |text: String| no(RetCode::ERR_INVALID_REQUEST, text);
         let definition = table::command(&request.command)
             .ok_or_else(|| invalid(format!("unknown command '{}'", request.command)))?;
@@ -43,6 +47,7 @@ impl<'a> Call<'a> {
         }
         Ok(Call {
             request,
+            client,
             definition,
             options,
         })
@@ -136,19 +141,31 @@ impl<'a> Call<'a> {
     }
 }
 
+/// Names of resources and connections (configuration, section 14), by the rules without strict names. What would be a
+/// directory of its own in a path is refused besides.
 fn check_name(name: &str) -> Result<(), Refusal> {
-    if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
-        return Err(no(
-            RetCode::ERR_INVALID_REQUEST,
-            "this is not a name for a resource",
-        ));
+    if name.is_empty() {
+        return Err(no(RetCode::ERR_MANDATORY_TAG, "name missing"));
     }
-    Ok(())
+    let text = if name.len() > MAX_NAME {
+        "invalid name (longer than 127 bytes)"
+    } else if matches!(name, "all" | "." | "..") {
+        "invalid name (reserved)"
+    } else if name.bytes().any(|b| b == b'/' || b <= b' ' || b == 0x7f) {
+        "invalid name (disallowed: ascii control, space, slash)"
+    } else {
+        return Ok(());
+    };
+    Err(no(RetCode::ERR_INVALID_REQUEST, text))
 }
 
 impl Node {
-    pub(super) fn run(&self, request: &Request) -> Result<Reply, Refusal> {
-        let call = Call::new(request)?;
+    pub(super) fn run(
+        &self,
+        request: &Request,
+        client: Option<&UnixStream>,
+    ) -> Result<Reply, Refusal> {
+        let call = Call::new(request, client)?;
         match call.definition.name {
             "new-resource" => self.new_resource(&call),
             "new-minor" => self.new_minor(&call, call.minor()?, call.volume()?),
@@ -253,6 +270,9 @@ impl Node {
     ) -> Result<Reply, Refusal> {
         let peer = || call.peer();
         let force = call.flag("force");
+        if matches!(call.definition.name, "connect" | "disconnect") {
+            self.reach(call, resource, peer()?)?;
+        }
         // Commands that may wait for peers do not hold up changes of the configuration.
         let command = match call.definition.name {
             "primary" => Command::Primary { force },
@@ -318,6 +338,14 @@ impl Node {
                     let text = format!("Connection for peer node id {} already exists", peer.get());
                     return Err(no(RetCode::ERR_INVALID_REQUEST, text));
                 }
+                if call.options.text("_name").is_some() {
+                    check_name(&name)?;
+                    let config = lock(&resource.config);
+                    let mut names = config.peers.values().map(|p| p.net.text("_name"));
+                    if names.any(|other| other == Some(&*name)) {
+                        return Err(no(RetCode::ERR_ALREADY_EXISTS, "name already exists"));
+                    }
+                }
                 let transport = call.options.text("transport").unwrap_or("tcp");
                 if !matches!(transport, "tcp" | "") {
                     let text = format!("transport '{transport}' is not implemented; use tcp");
@@ -342,12 +370,14 @@ impl Node {
             }
             "del-peer" => {
                 let peer = call.peer()?;
+                self.reach(call, resource, peer)?;
                 let reply = resource.give(Command::DelPeer {
                     peer,
                     force: call.flag("force"),
                 });
                 if reply.is_ok() {
                     lock(&resource.config).peers.remove(&peer.get());
+                    self.set_network(resource, peer, None);
                 }
                 Ok(reply)
             }
@@ -386,19 +416,28 @@ impl Node {
             }
             "new-path" => {
                 let (peer, path) = (call.peer()?, call.path()?);
+                let netns = networks::of_client(call.client);
+                let text = "connection already assigned to a different network namespace";
+                self.check_network(resource, peer, &netns, text)?;
                 let reply = resource.give(Command::NewPath { peer, path });
                 if reply.is_ok() {
+                    self.set_network(resource, peer, netns);
                     self.peer_config(resource, peer, |p| p.paths.push((path.local, path.remote)))?;
                 }
                 Ok(reply)
             }
             "del-path" => {
                 let (peer, path) = (call.peer()?, call.path()?);
+                self.reach(call, resource, peer)?;
                 let reply = resource.give(Command::DelPath { peer, path });
                 if reply.is_ok() {
-                    self.peer_config(resource, peer, |p| {
-                        p.paths.retain(|p| *p != (path.local, path.remote))
+                    let last = self.peer_config(resource, peer, |p| {
+                        p.paths.retain(|p| *p != (path.local, path.remote));
+                        p.paths.is_empty()
                     })?;
+                    if last {
+                        self.set_network(resource, peer, None);
+                    }
                 }
                 Ok(reply)
             }
@@ -418,6 +457,13 @@ impl Node {
                 Err(no(RetCode::ERR_INVALID_REQUEST, text))
             }
         }
+    }
+
+    /// Only from the network namespace of a connection is it connected, disconnected and changed.
+    fn reach(&self, call: &Call<'_>, resource: &Resource, peer: NodeId) -> Result<(), Refusal> {
+        let netns = networks::of_client(call.client);
+        let text = "connection assigned to a different network namespace";
+        self.check_network(resource, peer, &netns, text)
     }
 
     fn peer_config<T>(

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::options::Values;
 use crate::control::protocol as view;
+use crate::netns::Netns;
 
 /// Configuration of a resource.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,8 @@ pub(super) struct Volume {
 pub(super) struct Peer {
     pub(super) net: Values,
     pub(super) paths: Vec<(SocketAddr, SocketAddr)>,
+    /// Where it lives if it has paths; `None`: in the daemon's own network namespace.
+    pub(super) netns: Option<Arc<Netns>>,
     pub(super) devices: BTreeMap<u16, Values>,
 }
 

@@ -4,8 +4,9 @@
 //! checked against the option table, and goes to the resource's reactor; what succeeded is noted for `show`.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use drbd_engine::options::ResourceOptions;
@@ -19,6 +20,7 @@ use crate::resyncs::Resyncs;
 
 mod commands;
 mod config;
+mod networks;
 pub mod options;
 mod volumes;
 
@@ -61,6 +63,9 @@ pub struct Node {
     settings: Settings,
     resyncs: Resyncs,
     registry: Mutex<Registry>,
+    /// There may be connections in other network namespaces.
+    foreign: Mutex<bool>,
+    foreign_came: Condvar,
 }
 
 #[derive(Default)]
@@ -104,12 +109,15 @@ impl Node {
             resyncs: Resyncs::new(settings.max_parallel_resyncs),
             settings,
             registry: Mutex::default(),
+            foreign: Mutex::default(),
+            foreign_came: Condvar::new(),
         }
     }
 
-    /// Carries out a modifying command.
-    pub fn command(&self, request: &Request) -> Reply {
-        match self.run(request) {
+    /// Carries out a modifying command. `client` is the socket of the process that wants it, which waits for the answer:
+    /// paths are made in its network namespace.
+    pub fn command(&self, request: &Request, client: Option<&UnixStream>) -> Reply {
+        match self.run(request, client) {
             Ok(reply) => reply,
             Err(reply) => *reply,
         }

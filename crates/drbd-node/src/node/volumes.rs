@@ -121,6 +121,18 @@ impl Node {
         if own.iter().any(|device| device == Path::new(disk)) {
             return Err(no(RetCode::ERR_BDCLAIM_DISK, "this is the volume itself"));
         }
+        for (path, code) in [
+            (disk, RetCode::ERR_OPEN_DISK),
+            (meta_disk, RetCode::ERR_OPEN_MD_DISK),
+        ] {
+            let frontends = &self.settings.frontends;
+            if frontends.iter().any(|f| f.serves(Path::new(path))) {
+                let text = format!(
+                    "{path}: served by this daemon over FUSE, which must not use it itself"
+                );
+                return Err(no(code, text));
+            }
+        }
         let backing =
             Backing::open(Path::new(disk), Path::new(meta_disk)).map_err(|(meta, e)| {
                 let code = match (&e, meta) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use drbd_engine::status::Object;
 use drbd_engine::{DiskError, Effect, Event, LogLevel, LogLine, OpId, OpOutput, Reply};
 use drbd_proto::VolumeNr;
 
@@ -167,7 +168,14 @@ impl Reactor {
                 facts,
             } => self.call(op, handler, about, facts),
             Effect::Reply { cmd, reply } => self.answer(cmd, reply),
-            Effect::Changed(change) => {
+            Effect::Changed(mut change) => {
+                if let Object::Connection {
+                    peer,
+                    info: Some(info),
+                } = &mut change.object
+                {
+                    info.congested = self.tcp.is_congested(*peer);
+                }
                 self.observe(&Observed::Change {
                     resource: self.name.clone(),
                     change,

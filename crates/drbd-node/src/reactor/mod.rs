@@ -21,6 +21,7 @@ use crate::backing::{Backing, Disks};
 use crate::clock;
 use crate::frontend::{ToVolume, VolumeHandle};
 use crate::mailbox::{Mailbox, Sender, Wake};
+use crate::netns::Netns;
 use crate::pool::Pool;
 use crate::resyncs::{Member, Resyncs};
 use crate::ring::{Completion, Fd, NoRing, Op, OpKey, Ring};
@@ -110,6 +111,11 @@ pub(crate) enum Message {
         backing: Backing,
         command: Command,
         reply: mpsc::Sender<Reply>,
+    },
+    /// Where the sockets of a connection are made from now on; `None`: in the daemon's own network namespace.
+    Network {
+        peer: NodeId,
+        netns: Option<Arc<Netns>>,
     },
     /// A volume is about to be created.
     AddVolume(VolumeHandle),
@@ -506,6 +512,7 @@ impl Reactor {
                 // Otherwise the engine refuses, and these devices are closed again.
                 self.command(command, Pending { reply, attach });
             }
+            Message::Network { peer, netns } => self.tcp.set_network(peer, netns),
             Message::AddVolume(handle) => {
                 let volume = handle.volume().volume;
                 let slot = Volume {
@@ -520,10 +527,10 @@ impl Reactor {
                 self.volume_gone(volume);
             }
             Message::Status(reply) => {
-                let _ = reply.send(self.core.status());
+                let _ = reply.send(self.status());
             }
             Message::Observe(observer) => {
-                if observer.tell(Observed::Snapshot(self.core.status())) {
+                if observer.tell(Observed::Snapshot(self.status())) {
                     self.observers.push(observer);
                 }
             }
@@ -559,6 +566,15 @@ impl Reactor {
         }
         self.commands.insert(cmd, pending);
         self.events.push_back(Event::Command { cmd, command });
+    }
+
+    /// Everything that can be seen, with what only the transport knows.
+    fn status(&self) -> ResourceStatus {
+        let mut status = self.core.status();
+        for (peer, connection, ..) in &mut status.connections {
+            connection.congested = self.tcp.is_congested(*peer);
+        }
+        status
     }
 
     fn observe(&mut self, what: &Observed) {

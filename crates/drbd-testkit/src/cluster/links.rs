@@ -82,24 +82,15 @@ impl Cluster {
         for (a, b) in self.pairs() {
             match self.options.story {
                 Story::BlockDevice => {
-                    let names = [device(b), device(a)];
-                    place::link(
-                        self.node(a).place(),
-                        &names[0],
-                        self.node(b).place(),
-                        &names[1],
+                    let (IpAddr::V4(ours), IpAddr::V4(theirs)) =
+                        (self.address(a, b).ip(), self.address(b, a).ip())
+                    else {
+                        continue;
+                    };
+                    place::connect(
+                        (self.node(a).place(), &device(b), ours),
+                        (self.node(b).place(), &device(a), theirs),
                     )?;
-                    for (id, peer) in [(a, b), (b, a)] {
-                        let IpAddr::V4(own) = self.address(id, peer).ip() else {
-                            continue;
-                        };
-                        let name = device(peer);
-                        self.node(id).place().run(move || {
-                            let netlink = netlink::Netlink::open()?;
-                            netlink.address(&name, own)?;
-                            netlink.up(&name)
-                        })??;
-                    }
                 }
                 Story::Nbd => {
                     for (from, to) in [(a, b), (b, a)] {

@@ -110,6 +110,17 @@ impl Frontend for FuseFrontend {
         let (mounted, _link) = self.mount(&volume)?;
         Ok(Box::new(mounted))
     }
+
+    /// The files, and any loop device on one of them.
+    fn serves(&self, path: &Path) -> bool {
+        let Ok(path) = std::fs::canonicalize(path) else {
+            return false;
+        };
+        match super::loopdev::backing_file(&path) {
+            Some(file) => file.starts_with(&self.dir),
+            None => path.starts_with(&self.dir),
+        }
+    }
 }
 
 impl Attached for Mounted {

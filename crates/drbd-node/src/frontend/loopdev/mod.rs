@@ -14,7 +14,7 @@ mod sys;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,6 +180,18 @@ pub fn remove_stale(run_dir: &Path) -> io::Result<()> {
     super::fuse::remove_stale(&dir)
 }
 
+/// The file that a loop device is on; `None` for anything else.
+pub(super) fn backing_file(device: &Path) -> Option<PathBuf> {
+    let meta = std::fs::metadata(device).ok()?;
+    if !meta.file_type().is_block_device() || rustix::fs::major(meta.rdev()) != MAJOR {
+        return None;
+    }
+    let number = rustix::fs::minor(meta.rdev());
+    let file = format!("/sys/dev/block/{MAJOR}:{number}/loop/backing_file");
+    let file = std::fs::read_to_string(file).ok()?;
+    Some(PathBuf::from(file.trim_end()))
+}
+
 impl Frontend for LoopFrontend {
     fn name(&self) -> &'static str {
         "loop"
@@ -211,6 +223,10 @@ impl Frontend for LoopFrontend {
             device,
             mounted,
         }))
+    }
+
+    fn serves(&self, path: &Path) -> bool {
+        self.fuse.serves(path)
     }
 }
 

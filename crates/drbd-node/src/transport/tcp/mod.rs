@@ -16,10 +16,12 @@ use drbd_proto::{Ctx, DigestAlg, NodeId, Packet, Stream, VolumeNr, first_packet}
 
 use super::connect::{Connector, Timing};
 use crate::mailbox::Wake;
+use crate::netns::{self, Netns};
 use crate::pool::{Buf, Pool};
 use crate::ring::{Fd, Op, OpKey, Part};
 
 mod low_water;
+mod memory;
 mod opening;
 mod receiver;
 mod sender;
@@ -81,8 +83,12 @@ pub struct Context<'a> {
 struct Link {
     paths: Vec<Path>,
     options: ConnectOptions,
+    netns: Option<Arc<Netns>>,
     state: LinkState,
 }
+
+/// Where somebody listens. The same address may be used in several network namespaces.
+type Place = (Option<netns::Id>, SocketAddr);
 
 #[allow(clippy::large_enum_variant)] // There are few of them.
 enum LinkState {
@@ -121,7 +127,9 @@ struct Arrival {
 pub struct Tcp {
     resource: Arc<str>,
     links: BTreeMap<NodeId, Link>,
-    listeners: BTreeMap<SocketAddr, Listener>,
+    /// Network namespaces of connections, if it is not the daemon's own.
+    networks: BTreeMap<NodeId, Arc<Netns>>,
+    listeners: BTreeMap<Place, Listener>,
     arrivals: Vec<Arrival>,
     /// Established connections and those that are being closed.
     streams: BTreeMap<u64, Streams>,
@@ -132,7 +140,7 @@ pub struct Tcp {
     spare: Vec<Vec<Part>>,
     /// When the next attempt to listen is due, after one has failed, and what was said about it.
     listen_again: Option<Instant>,
-    listen_failed: BTreeSet<SocketAddr>,
+    listen_failed: BTreeSet<Place>,
 }
 
 impl Tcp {
@@ -141,6 +149,7 @@ impl Tcp {
         Tcp {
             resource,
             links: BTreeMap::new(),
+            networks: BTreeMap::new(),
             listeners: BTreeMap::new(),
             arrivals: Vec::new(),
             streams: BTreeMap::new(),
@@ -151,6 +160,14 @@ impl Tcp {
             listen_again: None,
             listen_failed: BTreeSet::new(),
         }
+    }
+
+    /// Where the sockets to a peer are made from now on; `None`: in the daemon's own network namespace.
+    pub fn set_network(&mut self, peer: NodeId, netns: Option<Arc<Netns>>) {
+        match netns {
+            Some(netns) => self.networks.insert(peer, netns),
+            None => self.networks.remove(&peer),
+        };
     }
 
     /// Connects to a peer, and accepts from it, until that has worked.
@@ -191,6 +208,7 @@ impl Tcp {
             Link {
                 paths,
                 options,
+                netns: self.networks.get(&peer).cloned(),
                 state,
             },
         );
@@ -404,6 +422,17 @@ impl Tcp {
         let peers: Vec<NodeId> = self.links.keys().copied().collect();
         for peer in peers {
             self.close(cx, peer);
+        }
+    }
+
+    /// Whether what is to be sent to a peer waits for room in the socket of the data stream, of which more than 80% is
+    /// taken.
+    pub fn is_congested(&self, peer: NodeId) -> bool {
+        match self.links.get(&peer).map(|link| &link.state) {
+            Some(LinkState::Established(id)) => {
+                self.streams.get(id).is_some_and(Streams::is_congested)
+            }
+            _ => false,
         }
     }
 

@@ -11,32 +11,45 @@ use drbd_proto::{NodeId, Stream, first_packet};
 
 use super::socket::{self, TcpSocket};
 use super::streams::Streams;
-use super::{Arrival, Attempt, Context, Kind, LISTEN_AGAIN, LinkState, Listener, Tcp, Token};
+use super::{
+    Arrival, Attempt, Context, Kind, LISTEN_AGAIN, Link, LinkState, Listener, Place, Tcp, Token,
+};
+use crate::netns::Netns;
 use crate::ring::{Fd, Memory, Op, Part};
 use crate::transport::connect::{Action, Failure, Pair};
+
+impl Link {
+    fn place(&self, local: &SocketAddr) -> Place {
+        (self.netns.as_ref().map(|netns| netns.id()), *local)
+    }
+}
 
 impl Tcp {
     /// Opens the listeners that are wanted, and closes the others.
     pub(super) fn update_listeners(&mut self, cx: &mut Context<'_>) {
-        let wanted: BTreeMap<SocketAddr, ConnectOptions> = self
+        let wanted: BTreeMap<Place, (ConnectOptions, Option<Arc<Netns>>)> = self
             .links
             .values()
             .filter(|link| matches!(link.state, LinkState::Connecting { .. }))
-            .flat_map(|link| link.paths.iter().map(|path| (path.local, link.options)))
+            .flat_map(|link| {
+                let places = link.paths.iter().map(|path| link.place(&path.local));
+                places.map(|place| (place, (link.options, link.netns.clone())))
+            })
             .collect();
-        self.listeners.retain(|local, listener| {
-            let keep = wanted.contains_key(local);
+        self.listeners.retain(|place, listener| {
+            let keep = wanted.contains_key(place);
             if !keep {
                 cx.ring.cancel(listener.key);
             }
             keep
         });
-        for (local, options) in wanted {
-            if self.listeners.contains_key(&local) {
+        for (place, (options, netns)) in wanted {
+            if self.listeners.contains_key(&place) {
                 continue;
             }
             let id = self.new_id();
-            match socket::listen(&local, &options) {
+            let (_, local) = &place;
+            match socket::listen(netns.as_deref(), local, &options) {
                 Ok(fd) => {
                     let fd: Fd = Arc::new(fd);
                     let key = cx.ring.push(
@@ -46,14 +59,14 @@ impl Tcp {
                         },
                         poll(&fd, libc::POLLIN),
                     );
-                    self.listeners.insert(local, Listener { id, fd, key });
-                    self.listen_failed.remove(&local);
+                    self.listen_failed.remove(&place);
+                    self.listeners.insert(place, Listener { id, fd, key });
                 }
                 Err(e) => {
                     // A listener of ours for the same address may be on its way out.
                     let serious =
                         e.kind() != io::ErrorKind::AddrInUse || self.listen_again.is_some();
-                    if serious && self.listen_failed.insert(local) {
+                    if serious && self.listen_failed.insert(place) {
                         tracing::error!("drbd {}: cannot listen on {local}: {e}", self.resource);
                     }
                     self.listen_again = Some(cx.now + LISTEN_AGAIN);
@@ -63,11 +76,11 @@ impl Tcp {
     }
 
     pub(super) fn accept(&mut self, cx: &mut Context<'_>, id: u64) {
-        let Some((local, fd)) = self
+        let Some((place, fd)) = self
             .listeners
             .iter()
             .find(|(_, l)| l.id == id)
-            .map(|(local, l)| (*local, l.fd.clone()))
+            .map(|(place, l)| (*place, l.fd.clone()))
         else {
             return;
         };
@@ -79,7 +92,7 @@ impl Tcp {
                 let path = link
                     .paths
                     .iter()
-                    .position(|p| p.local == local && same_host(&p.remote, &remote))?;
+                    .position(|p| link.place(&p.local) == place && same_host(&p.remote, &remote))?;
                 Some((*peer, path, link.options.ping_timeout))
             });
             let Some((peer, path, ping_timeout)) = found else {
@@ -112,7 +125,7 @@ impl Tcp {
                 deadline,
             });
         }
-        if let Some(listener) = self.listeners.get_mut(&local) {
+        if let Some(listener) = self.listeners.get_mut(&place) {
             listener.key = cx.ring.push(
                 Token {
                     id,
@@ -238,7 +251,12 @@ impl Tcp {
                     let Some(path) = link.paths.get(path) else {
                         continue;
                     };
-                    match socket::dial(&path.local, &path.remote, &link.options) {
+                    match socket::dial(
+                        link.netns.as_deref(),
+                        &path.local,
+                        &path.remote,
+                        &link.options,
+                    ) {
                         Ok(fd) => {
                             let key = cx.ring.push(
                                 Token {

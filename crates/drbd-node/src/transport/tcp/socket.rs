@@ -11,6 +11,7 @@ use drbd_engine::ConnectOptions;
 use drbd_proto::{Stream, first_packet};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket as Socket2, TcpKeepalive, Type};
 
+use crate::netns::{Netns, within};
 use crate::ring::Fd;
 use crate::transport::connect::{Failure, Socket};
 
@@ -24,12 +25,13 @@ pub(super) struct TcpSocket {
     pub(super) fd: Fd,
 }
 
-fn new_socket(local: &SocketAddr, options: &ConnectOptions) -> io::Result<Socket2> {
-    let socket = Socket2::new(
-        Domain::for_address(*local),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+fn new_socket(
+    netns: Option<&Netns>,
+    local: &SocketAddr,
+    options: &ConnectOptions,
+) -> io::Result<Socket2> {
+    let (domain, protocol) = (Domain::for_address(*local), Some(Protocol::TCP));
+    let socket = within(netns, || Socket2::new(domain, Type::STREAM, protocol))?;
     if local.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -43,8 +45,12 @@ fn new_socket(local: &SocketAddr, options: &ConnectOptions) -> io::Result<Socket
 }
 
 /// A listening socket. Does not block.
-pub(super) fn listen(local: &SocketAddr, options: &ConnectOptions) -> io::Result<OwnedFd> {
-    let socket = new_socket(local, options)?;
+pub(super) fn listen(
+    netns: Option<&Netns>,
+    local: &SocketAddr,
+    options: &ConnectOptions,
+) -> io::Result<OwnedFd> {
+    let socket = new_socket(netns, local, options)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(*local))?;
@@ -65,11 +71,12 @@ pub(super) fn accept(listener: &Fd) -> Option<(TcpSocket, SocketAddr)> {
 
 /// Starts to connect; the socket becomes writable when that has ended.
 pub(super) fn dial(
+    netns: Option<&Netns>,
     local: &SocketAddr,
     remote: &SocketAddr,
     options: &ConnectOptions,
 ) -> io::Result<Fd> {
-    let socket = new_socket(local, options)?;
+    let socket = new_socket(netns, local, options)?;
     let mut source = *local;
     source.set_port(0);
     socket.bind(&SockAddr::from(source))?;

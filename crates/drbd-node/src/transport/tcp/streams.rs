@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::receiver::{Receiver, Step};
 use super::sender::{SendError, Sender};
-use super::{Context, Kind, Token, low_water, socket};
+use super::{Context, Kind, Token, low_water, memory, socket};
 use crate::pool::Buf;
 use crate::ring::{Fd, Op, OpKey, Part};
 
@@ -109,6 +109,12 @@ impl Streams {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.is_some()
+    }
+
+    /// The data stream has more to send than goes into its socket.
+    pub(super) fn is_congested(&self) -> bool {
+        !self.data.sender.is_idle()
+            && memory::of(&self.data.fd).is_some_and(|m| m.queued > m.limit / 5 * 4)
     }
 
     /// Closing, and everything is sent and seen by the peer.

@@ -79,8 +79,12 @@ impl Node {
     }
 
     fn connect(&mut self) {
+        self.connect_with(options());
+    }
+
+    fn connect_with(&mut self, options: ConnectOptions) {
         let path = self.path;
-        self.with(|tcp, cx, peer| tcp.connect(cx, peer, vec![path], options()));
+        self.with(|tcp, cx, peer| tcp.connect(cx, peer, vec![path], options));
     }
 
     fn send(&mut self, stream: Stream, packet: Packet, payload: Option<Buf>, notify: Option<OpId>) {
@@ -198,6 +202,57 @@ fn features() -> Packet {
         sender_node_id: 0,
         receiver_node_id: 1,
     })
+}
+
+#[test]
+fn congestion_comes_and_goes() {
+    let mut nodes = pair("127.0.0.1");
+    for node in &mut nodes {
+        let small = ConnectOptions {
+            sndbuf: 64 << 10,
+            rcvbuf: 64 << 10,
+            ..options()
+        };
+        node.connect_with(small);
+    }
+    established(&mut nodes);
+    let [a, b] = &mut nodes;
+    a.send(Stream::Data, features(), None, None);
+    b.until(&mut Some(a), "features", |events| events.len() == 1);
+    let ctx = Ctx::new(124, Features::ALL);
+    for node in [&mut *a, &mut *b] {
+        node.with(|tcp, _, peer| tcp.framing(peer, ctx, None));
+    }
+    let (us, them) = (a.peer, b.peer);
+    assert!(!a.tcp.is_congested(us) && !b.tcp.is_congested(them));
+    assert!(!a.tcp.is_congested(NodeId::new(9).unwrap()));
+    const COUNT: usize = 8;
+    for _ in 0..COUNT {
+        let payload = a.pool.alloc(1 << 20, Purpose::Application).unwrap();
+        a.send(Stream::Data, data(1 << 20), Some(payload.freeze()), None);
+    }
+    // The other one does not read.
+    let start = now();
+    while !a.tcp.is_congested(us) {
+        assert!(
+            now().since(start) < Duration::from_secs(10),
+            "no congestion"
+        );
+        a.turn();
+    }
+    a.turn();
+    assert!(a.tcp.is_congested(us), "it lasts");
+    assert!(!b.tcp.is_congested(them), "only one direction");
+    for event in b.until(&mut Some(a), "all data", |events| events.len() == COUNT) {
+        let Event::Packet {
+            payload: Some(id), ..
+        } = event
+        else {
+            panic!("{event:?}");
+        };
+        drop(b.pool.reclaim(id).unwrap());
+    }
+    assert!(!a.tcp.is_congested(us));
 }
 
 #[test]
