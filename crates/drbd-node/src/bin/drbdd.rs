@@ -1,6 +1,5 @@
-//! The DRBD daemon. Its configuration comes through `drbdsetup`; it runs in the foreground and logs to stderr.
+//! The DRBD daemon. Its configuration comes through `drbdsetup`; it runs in the foreground and logs to stderr or the journal.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use drbd_node::control::{self, server::Server};
 use drbd_node::frontend;
 use drbd_node::frontend::choose::{Choice, Frontends};
 use drbd_node::frontend::nbd::address::Address;
+use drbd_node::log::{self, LogTo};
 use drbd_node::node::{Node, Settings};
 use drbd_node::reactor::{Helper, make_engine};
 use drbd_node::signals::EndSignals;
@@ -60,6 +60,15 @@ struct Arguments {
         default_value_t = 0
     )]
     max_parallel_resyncs: usize,
+    /// Where log lines go: stderr, journal, or auto, which is the journal if that is where stderr leads. DRBD_LOG says what is logged,
+    /// by default `info`.
+    #[arg(
+        long,
+        value_name = "WHERE",
+        env = "DRBD_LOG_TO",
+        default_value = "auto"
+    )]
+    log_to: LogTo,
     /// Memory for the data of one resource, in MiB.
     #[arg(long, value_name = "MIB", env = "DRBD_MEMORY", default_value_t = 128)]
     memory: usize,
@@ -71,12 +80,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("DRBD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    if let Err(e) = log::start(arguments.log_to, filter) {
+        eprintln!("drbdd: cannot log: {e}");
+        return ExitCode::FAILURE;
+    }
     let result = signals.map_err(|e| format!("cannot hold back signals: {e}"));
     match result.and_then(|signals| run(arguments, &signals)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use drbd_engine::status::Object;
 use drbd_engine::{DiskError, Effect, Event, LogLevel, LogLine, OpId, OpOutput, Reply};
-use drbd_proto::VolumeNr;
+use drbd_proto::{NodeId, VolumeNr};
 
 use super::{Observed, Reactor, WaitingRead};
 use crate::backing::{Backing, Device, Finished, Output, plan};
@@ -64,7 +64,11 @@ impl Reactor {
             }
             Effect::Release { buf } => {
                 if self.pool.reclaim(buf).is_none() {
-                    tracing::error!("drbd {}: buffer {:#x} released twice", self.name, buf.0);
+                    tracing::error!(
+                        "{}: buffer {:#x} released twice",
+                        self.head(None, None),
+                        buf.0
+                    );
                 }
             }
             Effect::DiskRead {
@@ -177,7 +181,7 @@ impl Reactor {
                     info.congested = self.tcp.is_congested(*peer);
                 }
                 self.observe(&Observed::Change {
-                    resource: self.name.clone(),
+                    resource: self.names.resource().clone(),
                     change,
                 });
             }
@@ -240,23 +244,18 @@ impl Reactor {
         });
     }
 
+    /// What a log line about a volume, a peer, or both begins with.
+    pub(super) fn head(&self, volume: Option<VolumeNr>, peer: Option<NodeId>) -> String {
+        let minor = |volume| {
+            let slot = self.volumes.get(&volume)?;
+            Some(slot.handle.volume().minor)
+        };
+        let volume = volume.map(|volume| (volume, minor(volume)));
+        self.names.head(volume, peer)
+    }
+
     fn log(&self, line: &LogLine) {
-        // The kernel's style: `drbd RES/VOL drbdMINOR PEER: text`.
-        let mut head = format!("drbd {}", self.name);
-        if let Some(volume) = line.volume {
-            head.push_str(&format!("/{volume}"));
-            if let Some(slot) = self.volumes.get(&volume) {
-                head.push_str(&format!(" drbd{}", slot.handle.volume().minor));
-            }
-        }
-        if let Some(peer) = line.peer {
-            let name = self.peer_names.get(&peer).map_or("", |name| name.as_str());
-            if name.is_empty() {
-                head.push_str(&format!(" peer-{}", peer.get()));
-            } else {
-                head.push_str(&format!(" {name}"));
-            }
-        }
+        let head = self.head(line.volume, line.peer);
         let text = &line.text;
         match line.level {
             LogLevel::Debug => tracing::debug!("{head}: {text}"),

@@ -21,6 +21,7 @@ use crate::backing::{Backing, Disks};
 use crate::clock;
 use crate::frontend::{ToVolume, VolumeHandle};
 use crate::mailbox::{Mailbox, Sender, Wake};
+use crate::names::Names;
 use crate::netns::Netns;
 use crate::pool::Pool;
 use crate::resyncs::{Member, Resyncs};
@@ -172,7 +173,7 @@ struct WaitingRead {
 }
 
 struct Reactor {
-    name: Arc<str>,
+    names: Names,
     core: Box<dyn Core>,
     ring: Ring<Token>,
     mailbox: Mailbox<Message>,
@@ -194,8 +195,6 @@ struct Reactor {
     resyncs: Member,
     /// Calls of the helper program under way.
     calls: HashMap<OpId, (&'static str, About)>,
-    /// Names of the connections, for log lines.
-    peer_names: BTreeMap<NodeId, String>,
     /// The first path of each connection, for the helper program.
     paths: BTreeMap<NodeId, Path>,
     /// What the engine has to hear next.
@@ -328,8 +327,8 @@ impl Reactor {
         let mut seed = [0; 8];
         let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
         let mut reactor = Reactor {
-            tcp: Tcp::new(name.clone(), u64::from_ne_bytes(seed)),
-            name,
+            tcp: Tcp::new(u64::from_ne_bytes(seed)),
+            names: Names::new(name),
             core,
             ring,
             wake_fd: mailbox.descriptor(),
@@ -348,7 +347,6 @@ impl Reactor {
             helper,
             resyncs,
             calls: HashMap::new(),
-            peer_names: BTreeMap::new(),
             paths: BTreeMap::new(),
             events: VecDeque::new(),
             effects: Vec::new(),
@@ -394,7 +392,8 @@ impl Reactor {
                 return;
             }
             if let Err(e) = self.sleep() {
-                tracing::error!("drbd {}: io_uring: {e}; the resource stops", self.name);
+                let head = self.head(None, None);
+                tracing::error!("{head}: io_uring: {e}; the resource stops");
                 return;
             }
         }
@@ -434,6 +433,7 @@ impl Reactor {
             now: self.now,
             pool: &self.pool,
             wake: &self.wake,
+            names: &self.names,
         };
         f(&mut self.tcp, &mut cx)
     }
@@ -547,7 +547,7 @@ impl Reactor {
                     for volume in volumes {
                         self.volume_gone(volume);
                     }
-                    self.observe(&Observed::Gone(self.name.clone()));
+                    self.observe(&Observed::Gone(self.names.resource().clone()));
                 }
             }
         }
@@ -557,11 +557,11 @@ impl Reactor {
         let cmd = CmdId(self.next_command);
         self.next_command += 1;
         if let Command::NewPeer { peer, name, .. } = &command {
-            self.peer_names.entry(*peer).or_insert_with(|| name.clone());
+            self.names.name_peer(*peer, name.clone());
         }
         if let Command::RenameResource { name } = &command {
             let new: Arc<str> = name.as_str().into();
-            let old = std::mem::replace(&mut self.name, new.clone());
+            let old = self.names.rename(new.clone());
             self.observe(&Observed::Renamed { old, new });
         }
         self.commands.insert(cmd, pending);

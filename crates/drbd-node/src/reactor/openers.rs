@@ -172,7 +172,11 @@ impl Reactor {
 
     pub(super) fn complete_io(&mut self, io: IoId, result: Result<(), IoError>, data: Option<Buf>) {
         let Some(Entry { open, tag }) = self.requests.remove(io) else {
-            tracing::error!("drbd {}: request {:#x} completed twice", self.name, io.0);
+            tracing::error!(
+                "{}: request {:#x} completed twice",
+                self.head(None, None),
+                io.0
+            );
             return;
         };
         let Some(opener) = self.openers.table.get_mut(&open) else {

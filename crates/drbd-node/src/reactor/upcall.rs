@@ -29,7 +29,7 @@ impl Reactor {
             });
             return;
         };
-        let resource = self.name.clone();
+        let resource = self.names.resource().clone();
         self.observe(&Observed::Call {
             resource,
             handler,
@@ -37,7 +37,7 @@ impl Reactor {
             response: None,
         });
         let mut command = Command::new(program);
-        command.arg(handler).arg(&*self.name);
+        command.arg(handler).arg(&**self.names.resource());
         command.env_clear().env("HOME", "/").env("TERM", "linux");
         command.env("PATH", "/sbin:/usr/sbin:/bin:/usr/bin");
         if let Some(control) = &self.helper.control {
@@ -81,6 +81,7 @@ impl Reactor {
         }
         command.stdin(Stdio::null());
         let sender = self.mailbox.sender();
+        let head = self.head(about.1, about.0);
         self.calls.insert(op, (handler, about));
         let thread = std::thread::Builder::new()
             .name("drbd-helper".into())
@@ -88,7 +89,7 @@ impl Reactor {
                 let exit = match command.status() {
                     Ok(status) => status.code().unwrap_or(NOT_RUN),
                     Err(e) => {
-                        tracing::error!("cannot run {:?}: {e}", command.get_program());
+                        tracing::error!("{head}: cannot run {:?}: {e}", command.get_program());
                         NOT_RUN
                     }
                 };
@@ -96,8 +97,8 @@ impl Reactor {
             });
         if let Err(e) = thread {
             tracing::error!(
-                "drbd {}: no thread for the helper {handler}: {e}",
-                self.name
+                "{}: no thread for the helper {handler}: {e}",
+                self.head(None, None)
             );
             self.called(op, NOT_RUN);
         }
@@ -105,7 +106,7 @@ impl Reactor {
 
     pub(super) fn called(&mut self, op: OpId, exit: i32) {
         if let Some((handler, about)) = self.calls.remove(&op) {
-            let resource = self.name.clone();
+            let resource = self.names.resource().clone();
             self.observe(&Observed::Call {
                 resource,
                 handler,

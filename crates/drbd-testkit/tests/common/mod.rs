@@ -30,9 +30,20 @@ pub fn small() -> Options {
     Options::small().expect("options")
 }
 
-/// Runs a test and adds the logs of the nodes to its error.
+/// Words that no daemon's log may have: the first three are what administrators look for to find bugs.
+pub const ALARMING: [&str; 4] = ["BUG:", "INFO:", "ASSERT", "panicked"];
+
+/// Runs a test and adds the logs of the nodes to its error. No log may have an alarming word in it.
 pub fn told(mut cluster: Cluster, test: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
-    let test = std::panic::AssertUnwindSafe(|| test(&mut cluster));
+    let test = std::panic::AssertUnwindSafe(|| {
+        test(&mut cluster)?;
+        for log in cluster.nodes.iter().map(Node::whole_log) {
+            let mut lines = log.lines();
+            let found = lines.find(|line| ALARMING.iter().any(|word| line.contains(word)));
+            assert_eq!(found, None);
+        }
+        Ok(())
+    });
     let result = std::panic::catch_unwind(test);
     if !matches!(result, Ok(Ok(()))) {
         eprintln!("{}", cluster.logs(40));

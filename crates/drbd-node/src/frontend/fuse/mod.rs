@@ -55,6 +55,7 @@ impl FuseFrontend {
         let number = v.volume.to_wire();
         let path = self.dir.join(&*v.resource).join(number.to_string());
         let label = format!("{}/{number}", v.resource);
+        let head = format!("drbd {label} drbd{}", v.minor);
         let link = Arc::new(Link::new()?);
         let (mount, fd) = Mount::new(&path, &label)?;
         let uid = rustix::process::geteuid().as_raw();
@@ -62,7 +63,7 @@ impl FuseFrontend {
             Some(gid) if uid == 0 => (gid, 0o660),
             _ => (rustix::process::getegid().as_raw(), 0o600),
         };
-        let file = File::new(Arc::new(fd), link.clone(), label, (uid, gid), mode);
+        let file = File::new(Arc::new(fd), link.clone(), head, (uid, gid), mode);
         volume.install(Box::new(file));
         Ok((Mounted { path, mount }, link))
     }

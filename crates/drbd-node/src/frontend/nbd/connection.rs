@@ -178,7 +178,7 @@ impl Connection {
                     }
                 }
                 Err(e) => {
-                    tracing::warn!(export = %self.export.name, "NBD client hung up on: {e}");
+                    tracing::warn!("drbd {}: NBD client hung up on: {e}", self.export.name);
                     return self.end(cx);
                 }
             }
@@ -358,7 +358,7 @@ impl Guest for Connection {
     fn opened(&mut self, cx: &mut GuestContext<'_>, _: u64, result: Result<(), OpenError>) {
         self.held = None;
         if let Err(e) = result {
-            tracing::warn!(export = %self.export.name, "NBD client hung up on: {e}");
+            tracing::warn!("drbd {}: NBD client hung up on: {e}", self.export.name);
             return self.end(cx);
         }
         self.open = true;
@@ -377,7 +377,7 @@ impl Guest for Connection {
             (Op::Receive { parts, .. }, Ok(count)) => self.received(parts, count as usize),
             (_, Err(e)) => {
                 if !self.ended && e.kind() != io::ErrorKind::ConnectionReset {
-                    tracing::debug!(export = %self.export.name, "NBD client lost: {e}");
+                    tracing::debug!("drbd {}: NBD client lost: {e}", self.export.name);
                 }
                 return self.end(cx);
             }

@@ -377,7 +377,7 @@ fn shake_hands(mut stream: Stream, directory: &Directory) -> io::Result<()> {
                 let Some(agreed) = agreed else { continue };
                 stream.write_all(&out)?;
                 stream.set_timeout(None)?;
-                tracing::debug!(export = %name, write, "NBD client has opened the volume");
+                tracing::debug!(write, "drbd {name}: an NBD client has opened the volume");
                 let fd = Arc::new(OwnedFd::from(stream));
                 let guest = Connection::new(fd, export, agreed.structured, write, &input, session);
                 handle.install(Box::new(guest));

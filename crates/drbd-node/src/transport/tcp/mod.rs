@@ -16,6 +16,7 @@ use drbd_proto::{Ctx, DigestAlg, NodeId, Packet, Stream, VolumeNr, first_packet}
 
 use super::connect::{Connector, Timing};
 use crate::mailbox::Wake;
+use crate::names::Names;
 use crate::netns::{self, Netns};
 use crate::pool::{Buf, Pool};
 use crate::ring::{Fd, Op, OpKey, Part};
@@ -77,6 +78,8 @@ pub struct Context<'a> {
     pub pool: &'a Pool,
     /// Woken when a buffer is released after the pool was exhausted.
     pub wake: &'a Arc<dyn Wake>,
+    /// For log lines.
+    pub names: &'a Names,
 }
 
 /// A peer to which streams exist or are to exist.
@@ -125,7 +128,6 @@ struct Arrival {
 
 /// All TCP of one resource.
 pub struct Tcp {
-    resource: Arc<str>,
     links: BTreeMap<NodeId, Link>,
     /// Network namespaces of connections, if it is not the daemon's own.
     networks: BTreeMap<NodeId, Arc<Netns>>,
@@ -144,10 +146,9 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// Nothing yet, for a resource whose name goes into log lines. The seed must differ between nodes.
-    pub fn new(resource: Arc<str>, seed: u64) -> Tcp {
+    /// Nothing yet. The seed must differ between nodes.
+    pub fn new(seed: u64) -> Tcp {
         Tcp {
-            resource,
             links: BTreeMap::new(),
             networks: BTreeMap::new(),
             listeners: BTreeMap::new(),
@@ -184,7 +185,7 @@ impl Tcp {
             .map(|p| first_packet::first_to_open(&p.local, &p.remote))
             .collect::<Vec<_>>();
         if opens_with.is_empty() {
-            tracing::error!("drbd {}: no path to peer {}", self.resource, peer.get());
+            tracing::error!("{}: there is no path", cx.names.peer(peer));
             return;
         }
         let check = if options.sock_check.is_zero() {
@@ -271,7 +272,6 @@ impl Tcp {
         payload: Option<Buf>,
         notify: Option<OpId>,
     ) {
-        let resource = self.resource.clone();
         let Some(LinkState::Established(id)) = self.links.get(&peer).map(|l| &l.state) else {
             return;
         };
@@ -280,7 +280,7 @@ impl Tcp {
             return;
         };
         if let Err(e) = streams.send(stream, volume, packet, payload, notify) {
-            tracing::error!("drbd {resource} peer {}: {e}", peer.get());
+            tracing::error!("{}: {e}", cx.names.peer(peer));
             self.lose(cx, id, LostReason::Protocol);
         }
     }
@@ -343,7 +343,7 @@ impl Tcp {
             match self.streams.get(&id).map(|s| s.timed_out(cx.now)) {
                 Some(Some(reason)) => {
                     if reason == LostReason::SendTimeout {
-                        self.log_lost(id, "sending makes no progress");
+                        self.log_lost(cx, id, "sending makes no progress");
                     }
                     self.lose(cx, id, reason);
                 }
@@ -369,7 +369,7 @@ impl Tcp {
                     return;
                 };
                 if let Err(error) = streams.received(cx.now, stream, result, op, &mut self.spare) {
-                    self.log_lost(token.id, &format!("{stream} stream: {error}"));
+                    self.log_lost(cx, token.id, &format!("{stream} stream: {error}"));
                     self.lose(cx, token.id, LostReason::Network);
                 }
             }
@@ -386,7 +386,7 @@ impl Tcp {
                     }
                     Ok(()) => {}
                     Err(error) => {
-                        self.log_lost(token.id, &format!("{stream} stream: {error}"));
+                        self.log_lost(cx, token.id, &format!("{stream} stream: {error}"));
                         self.lose(cx, token.id, LostReason::Network);
                     }
                 }
@@ -409,7 +409,7 @@ impl Tcp {
                 streams::Found::Finished => self.drop_streams(cx, id),
                 streams::Found::Lost(reason, text) => {
                     if let Some(text) = text {
-                        self.log_lost(id, &text);
+                        self.log_lost(cx, id, &text);
                     }
                     self.lose(cx, id, reason);
                 }
@@ -460,13 +460,10 @@ impl Tcp {
         }
     }
 
-    fn log_lost(&self, id: u64, text: &str) {
+    fn log_lost(&self, cx: &Context<'_>, id: u64, text: &str) {
         if let Some(streams) = self.streams.get(&id).filter(|s| !s.is_closing()) {
-            tracing::warn!(
-                "drbd {} peer {}: connection lost: {text}",
-                self.resource,
-                streams.peer.get()
-            );
+            let head = cx.names.peer(streams.peer);
+            tracing::warn!("{head}: connection lost: {text}");
         }
     }
 

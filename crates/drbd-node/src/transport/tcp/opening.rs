@@ -14,6 +14,7 @@ use super::streams::Streams;
 use super::{
     Arrival, Attempt, Context, Kind, LISTEN_AGAIN, Link, LinkState, Listener, Place, Tcp, Token,
 };
+use crate::names::Names;
 use crate::netns::Netns;
 use crate::ring::{Fd, Memory, Op, Part};
 use crate::transport::connect::{Action, Failure, Pair};
@@ -67,7 +68,8 @@ impl Tcp {
                     let serious =
                         e.kind() != io::ErrorKind::AddrInUse || self.listen_again.is_some();
                     if serious && self.listen_failed.insert(place) {
-                        tracing::error!("drbd {}: cannot listen on {local}: {e}", self.resource);
+                        let head = cx.names.head(None, None);
+                        tracing::error!("{head}: cannot listen on {local}: {e}");
                     }
                     self.listen_again = Some(cx.now + LISTEN_AGAIN);
                 }
@@ -96,10 +98,8 @@ impl Tcp {
                 Some((*peer, path, link.options.ping_timeout))
             });
             let Some((peer, path, ping_timeout)) = found else {
-                tracing::debug!(
-                    "drbd {}: closed a connection from {remote}: no such peer",
-                    self.resource
-                );
+                let head = cx.names.head(None, None);
+                tracing::debug!("{head}: closed a connection from {remote}: no such peer");
                 continue;
             };
             let id = self.new_id();
@@ -168,11 +168,7 @@ impl Tcp {
         let stream = bytes.and_then(|bytes| match first_packet::decode(&bytes) {
             Ok(stream) => Some(stream),
             Err(e) => {
-                tracing::warn!(
-                    "drbd {} peer {}: first packet: {e}",
-                    self.resource,
-                    arrival.peer.get()
-                );
+                tracing::warn!("{}: first packet: {e}", cx.names.peer(arrival.peer));
                 None
             }
         });
@@ -217,7 +213,7 @@ impl Tcp {
             return;
         };
         let result = result.and_then(|_| socket::connected(fd));
-        let result = result.map_err(|e| log_failure(&self.resource, peer, &e, told));
+        let result = result.map_err(|e| log_failure(cx.names, peer, &e, told));
         connector.handle_connected(cx.now, result);
         self.act(cx, peer);
     }
@@ -268,7 +264,7 @@ impl Tcp {
                             *attempt = Some(Attempt { id, fd, key });
                         }
                         Err(e) => {
-                            let failure = log_failure(&self.resource, peer, &e, told);
+                            let failure = log_failure(cx.names, peer, &e, told);
                             connector.handle_connected(cx.now, Err(failure));
                         }
                     }
@@ -303,7 +299,7 @@ impl Tcp {
         if let Err(e) =
             rustix::rand::getrandom(&mut challenge[..], rustix::rand::GetRandomFlags::empty())
         {
-            tracing::error!("drbd {}: no random numbers: {e}", self.resource);
+            tracing::error!("{}: no random numbers: {e}", cx.names.peer(peer));
         }
         let (path, resolve_conflicts) = (pair.path, pair.resolve_conflicts);
         self.events.push_back(Event::Established {
@@ -334,13 +330,10 @@ fn same_host(path: &SocketAddr, remote: &SocketAddr) -> bool {
 }
 
 /// Lasting failures are worth a line, once; a peer that is down is not.
-fn log_failure(resource: &str, peer: NodeId, error: &io::Error, told: &mut bool) -> Failure {
+fn log_failure(names: &Names, peer: NodeId, error: &io::Error, told: &mut bool) -> Failure {
     let failure = socket::classify(error);
     if failure == Failure::Lasting && !std::mem::replace(told, true) {
-        tracing::warn!(
-            "drbd {resource} peer {}: cannot connect: {error}",
-            peer.get()
-        );
+        tracing::warn!("{}: cannot connect: {error}", names.peer(peer));
     }
     failure
 }

@@ -24,6 +24,7 @@ impl Submit for Ring<Token> {
 struct Node {
     ring: Ring<Token>,
     tcp: Tcp,
+    names: Names,
     pool: Pool,
     wake: Arc<dyn Wake>,
     done: Vec<Completion<Token>>,
@@ -58,7 +59,8 @@ impl Node {
         let mailbox = Mailbox::<()>::new().unwrap();
         Node {
             ring: Ring::new(64).unwrap(),
-            tcp: Tcp::new("test".into(), u64::from(peer) + 5),
+            tcp: Tcp::new(u64::from(peer) + 5),
+            names: Names::new("test".into()),
             pool: Pool::new(16 << 20),
             wake: mailbox.sender().waker(),
             done: Vec::new(),
@@ -74,6 +76,7 @@ impl Node {
             now: now(),
             pool: &self.pool,
             wake: &self.wake,
+            names: &self.names,
         };
         f(&mut self.tcp, &mut cx, self.peer);
     }

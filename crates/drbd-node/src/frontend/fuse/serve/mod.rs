@@ -75,7 +75,8 @@ struct Io {
 pub(super) struct File {
     fd: Fd,
     link: Arc<Link>,
-    label: String,
+    /// What its log lines begin with.
+    about: String,
     limits: Limits,
     mode: u32,
     uid: u32,
@@ -106,14 +107,14 @@ impl File {
     pub(super) fn new(
         fd: Fd,
         link: Arc<Link>,
-        label: String,
+        about: String,
         owner: (u32, u32),
         mode: u32,
     ) -> File {
         File {
             fd,
             link,
-            label,
+            about,
             limits: Limits::default(),
             mode,
             uid: owner.0,
@@ -158,7 +159,7 @@ impl File {
         match writev(self.fd.as_fd(), parts) {
             // ENOENT: the asker was killed.
             Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
-            Err(e) => tracing::warn!(volume = %self.label, "FUSE reply refused: {e}"),
+            Err(e) => tracing::warn!("{}: FUSE reply refused: {e}", self.about),
         }
     }
 
@@ -187,7 +188,7 @@ impl File {
                 Err(Errno::INTR | Errno::NOENT) => {}
                 Err(Errno::NODEV) => return self.end(cx),
                 Err(e) => {
-                    tracing::error!(volume = %self.label, "FUSE device: {e}");
+                    tracing::error!("{}: FUSE device: {e}", self.about);
                     return self.end(cx);
                 }
             }
@@ -210,7 +211,7 @@ impl File {
         let request = match Request::parse(known, len) {
             Ok(request) => request,
             Err(e) => {
-                tracing::error!(volume = %self.label, "{e}");
+                tracing::error!("{}: {e}", self.about);
                 if let Some(unique) = known.get(8..16).and_then(|b| b.first_chunk()) {
                     self.error(u64::from_ne_bytes(*unique), Errno::INVAL);
                 }
@@ -289,7 +290,10 @@ impl File {
                 _ => self.error(unique, Errno::INVAL),
             },
             Op::Init { major, minor, .. } if major != MAJOR || minor < MIN_MINOR => {
-                tracing::error!(volume = %self.label, "the kernel speaks FUSE {major}.{minor}, {MAJOR}.{MIN_MINOR} is needed");
+                tracing::error!(
+                    "{}: the kernel speaks FUSE {major}.{minor}, {MAJOR}.{MIN_MINOR} is needed",
+                    self.about
+                );
                 self.error(unique, Errno::PROTO);
             }
             Op::Init {

@@ -197,7 +197,15 @@ impl File {
             LoopOpener::Closed
         };
         if let Err(e) = result {
-            tracing::info!(volume = %self.label, write = opener == LOOP_WRITE, "the loop device is not let in: {e}");
+            let how = if opener == LOOP_WRITE {
+                "writing"
+            } else {
+                "reading"
+            };
+            tracing::info!(
+                "{}: the loop device is not let in for {how}: {e}",
+                self.about
+            );
         }
         self.note_held();
         for request in std::mem::take(&mut self.openers.parked) {
