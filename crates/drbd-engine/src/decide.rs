@@ -17,6 +17,7 @@ use crate::decision::{
 };
 use crate::effect::LogLevel;
 use crate::engine::Engine;
+use crate::rows::Row;
 use crate::state::change::ChangeFlags;
 use crate::volume::FullSync;
 
@@ -49,6 +50,9 @@ impl Engine {
             (true, false) => {
                 let outdate = self.peer_device(peer, v).is_some_and(|k| k.moved_on)
                     && self.state.disk(v) > DiskState::Outdated;
+                if outdate {
+                    self.note(Row::M10);
+                }
                 Ok((ReplState::Established, pdisk, outdate))
             }
             (false, false) => Ok((ReplState::Established, pdisk, false)),
@@ -245,7 +249,9 @@ impl Engine {
                 quorum,
             },
         };
-        Ok(decide(&facts))
+        let decision = decide(&facts);
+        self.rows.add(&decision.rows);
+        Ok(decision)
     }
 
     /// Lost Primaries that were named in this handshake (section 8.6).

@@ -23,6 +23,7 @@ use crate::reconcile::WaitingDagtag;
 use crate::resize::Resizing;
 use crate::rng::Rng;
 use crate::role::RoleChange;
+use crate::rows::{Noted, Row, Rows};
 use crate::state::State;
 use crate::state::after::Deferred;
 use crate::time::Instant;
@@ -110,6 +111,8 @@ pub struct Engine {
     pub(crate) md_dirty: bool,
     /// Requests, transfer log, epochs, dagtags: the data plane.
     pub(crate) data: ResourceData,
+    /// The rows of the decision tables that were met.
+    pub(crate) rows: Noted,
 }
 
 /// Rounds of consequences within one event; a real chain has three or four.
@@ -174,6 +177,7 @@ impl Engine {
             out: Outbox::default(),
             md_dirty: false,
             data: ResourceData::default(),
+            rows: Noted::default(),
         }
     }
 
@@ -247,6 +251,16 @@ impl Engine {
             Op::Control(what) => self.control_op_done(what, result),
             Op::Data(what) => self.data_op_done(what, result),
         }
+    }
+
+    /// The rows of the decision tables that this engine went through so far.
+    pub fn rows(&self) -> Rows {
+        self.rows.all()
+    }
+
+    /// A row of a decision table applied.
+    pub(crate) fn note(&self, row: Row) {
+        self.rows.note(row);
     }
 
     /// When the engine wants an `Event::Tick` at the latest.

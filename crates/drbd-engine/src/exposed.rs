@@ -16,6 +16,7 @@ use crate::connection::PeerDevice;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
 use crate::options::OnNoQuorum;
+use crate::rows::Row;
 use crate::state::PeerDeviceState;
 use crate::state::change::ChangeFlags;
 
@@ -35,21 +36,26 @@ impl Engine {
         let theirs = known.uuids.current;
         let established = Ok((ReplState::Established, pdisk, false));
         if pdisk != DiskState::UpToDate {
+            self.note(Row::M0);
             return established;
         }
         if exposed.is_none() {
+            self.note(Row::M1);
             self.adopt_exposed(peer, v, theirs);
             return established;
         }
         if exposed.same(theirs) {
+            self.note(Row::M2);
             return established;
         }
         let successor = known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
         if successor {
             if self.state.role == Role::Primary {
+                self.note(Row::M3a);
                 self.force_secondary(peer);
                 return Err(RetCode::HANDSHAKE_RETRY);
             }
+            self.note(Row::M3b);
             self.adopt_exposed(peer, v, theirs);
             return established;
         }
@@ -60,8 +66,10 @@ impl Engine {
                 && !known.shown.same(theirs)
             {
                 known.shown = theirs;
+                self.note(Row::M5a);
                 return Err(RetCode::HANDSHAKE_RETRY);
             }
+            self.note(Row::M5b);
             return established;
         }
         let ancestor = self.conns.iter().any(|(n, c)| {
@@ -76,6 +84,11 @@ impl Engine {
             .is_some_and(|x| x.unconfirmed.is_some())
             && self.options.on_no_quorum == OnNoQuorum::SuspendIo;
         if ancestor || unconfirmed || theirs.is_just_created() {
+            self.note(match (ancestor, unconfirmed) {
+                (true, _) => Row::M4,
+                (_, true) => Row::M6,
+                _ => Row::M7,
+            });
             return Ok((ReplState::Established, DiskState::Outdated, false));
         }
         let _ = state;
@@ -83,9 +96,11 @@ impl Engine {
             known.refused_for = exposed;
         }
         if self.generation_is_lost(v) {
+            self.note(Row::M8);
             self.follow_after_loss(peer, v);
             return established;
         }
+        self.note(Row::M9);
         self.log_at(
             LogLevel::Error,
             Some(peer),

@@ -112,12 +112,15 @@ impl Engine {
             let others = self.conns.keys().copied().filter_map(voter);
             count_diskless(own, client, held, others)
         };
-        votes
-            .verdict(
-                self.options.quorum,
-                self.options.quorum_min_redundancy,
-                held,
-            )
-            .tracked
+        let verdict = votes.verdict(
+            self.options.quorum,
+            self.options.quorum_min_redundancy,
+            held,
+        );
+        if self.quorum_configured() {
+            self.rows.add(&votes.rows());
+            self.rows.add(&verdict.rows);
+        }
+        verdict.tracked
     }
 }

@@ -13,6 +13,7 @@ pub mod interval;
 pub mod options;
 pub mod quorum;
 pub mod resync_after;
+pub mod rows;
 pub mod status;
 pub mod time;
 pub mod uuid;

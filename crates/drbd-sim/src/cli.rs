@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use drbd_engine::rows::Row;
 
 use crate::cluster::catch_panics;
 use crate::core;
@@ -45,6 +46,9 @@ pub struct Args {
     /// Goes on after a failing seed, and counts.
     #[arg(long)]
     keep_going: bool,
+    /// Lists the rows of the decision tables with the number of seeds that went through each.
+    #[arg(long)]
+    rows: bool,
     /// File with seeds of open bugs, one a line, then their rule: reported, but no failure of this run. A
     /// seed that passes again is reported, too, so that the list shrinks.
     #[arg(long)]
@@ -143,6 +147,7 @@ struct Shared {
     /// Seeds of open bugs, and those of them that failed here.
     known: std::collections::BTreeSet<u64>,
     known_failed: Mutex<std::collections::BTreeSet<u64>>,
+    rows: Mutex<std::collections::BTreeMap<Row, (u64, u64)>>,
     stop: AtomicBool,
     slowest: Mutex<(Duration, u64)>,
 }
@@ -170,6 +175,7 @@ fn many(args: &Args) -> i32 {
         failed: Mutex::default(),
         known,
         known_failed: Mutex::default(),
+        rows: Mutex::default(),
         stop: AtomicBool::new(false),
         slowest: Mutex::new((Duration::ZERO, 0)),
     };
@@ -210,6 +216,14 @@ fn many(args: &Args) -> i32 {
     if !mended.is_empty() {
         println!("these known failures pass now; take them off the list: {mended:?}");
     }
+    if args.rows {
+        let rows = shared.rows.lock().unwrap_or_else(|e| e.into_inner());
+        for row in Row::ALL {
+            let (seeds, one) = rows.get(row).copied().unwrap_or_default();
+            let (table, name) = (row.table(), row.name());
+            println!("{seeds:>6} {row:?} (seed {one}): {table}, {name}");
+        }
+    }
     let (slowest, seed) = *shared.slowest.lock().unwrap_or_else(|e| e.into_inner());
     println!(
         "{done} seeds from {} on, {count} failed, {:.1} seeds/s, {:.0} events each, {seconds:.1} s, slowest {seed} with {:.0} ms",
@@ -237,6 +251,12 @@ fn worker(args: &Args, shared: &Shared, begin: Instant, deadline: Option<Duratio
         let took = started.elapsed();
         shared.done.fetch_add(1, Ordering::Relaxed);
         shared.events.fetch_add(outcome.events, Ordering::Relaxed);
+        if args.rows {
+            let mut rows = shared.rows.lock().unwrap_or_else(|e| e.into_inner());
+            for row in outcome.rows.iter() {
+                rows.entry(row).or_insert((0, seed)).0 += 1;
+            }
+        }
         let mut slowest = shared.slowest.lock().unwrap_or_else(|e| e.into_inner());
         *slowest = (*slowest).max((took, seed));
         drop(slowest);

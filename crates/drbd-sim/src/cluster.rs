@@ -16,6 +16,7 @@ use drbd_engine::command::{Command, Reply};
 use drbd_engine::event::Event;
 use drbd_engine::id::{CmdId, OpId};
 use drbd_engine::resync_after::Schedule;
+use drbd_engine::rows::Rows;
 use drbd_engine::status::ResourceStatus;
 use drbd_engine::time::Instant;
 use drbd_proto::NodeId;
@@ -101,6 +102,8 @@ pub struct Cluster {
     pub forks: u64,
     /// What handlers do that are not to end with success at once, by node and name: exit code, and the time they take.
     pub handlers: std::collections::BTreeMap<(usize, &'static str), (i32, Time)>,
+    /// The rows of the decision tables that engines went through.
+    pub rows: Rows,
     /// Numbers about the run, for those who tune scenarios.
     pub stats: Stats,
 }
@@ -202,6 +205,7 @@ impl Cluster {
             forced_down: false,
             forks: 0,
             handlers: Default::default(),
+            rows: Rows::default(),
             stats: Stats::default(),
             config,
         })
@@ -504,6 +508,7 @@ impl Cluster {
             core.handle(Instant::from_nanos(now), event, &mut effects)
         }));
         IN_ENGINE.with(|f| *f.borrow_mut() = false);
+        self.rows.add(&core.rows());
         self.nodes[n].core = Some(core);
         if result.is_err() {
             let text = PANIC.with(|p| p.borrow_mut().take()).unwrap_or_default();

@@ -4,6 +4,8 @@ use drbd_engine::options::{
     DeviceOptions, DiskOptions, NetOptions, PeerDeviceOptions, ResourceOptions, WireProtocol,
 };
 
+use drbd_proto::{Features, VERSION_MAX};
+
 use crate::clock::{MS, Time, US};
 use crate::disk::Tearing;
 use crate::net::NetSpeed;
@@ -75,6 +77,8 @@ pub struct Config {
     pub resync_after: Vec<Option<u32>>,
     /// Volumes a node resyncs at a time; 0: no limit.
     pub max_parallel_resyncs: usize,
+    /// The highest protocol version of nodes that are older than this software.
+    pub versions: Vec<(usize, u16)>,
 }
 
 impl Config {
@@ -106,6 +110,7 @@ impl Config {
             helper: false,
             resync_after: Vec::new(),
             max_parallel_resyncs: 0,
+            versions: Vec::new(),
         }
     }
 
@@ -116,6 +121,29 @@ impl Config {
         }
         let disks = self.diskless.iter().filter(|d| !**d).count() as u8;
         (disks.saturating_sub(1) + self.spare_slots).max(1)
+    }
+
+    /// The highest protocol version that both of two nodes speak, and the features that come with it. A version that
+    /// is not the newest is that of a release, which knows no more features than that release.
+    pub fn dialect(&self, a: usize, b: usize) -> (u16, Features) {
+        let of = |n| {
+            let found = self.versions.iter().find(|(m, _)| *m == n);
+            found.map_or(VERSION_MAX, |(_, version)| *version)
+        };
+        let version = of(a).min(of(b));
+        let of_9_0 = Features::TRIM | Features::THIN_RESYNC | Features::WSAME | Features::WZEROES;
+        let of_9_2 = of_9_0
+            | Features::RESYNC_DAGTAG
+            | Features::TWOPC_V2
+            | Features::RS_SKIP_UUID
+            | Features::RESYNC_WITHOUT_REPLICATION;
+        let features = match version {
+            ..=100 => Features::NONE,
+            101..=121 => of_9_0,
+            122..VERSION_MAX => of_9_2,
+            _ => Features::ALL | Features::COMPARE_LEFTOVER,
+        };
+        (version, features)
     }
 
     /// Options of the connection between two nodes.

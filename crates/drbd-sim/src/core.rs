@@ -2,6 +2,7 @@
 
 use drbd_engine::effect::Effect;
 use drbd_engine::event::Event;
+use drbd_engine::rows::Rows;
 use drbd_engine::status::ResourceStatus;
 use drbd_engine::time::Instant;
 use drbd_engine::{Engine, EngineConfig};
@@ -14,6 +15,10 @@ pub trait Core {
     fn next_deadline(&self) -> Option<Instant>;
     /// What can be seen of it.
     fn status(&self) -> Box<ResourceStatus>;
+    /// The rows of the decision tables that it went through.
+    fn rows(&self) -> Rows {
+        Rows::default()
+    }
 }
 
 /// Makes a core for a node that starts.
@@ -30,6 +35,10 @@ impl Core for Engine {
 
     fn status(&self) -> Box<ResourceStatus> {
         Engine::status(self)
+    }
+
+    fn rows(&self) -> Rows {
+        Engine::rows(self)
     }
 }
 

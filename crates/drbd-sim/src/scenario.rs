@@ -5,6 +5,7 @@ mod plan;
 mod settle;
 
 use drbd_engine::command::Command;
+use drbd_engine::rows::Rows;
 use drbd_proto::{DiskState, Role};
 
 pub use plan::{Plan, Wishes, plan};
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub time: Time,
     /// Events handled by engines.
     pub events: u64,
+    /// The rows of the decision tables that engines went through.
+    pub rows: Rows,
     /// Numbers.
     pub stats: Stats,
 }
@@ -52,6 +55,7 @@ pub fn run(seed: u64, wishes: &Wishes, factory: Factory, sink: Option<Sink>) -> 
                 state: String::new(),
                 time: 0,
                 events: 0,
+                rows: Rows::default(),
                 stats: Stats::default(),
             };
         }
@@ -72,6 +76,7 @@ pub fn run(seed: u64, wishes: &Wishes, factory: Factory, sink: Option<Sink>) -> 
         state,
         time: c.now(),
         events: c.events,
+        rows: c.rows,
         stats: c.stats,
     }
 }

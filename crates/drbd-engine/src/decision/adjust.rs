@@ -4,6 +4,7 @@
 use drbd_proto::{DiskState, NodeId, Role, Uuid, UuidFlags};
 
 use super::{Decision, Facts, LostPrimary, Rule, Strategy, Strategy::*};
+use crate::rows::Row;
 
 /// If the identifiers do not tell, the node with the better disk is the source (section 8.5).
 pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
@@ -24,6 +25,7 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
         return;
     }
     if weak_rule && d.strategy.is_if_both_failed() && crashed_source(f, own > peer) {
+        d.note(Row::D4);
         d.strategy = RetryConnect;
         return;
     }
@@ -33,11 +35,22 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
     } else {
         peer == DiskState::Inconsistent
     };
-    d.strategy = if source {
+    d.note(match (f.pv >= 119, source) {
+        _ if outdated_source(f, d) => Row::D5,
+        (true, true) if d.strategy == NoSync => Row::D2a,
+        (true, false) if d.strategy == NoSync => Row::D2b,
+        (true, true) => Row::D1a,
+        (true, false) => Row::D1b,
+        (false, true) => Row::D3a,
+        (false, false) => Row::D3b,
+    });
+    let (strategy, row) = if source {
         source_form(f)
     } else {
         target_form(f)
     };
+    d.note(row);
+    d.strategy = strategy;
 }
 
 /// A crashed Primary is to follow the nodes that outlived it, but this one is just being resynced by such a
@@ -82,26 +95,26 @@ pub(super) fn forsaken(f: &Facts<'_>, d: &Decision) -> bool {
 
 /// The blocks to send to a peer that is itself the target of another node: it has that node's current
 /// UUID, but its own bitmap UUID says where it really stands.
-fn source_form(f: &Facts<'_>) -> Strategy {
+fn source_form(f: &Facts<'_>) -> (Strategy, Row) {
     let q = f.q();
     let exact = q == f.theirs.current && q == f.resolved;
     if !f.peer_has(UuidFlags::SYNC_TARGET) || exact || q.is_none() {
-        return SourceUseBitmap;
+        return (SourceUseBitmap, Row::DSourceUse);
     }
     match node_with(q, f.peer, |n| (n != f.mine.me()).then(|| f.mine.bitmap(n))) {
-        None => SourceSetBitmap,
-        Some(n) if n == f.peer => SourceUseBitmap,
-        Some(n) => SourceCopyOtherBitmap(n),
+        None => (SourceSetBitmap, Row::DSourceSet),
+        Some(n) if n == f.peer => (SourceUseBitmap, Row::DSourceExact),
+        Some(n) => (SourceCopyOtherBitmap(n), Row::DSourceCopy),
     }
 }
 
 /// The mirror image of [`source_form`].
-fn target_form(f: &Facts<'_>) -> Strategy {
+fn target_form(f: &Facts<'_>) -> (Strategy, Row) {
     let flags = f.sent.map_or(f.flags, |sent| sent.flags);
     let b = f.b();
     let exact = b == f.resolved && b == f.theirs.current;
     if !flags.contains(UuidFlags::SYNC_TARGET) || exact || b.is_none() {
-        return TargetUseBitmap;
+        return (TargetUseBitmap, Row::DTargetUse);
     }
     let me = f.mine.me();
     match node_with(b, me, |n| {
@@ -111,9 +124,9 @@ fn target_form(f: &Facts<'_>) -> Strategy {
             f.theirs.bitmap(n)
         }
     }) {
-        None => TargetSetBitmap,
-        Some(n) if n == me => TargetUseBitmap,
-        Some(_) => TargetClearBitmap,
+        None => (TargetSetBitmap, Row::DTargetSet),
+        Some(n) if n == me => (TargetUseBitmap, Row::DTargetExact),
+        Some(_) => (TargetClearBitmap, Row::DTargetClear),
     }
 }
 
@@ -141,25 +154,35 @@ pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
         return;
     }
     if let Some(strategy) = still_seen(f, lost) {
+        d.note(match strategy {
+            SourceUseBitmap => Row::L4a,
+            TargetUseBitmap => Row::L4b,
+            _ => Row::L4c,
+        });
         d.strategy = strategy;
         d.rule = Rule::ReconcileDagtag;
         d.reconciliation = strategy != RetryConnect;
         return;
     }
-    let (source, rule) = match (f.bits != 0, f.theirs.dirty_bits != 0, lost.offset) {
-        (true, false, offset) if offset.is_some() || lost.named => (true, Rule::ReconcileBitmap),
-        (false, true, offset) if offset.is_some() || lost.named => (false, Rule::ReconcileBitmap),
+    let (source, rule, row) = match (f.bits != 0, f.theirs.dirty_bits != 0, lost.offset) {
+        (true, false, offset) if offset.is_some() || lost.named => {
+            (true, Rule::ReconcileBitmap, Row::L1a)
+        }
+        (false, true, offset) if offset.is_some() || lost.named => {
+            (false, Rule::ReconcileBitmap, Row::L1b)
+        }
         // Only the peer named one: it cannot know the offset, and takes itself for the source.
         (true, true, Some(_))
             if !lost.named && f.sent.is_some_and(|s| s.flags.contains(UuidFlags::STABLE)) =>
         {
-            (false, Rule::ReconcileDagtag)
+            (false, Rule::ReconcileDagtag, Row::L3b)
         }
-        (true, true, Some(0)) => (f.mine.me() < f.peer, Rule::ReconcileDagtag),
-        (true, true, Some(offset)) => (offset > 0, Rule::ReconcileDagtag),
+        (true, true, Some(0)) => (f.mine.me() < f.peer, Rule::ReconcileDagtag, Row::L2c),
+        (true, true, Some(offset)) if offset > 0 => (true, Rule::ReconcileDagtag, Row::L2a),
+        (true, true, Some(_)) => (false, Rule::ReconcileDagtag, Row::L2b),
         // A peer that restarted, or lost several, names none: it becomes the target.
         (true, true, None) if lost.named && f.theirs.flags.contains(UuidFlags::STABLE) => {
-            (true, Rule::ReconcileDagtag)
+            (true, Rule::ReconcileDagtag, Row::L3a)
         }
         _ => return,
     };
@@ -168,6 +191,7 @@ pub(super) fn reconcile(f: &Facts<'_>, d: &mut Decision) {
     } else {
         TargetUseBitmap
     };
+    d.note(row);
     d.rule = rule;
     d.reconciliation = true;
 }
@@ -200,6 +224,7 @@ pub(super) fn missed_while_away(f: &Facts<'_>, d: &mut Decision) {
         && usable(f.other.disk)
         && f.any_bits()
     {
+        d.note(if mine { Row::L7a } else { Row::L7b });
         d.strategy = if mine {
             TargetUseBitmap
         } else {
@@ -228,6 +253,7 @@ pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
     }
     // Only the loss of that Primary shows which blocks the peer has and this node has not.
     if f.follows_nobody && f.me.role == Role::Secondary {
+        d.note(Row::L6);
         d.strategy = RetryConnect;
         return;
     }
@@ -257,6 +283,7 @@ pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
         return;
     }
     let source = mine > theirs || (mine == theirs && f.mine.me() < f.peer);
+    d.note(if source { Row::L5a } else { Row::L5b });
     d.strategy = if source {
         SourceUseBitmap
     } else {

@@ -4,6 +4,7 @@ use drbd_proto::{NodeId, Uuid, UuidFlags};
 
 use super::{Facts, Fixup, Rule, Strategy, Strategy::*};
 use crate::options::WireProtocol;
+use crate::rows::{Row, Rows};
 use crate::uuid::SYNC_UUID_STEP;
 
 /// Result of the comparison.
@@ -15,14 +16,23 @@ pub struct Compared {
     pub rule: Rule,
     /// What was found to be missing in the identifiers, below protocol 110.
     pub fixup: Option<Fixup>,
+    /// The rows of the table that say so.
+    pub rows: Rows,
 }
 
-fn hit(strategy: Strategy, rule: Rule) -> Option<Compared> {
-    Some(Compared {
+fn hit(strategy: Strategy, rule: Rule, row: Row) -> Option<Compared> {
+    Some(found(strategy, rule, None, row))
+}
+
+fn found(strategy: Strategy, rule: Rule, fixup: Option<Fixup>, row: Row) -> Compared {
+    let mut rows = Rows::default();
+    rows.insert(row);
+    Compared {
         strategy,
         rule,
-        fixup: None,
-    })
+        fixup,
+        rows,
+    }
 }
 
 /// Compares the identifiers; the first rule that applies decides. The numbers are the rows of the table
@@ -32,21 +42,48 @@ pub fn compare(f: &Facts<'_>) -> Compared {
     let s = f.resolved;
     let p = f.theirs.current;
     let found = if changed(f) {
-        hit(RetryConnect, Rule::InitialHandshakeChanged) // 1
+        hit(RetryConnect, Rule::InitialHandshakeChanged, Row::C1) // 1
     } else {
         match (s.is_just_created(), created(p)) {
-            (true, true) => hit(NoSync, Rule::JustCreatedBoth), // 2
-            (true, false) => hit(TargetSetBitmap, Rule::JustCreatedSelf), // 3
-            (false, true) => hit(SourceSetBitmap, Rule::JustCreatedPeer), // 4
+            (true, true) => hit(NoSync, Rule::JustCreatedBoth, Row::C2), // 2
+            (true, false) => hit(TargetSetBitmap, Rule::JustCreatedSelf, Row::C3), // 3
+            (false, true) => hit(SourceSetBitmap, Rule::JustCreatedPeer, Row::C4), // 4
             _ if s.same(p) => equal(f),
             _ => different(f, s, p),
         }
     };
-    found.unwrap_or(Compared {
-        strategy: UnrelatedData,
-        rule: Rule::HistoryBoth,
-        fixup: None,
-    }) // 31
+    let mut found =
+        found.unwrap_or_else(|| self::found(UnrelatedData, Rule::HistoryBoth, None, Row::C31)); // 31
+    if f.pv < 110 {
+        let old: Rows = found.rows.iter().filter_map(of_drbd8).collect();
+        found.rows.add(&old);
+    }
+    found
+}
+
+/// The row of the table of DRBD 8 that a row of this one stands for (state machine, section 8.4).
+fn of_drbd8(row: Row) -> Option<Row> {
+    Some(match row {
+        Row::C2 => Row::Old10,
+        Row::C3 => Row::Old20,
+        Row::C4 => Row::Old30,
+        Row::FixSourceCorrected | Row::FixSourcePeer => Row::Old34,
+        Row::FixTargetCorrected | Row::FixTarget => Row::Old36,
+        Row::C20 => Row::Old40None,
+        Row::C18b => Row::Old40Self,
+        Row::C19 => Row::Old40Peer,
+        Row::C18a | Row::C18c => Row::Old40Both,
+        Row::C21 => Row::Old50,
+        Row::FixTargetStart95 | Row::FixTargetStart => Row::Old51,
+        Row::C27 => Row::Old60,
+        Row::C24 => Row::Old70,
+        Row::FixSourceStart95 | Row::FixSourceStart => Row::Old71,
+        Row::C28 => Row::Old80,
+        Row::C29 => Row::Old90,
+        Row::C30 => Row::Old100,
+        Row::C31 => Row::OldUnrelated,
+        _ => return None,
+    })
 }
 
 /// Whether what was sent in this handshake is no longer true.
@@ -68,35 +105,37 @@ fn equal(f: &Facts<'_>) -> Option<Compared> {
         return Some(found);
     }
     if f.source_missed_end {
-        return hit(SourceUseBitmap, Rule::SyncSourceMissedFinish); // 6
+        return hit(SourceUseBitmap, Rule::SyncSourceMissedFinish, Row::C6); // 6
     }
     if f.peer_missed_end {
-        return hit(TargetUseBitmap, Rule::SyncTargetPeerMissedFinish); // 7
+        return hit(TargetUseBitmap, Rule::SyncTargetPeerMissedFinish, Row::C7); // 7
     }
     if f.pv >= 120 && both(UuidFlags::RECONNECT) {
-        return hit(NoSync, Rule::Reconnected); // 8
+        return hit(NoSync, Rule::Reconnected, Row::C8); // 8
     }
     let i_crashed = f.i_have(UuidFlags::CRASHED_PRIMARY);
     let peer_crashed = f.peer_has(UuidFlags::CRASHED_PRIMARY);
     if f.pv >= 121 && f.policies.protocol != WireProtocol::C {
         // What the crashed Primary had completed must survive.
         match (i_crashed, peer_crashed) {
-            (true, false) => return hit(SourceUseBitmap, Rule::CrashedPrimary), // 9
-            (false, true) => return hit(TargetUseBitmap, Rule::CrashedPrimary), // 10
+            (true, false) => return hit(SourceUseBitmap, Rule::CrashedPrimary, Row::C9), // 9
+            (false, true) => return hit(TargetUseBitmap, Rule::CrashedPrimary, Row::C10), // 10
             _ => {}
         }
     }
     let lost = UuidFlags::PRIMARY_LOST_QUORUM;
     match (f.i_have(lost), f.peer_has(lost)) {
-        (false, true) => return hit(TargetIfBothFailed, Rule::LostQuorum), // 11
-        (true, false) => return hit(SourceIfBothFailed, Rule::LostQuorum), // 12
+        (false, true) => return hit(TargetIfBothFailed, Rule::LostQuorum, Row::C11), // 11
+        (true, false) => return hit(SourceIfBothFailed, Rule::LostQuorum, Row::C12), // 12
         // 13
-        (true, true) if f.resolve_conflicts => return hit(SourceIfBothFailed, Rule::LostQuorum),
-        (true, true) => return hit(TargetIfBothFailed, Rule::LostQuorum),
+        (true, true) if f.resolve_conflicts => {
+            return hit(SourceIfBothFailed, Rule::LostQuorum, Row::C13a);
+        }
+        (true, true) => return hit(TargetIfBothFailed, Rule::LostQuorum, Row::C13b),
         (false, false) => {}
     }
     if f.pv < 120 && both(UuidFlags::RECONNECT) {
-        return hit(NoSync, Rule::Reconnected); // 14
+        return hit(NoSync, Rule::Reconnected, Row::C14); // 14
     }
     let last = if f.pv >= 120 {
         Rule::LostQuorum
@@ -108,19 +147,21 @@ fn equal(f: &Facts<'_>) -> Option<Compared> {
         f.peer_has(UuidFlags::RECONNECT),
     );
     if peer_crashed && i_reconnect {
-        return hit(SourceIfBothFailed, last); // 15
+        return hit(SourceIfBothFailed, last, Row::C15); // 15
     }
     if i_crashed && peer_reconnects {
-        return hit(TargetIfBothFailed, last); // 16
+        return hit(TargetIfBothFailed, last, Row::C16); // 16
     }
     if i_reconnect || peer_reconnects {
-        return hit(NoSync, last); // 17
+        return hit(NoSync, last, Row::C17); // 17
     }
     match (i_crashed, peer_crashed) {
-        (true, true) if f.resolve_conflicts => hit(TargetIfBothFailed, Rule::BothOff), // 18
-        (true, _) => hit(SourceIfBothFailed, Rule::BothOff),
-        (false, true) => hit(TargetIfBothFailed, Rule::BothOff), // 19
-        (false, false) => hit(NoSync, Rule::BothOff),            // 20
+        // 18
+        (true, true) if f.resolve_conflicts => hit(TargetIfBothFailed, Rule::BothOff, Row::C18a),
+        (true, true) => hit(SourceIfBothFailed, Rule::BothOff, Row::C18c),
+        (true, false) => hit(SourceIfBothFailed, Rule::BothOff, Row::C18b),
+        (false, true) => hit(TargetIfBothFailed, Rule::BothOff, Row::C19), // 19
+        (false, false) => hit(NoSync, Rule::BothOff, Row::C20),            // 20
     }
 }
 
@@ -129,36 +170,36 @@ fn equal(f: &Facts<'_>) -> Option<Compared> {
 fn different(f: &Facts<'_>, s: Uuid, p: Uuid) -> Option<Compared> {
     let (b, q) = (f.b(), f.q());
     let peer_is_ahead = if s.same(q) {
-        hit(TargetUseBitmap, Rule::BitmapPeer) // 21
+        hit(TargetUseBitmap, Rule::BitmapPeer, Row::C21) // 21
     } else if f.theirs.node_of(s).is_some() {
-        hit(TargetClearBitmap, Rule::BitmapPeerOther) // 22
+        hit(TargetClearBitmap, Rule::BitmapPeerOther, Row::C22) // 22
     } else {
         missed_start_at_target(f) // 23
     };
     let i_am_ahead = if b.same(p) {
-        hit(SourceUseBitmap, Rule::BitmapSelf) // 24
+        hit(SourceUseBitmap, Rule::BitmapSelf, Row::C24) // 24
     } else if let Some(node) = own_slots(f, p).next() {
-        hit(SourceCopyOtherBitmap(node), Rule::BitmapSelfOther) // 25
+        hit(SourceCopyOtherBitmap(node), Rule::BitmapSelfOther, Row::C25) // 25
     } else {
         missed_start_at_source(f) // 26
     };
     match (peer_is_ahead, i_am_ahead) {
         (Some(_), Some(_)) if b.same(p) || own_slots(f, p).any(|n| f.reported.contains(n)) => {
-            return hit(Contradiction, Rule::Contradiction);
+            return hit(Contradiction, Rule::Contradiction, Row::Contradiction);
         }
         (Some(_), Some(found)) if found.rule == Rule::SyncSourceMissedStart => {
-            return hit(Contradiction, Rule::Contradiction);
+            return hit(Contradiction, Rule::Contradiction, Row::Contradiction);
         }
         (Some(found), _) | (None, Some(found)) => return Some(found),
         (None, None) => {}
     }
     match (f.theirs.in_history(s), f.mine.in_history(p)) {
-        (true, false) => return hit(TargetSetBitmap, Rule::HistoryPeer), // 27
-        (false, true) => return hit(SourceSetBitmap, Rule::HistorySelf), // 28
+        (true, false) => return hit(TargetSetBitmap, Rule::HistoryPeer, Row::C27), // 27
+        (false, true) => return hit(SourceSetBitmap, Rule::HistorySelf, Row::C28), // 28
         _ => {}
     }
     if b.same(q) && !b.is_none() {
-        return hit(SplitBrainAutoRecover, Rule::BitmapBoth); // 29
+        return hit(SplitBrainAutoRecover, Rule::BitmapBoth, Row::C29); // 29
     }
     let ancestors = |list: &[Uuid]| list.iter().position(|u| u.is_none()).unwrap_or(list.len());
     let mine = f.mine.history();
@@ -169,7 +210,7 @@ fn different(f: &Facts<'_>, s: Uuid, p: Uuid) -> Option<Compared> {
         .take(ancestors(mine))
         .any(|a| theirs.clone().any(|b| a.same(*b)));
     if common {
-        hit(SplitBrainDisconnect, Rule::HistoryBoth)
+        hit(SplitBrainDisconnect, Rule::HistoryBoth, Row::C30)
     } else {
         None
     } // 30
@@ -189,32 +230,37 @@ fn missed_end_legacy(f: &Facts<'_>) -> Option<Compared> {
     let (b, q) = (f.b(), f.q());
     let mine = f.mine.history();
     let theirs = f.theirs.history();
-    let (strategy, rule, fixup) = match (b.is_none(), q.is_none()) {
+    let (strategy, rule, fixup, row) = match (b.is_none(), q.is_none()) {
         (false, true) if b.same(theirs[0]) && mine[0].same(theirs[0]) => (
             SourceUseBitmap,
             Rule::SyncSourceMissedFinish,
             Some(Fixup::ClearBitmapUuid),
+            Row::FixSourceCorrected,
         ),
-        (false, true) => (SourceUseBitmap, Rule::SyncSourcePeerMissedFinish, None),
+        (false, true) => (
+            SourceUseBitmap,
+            Rule::SyncSourcePeerMissedFinish,
+            None,
+            Row::FixSourcePeer,
+        ),
         (true, false) if mine[0].same(q) && mine[1].same(theirs[0]) => (
             TargetUseBitmap,
             Rule::SyncTargetPeerMissedFinish,
             Some(Fixup::PeerShiftDown),
+            Row::FixTargetCorrected,
         ),
-        (true, false) => (TargetUseBitmap, Rule::SyncTargetMissedFinish, None),
+        (true, false) => (
+            TargetUseBitmap,
+            Rule::SyncTargetMissedFinish,
+            None,
+            Row::FixTarget,
+        ),
         _ => return None,
     };
     if f.pv >= 110 {
         return None;
     }
-    Some(needs_91(
-        f,
-        Compared {
-            strategy,
-            rule,
-            fixup,
-        },
-    ))
+    Some(needs_91(f, found(strategy, rule, fixup, row)))
 }
 
 /// This node has not heard of the start of a resync (state machine, section 8.3 b).
@@ -228,12 +274,18 @@ fn missed_start_at_target(f: &Facts<'_>) -> Option<Compared> {
         } else {
             sync_uuid(theirs[0]).same(f.q())
         };
-    let found = Compared {
-        strategy: TargetUseBitmap,
-        rule: Rule::SyncTargetMissedStart,
-        fixup: Some(Fixup::PeerShiftUp),
+    let row = if f.pv < 96 {
+        Row::FixTargetStart95
+    } else {
+        Row::FixTargetStart
     };
-    missed.then(|| needs_91(f, found))
+    let fixup = Some(Fixup::PeerShiftUp);
+    missed.then(|| {
+        needs_91(
+            f,
+            found(TargetUseBitmap, Rule::SyncTargetMissedStart, fixup, row),
+        )
+    })
 }
 
 /// The peer has not heard of the start of a resync (state machine, section 8.3 c).
@@ -246,12 +298,18 @@ fn missed_start_at_source(f: &Facts<'_>) -> Option<Compared> {
         } else {
             sync_uuid(mine[0]).same(f.b())
         };
-    let found = Compared {
-        strategy: SourceUseBitmap,
-        rule: Rule::SyncSourceMissedStart,
-        fixup: Some(Fixup::PullBack),
+    let row = if f.pv < 96 {
+        Row::FixSourceStart95
+    } else {
+        Row::FixSourceStart
     };
-    missed.then(|| needs_91(f, found))
+    let fixup = Some(Fixup::PullBack);
+    missed.then(|| {
+        needs_91(
+            f,
+            found(SourceUseBitmap, Rule::SyncSourceMissedStart, fixup, row),
+        )
+    })
 }
 
 fn sync_uuid(uuid: Uuid) -> Uuid {
@@ -261,9 +319,12 @@ fn sync_uuid(uuid: Uuid) -> Uuid {
 /// The corrections are only understood from protocol 91 on.
 fn needs_91(f: &Facts<'_>, found: Compared) -> Compared {
     if f.pv < 91 {
+        let mut rows = found.rows;
+        rows.insert(Row::FixNeeds91);
         Compared {
             strategy: RequiresProto(91),
             fixup: None,
+            rows,
             ..found
         }
     } else {

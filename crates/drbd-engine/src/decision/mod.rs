@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use drbd_proto::{DiskState, NodeId, NodeMask, ReplState, Role, Uuid, UuidFlags};
 
 use crate::options::{SbPolicy, WireProtocol};
+use crate::rows::{Row, Rows};
 use crate::uuid::{GenIds, PeerUuids};
 
 mod adjust;
@@ -413,6 +414,14 @@ pub struct Decision {
     pub reconciliation: bool,
     /// Become Secondary first, at once and alone (after-sb policy call-pri-lost-after-sb).
     pub demote: bool,
+    /// The rows of the tables that it went through.
+    pub rows: Rows,
+}
+
+impl Decision {
+    fn note(&mut self, row: Row) {
+        self.rows.insert(row);
+    }
 }
 
 /// Decides (state machine, section 8.7; step numbers are those given there).
@@ -428,6 +437,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         handlers: Vec::new(),
         reconciliation: false,
         demote: false,
+        rows: compared.rows,
     };
     match facts.occasion {
         Occasion::Connect => policy::connect(facts, &mut d),
@@ -436,7 +446,11 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
             // Without this an UpToDate disk would become the target of one that is Outdated, and with the next
             // offers all would be Outdated (a deviation: the reference does not look at the disks here).
             let crashed = d.strategy.is_if_both_failed() || adjust::outdated_source(facts, &d);
-            if disk_states || crashed || adjust::forsaken(facts, &d) {
+            let forsaken = adjust::forsaken(facts, &d);
+            if forsaken && !disk_states {
+                d.note(Row::D6);
+            }
+            if disk_states || crashed || forsaken {
                 adjust::by_disk_states(facts, &mut d);
             }
             if disk_states {
@@ -466,6 +480,7 @@ fn conclude(facts: &Facts<'_>, d: &mut Decision) {
         _ => Outcome::NoResult,
     };
     if connecting && facts.dry_run {
+        d.note(Row::K13);
         d.outcome = Outcome::Disconnect;
     }
     if !matches!(d.outcome, Outcome::Repl(_)) {
@@ -473,8 +488,17 @@ fn conclude(facts: &Facts<'_>, d: &mut Decision) {
         return;
     }
     d.bitmap = bitmap_action(facts, d.strategy);
+    d.note(match d.bitmap {
+        BitmapAction::Keep if d.strategy == TargetSetBitmap => Row::BSetRunning,
+        BitmapAction::Keep => Row::BKeep,
+        BitmapAction::Clear => Row::BClear,
+        BitmapAction::SetAll => Row::BSet,
+        BitmapAction::SetAllSlots => Row::BSetSlots,
+        BitmapAction::CopyFrom(_) => Row::BCopy,
+    });
     let created = facts.resolved.is_just_created() || facts.theirs.current.is_just_created();
     if d.strategy == SourceSetBitmap && !created && !facts.theirs.current.is_none() {
+        d.note(Row::BSetUuid);
         d.fixups.push(Fixup::SetBitmapUuid);
     }
 }
@@ -491,8 +515,17 @@ fn bitmap_action(facts: &Facts<'_>, strategy: Strategy) -> BitmapAction {
     }
 }
 
-fn repl_state(facts: &Facts<'_>, d: &Decision) -> ReplState {
+fn repl_state(facts: &Facts<'_>, d: &mut Decision) -> ReplState {
     let me_primary = facts.me.role == Role::Primary && !d.demote;
+    if d.strategy.is_if_both_failed() {
+        d.note(match (me_primary, facts.other.role) {
+            (true, Role::Primary) => Row::FBoth,
+            (true, _) => Row::FSelf,
+            (false, Role::Primary) => Row::FPeer,
+            _ if d.strategy.is_source() => Row::FSource,
+            _ => Row::FTarget,
+        });
+    }
     let source = match (d.strategy.is_if_both_failed(), me_primary, facts.other.role) {
         (true, true, Role::Primary) => return ReplState::Established,
         (true, true, _) => true,

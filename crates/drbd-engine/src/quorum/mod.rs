@@ -6,6 +6,7 @@
 use drbd_proto::{DiskState, ReplState};
 
 use crate::options::Quorum;
+use crate::rows::{Row, Rows};
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,8 @@ pub struct Verdict {
     pub needed: u32,
     /// How many are here.
     pub here: u32,
+    /// The rules that led to it.
+    pub rows: Rows,
 }
 
 /// Counts on a node with a disk, beyond Attaching (section 11.1). `held` says whether it has quorum
@@ -106,6 +109,24 @@ pub fn count_diskless(
 }
 
 impl Votes {
+    /// The classes that have members.
+    pub fn rows(&self) -> Rows {
+        [
+            (self.up_to_date, Row::N1),
+            (self.present, Row::N2),
+            (self.outdated, Row::N3),
+            (self.quorumless, Row::N4),
+            (self.unknown, Row::N5),
+            (self.diskless, Row::N6),
+            (self.missing_diskless, Row::N7),
+            (self.quorate_peers, Row::N8),
+        ]
+        .into_iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(_, row)| row)
+        .collect()
+    }
+
     fn add(&mut self, voter: &Voter, held: bool, i_am_diskless: bool) {
         if voter.client && !voter.tiebreaker {
             return;
@@ -135,7 +156,11 @@ impl Votes {
         // Nodes from a partition without quorum only count if they could have made a majority since.
         let here = self.up_to_date + self.present;
         let away = self.outdated + self.quorumless + self.unknown;
+        let mut rows = Rows::default();
         if away >= at(quorum, away + here) {
+            if self.quorumless > 0 {
+                rows.insert(Row::Z1);
+            }
             self.unknown += self.quorumless;
             self.quorumless = 0;
         }
@@ -143,6 +168,9 @@ impl Votes {
         let voters = if self.unknown > 0 {
             self.outdated + self.quorumless + self.unknown + here
         } else {
+            if away > 0 {
+                rows.insert(Row::Z2);
+            }
             here
         };
         let needed = at(quorum, voters);
@@ -156,6 +184,13 @@ impl Votes {
             && here + 1 == needed
             && self.diskless > clients / 2;
         let tracked = by_count || by_tiebreaker;
+        rows.insert(match (by_tiebreaker, self.quorate_peers > 0, by_count) {
+            (true, _, _) => Row::Z5,
+            (_, true, _) => Row::Z4a,
+            (_, _, true) => Row::Z4b,
+            _ if here < needed => Row::Z4c,
+            _ => Row::Z4d,
+        });
         let quorum = quorum == Quorum::Off || tracked;
         Verdict {
             quorum,
@@ -164,6 +199,7 @@ impl Votes {
             voters,
             needed,
             here,
+            rows,
         }
     }
 }

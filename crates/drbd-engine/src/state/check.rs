@@ -5,10 +5,17 @@ use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, VolumeNr};
 use crate::command::RetCode;
 use crate::engine::Engine;
 use crate::options::Fencing;
+use crate::rows::Row;
 use crate::state::State;
 use crate::state::change::ChangeFlags;
 
 impl Engine {
+    /// A rule forbids it.
+    fn no(&self, row: Row, code: RetCode) -> Result<(), RetCode> {
+        self.note(row);
+        Err(code)
+    }
+
     /// Rules that hold even for facts.
     pub(crate) fn hard_check(&self, new: &State) -> Result<(), RetCode> {
         for (peer, conn) in &new.conns {
@@ -19,10 +26,10 @@ impl Engine {
             }
             match old {
                 ConnState::StandAlone if to == ConnState::Disconnecting => {
-                    return Err(RetCode::ALREADY_STANDALONE);
+                    return self.no(Row::H1, RetCode::ALREADY_STANDALONE);
                 }
                 ConnState::StandAlone if to != ConnState::Unconnected => {
-                    return Err(RetCode::NEED_CONNECTION);
+                    return self.no(Row::H2, RetCode::NEED_CONNECTION);
                 }
                 ConnState::Timeout
                 | ConnState::BrokenPipe
@@ -31,10 +38,10 @@ impl Engine {
                 | ConnState::TearDown
                     if to != ConnState::Unconnected && to != ConnState::Disconnecting =>
                 {
-                    return Err(RetCode::IN_TRANSIENT_STATE);
+                    return self.no(Row::H3, RetCode::IN_TRANSIENT_STATE);
                 }
                 ConnState::Disconnecting if to != ConnState::StandAlone => {
-                    return Err(RetCode::IN_TRANSIENT_STATE);
+                    return self.no(Row::H4, RetCode::IN_TRANSIENT_STATE);
                 }
                 _ => {}
             }
@@ -43,7 +50,7 @@ impl Engine {
             if self.state.disk(*v) == DiskState::Diskless
                 && matches!(device.disk, DiskState::Failed | DiskState::Detaching)
             {
-                return Err(RetCode::IS_DISKLESS);
+                return self.no(Row::H5, RetCode::IS_DISKLESS);
             }
         }
         Ok(())
@@ -57,14 +64,14 @@ impl Engine {
         if promoting {
             for (peer, conn) in &new.conns {
                 if conn.peer_role == Role::Primary && !self.two_primaries(*peer) {
-                    return Err(RetCode::TWO_PRIMARIES);
+                    return self.no(Row::T1, RetCode::TWO_PRIMARIES);
                 }
             }
             if self.handshaking().is_some() {
-                return Err(RetCode::IN_TRANSIENT_STATE);
+                return self.no(Row::T2, RetCode::IN_TRANSIENT_STATE);
             }
             if old.fail_io {
-                return Err(RetCode::DEVICE_IN_USE);
+                return self.no(Row::T3, RetCode::DEVICE_IN_USE);
             }
         }
         for (peer, conn) in &new.conns {
@@ -90,24 +97,24 @@ impl Engine {
             .get(&peer)
             .map_or(Role::Unknown, |c| c.peer_role);
         if from == ConnState::StandAlone && to == ConnState::Disconnecting {
-            return Err(RetCode::ALREADY_STANDALONE);
+            return self.no(Row::T4a, RetCode::ALREADY_STANDALONE);
         }
         if to == ConnState::Connecting && from < ConnState::Unconnected {
-            return Err(RetCode::NO_NET_CONFIG);
+            return self.no(Row::T4b, RetCode::NO_NET_CONFIG);
         }
         if from == ConnState::Unconnected && to == ConnState::Disconnecting {
-            return Err(RetCode::IN_TRANSIENT_STATE);
+            return self.no(Row::T4c, RetCode::IN_TRANSIENT_STATE);
         }
         if old_role != Role::Primary && peer_role == Role::Primary && !self.two_primaries(peer) {
             if new.role == Role::Primary {
-                return Err(RetCode::TWO_PRIMARIES);
+                return self.no(Row::T4d, RetCode::TWO_PRIMARIES);
             }
             let read_only = self
                 .volumes
                 .values()
                 .any(|v| v.openers.values().any(|w| !w));
             if read_only && !new.fail_io {
-                return Err(RetCode::PRIMARY_READER);
+                return self.no(Row::T4e, RetCode::PRIMARY_READER);
             }
         }
         Ok(())
@@ -129,13 +136,13 @@ impl Engine {
             && ((from == DiskState::Diskless && to == DiskState::Attaching)
                 || (from > DiskState::Detaching && to == DiskState::Detaching))
         {
-            return Err(RetCode::IN_TRANSIENT_STATE);
+            return self.no(Row::T51, RetCode::IN_TRANSIENT_STATE);
         }
         if demoting && write_open && !flags.ignore_openers {
-            return Err(RetCode::DEVICE_IN_USE);
+            return self.no(Row::T52, RetCode::DEVICE_IN_USE);
         }
         if from == DiskState::Diskless && to > DiskState::Attaching {
-            return Err(RetCode::IS_DISKLESS);
+            return self.no(Row::T53, RetCode::IS_DISKLESS);
         }
         let target_done = old.peers_of(v).any(|(n, _, pd)| {
             pd.repl == ReplState::SyncTarget && new.repl(n, v) == ReplState::Established
@@ -145,20 +152,20 @@ impl Engine {
             && !matches!(from, DiskState::Attaching | DiskState::Negotiating)
             && !target_done
         {
-            return Err(RetCode::LOWER_THAN_OUTDATED);
+            return self.no(Row::T54, RetCode::LOWER_THAN_OUTDATED);
         }
         let had_data = self.data_accessible(old, v);
         let has_data = self.data_accessible(new, v);
         if new.role == Role::Primary && !has_data && (old.role != Role::Primary || had_data) {
-            return Err(RetCode::NO_UP_TO_DATE_DISK);
+            return self.no(Row::T55, RetCode::NO_UP_TO_DATE_DISK);
         }
         if read_open && had_data && !has_data {
-            return Err(RetCode::NO_UP_TO_DATE_DISK);
+            return self.no(Row::T56, RetCode::NO_UP_TO_DATE_DISK);
         }
         let quorum = |s: &State| s.devices.get(&v).is_none_or(|d| d.have_quorum);
         if (old.role == Role::Secondary || quorum(old)) && new.role == Role::Primary && !quorum(new)
         {
-            return Err(RetCode::NO_QUORUM);
+            return self.no(Row::T57, RetCode::NO_QUORUM);
         }
         self.check_peers(new, v, from, to)
     }
@@ -182,7 +189,7 @@ impl Engine {
                 .filter(|(_, _, pd)| pd.pdisk == DiskState::Negotiating)
                 .count();
         if negotiating > 1 && negotiating > was {
-            return Err(RetCode::IN_TRANSIENT_STATE);
+            return self.no(Row::T58a, RetCode::IN_TRANSIENT_STATE);
         }
         for (peer, _, pd) in new.peers_of(v) {
             let before = old.pd(peer, v).cloned().unwrap_or_default();
@@ -194,40 +201,40 @@ impl Engine {
                     && pd.pdisk > DiskState::Outdated
             };
             if fencing >= Fencing::ResourceOnly && unfenced(new, pd) && !unfenced(old, &before) {
-                return Err(RetCode::PRIMARY_NOP);
+                return self.no(Row::T58b, RetCode::PRIMARY_NOP);
             }
             if pd.repl > ReplState::Established && before.repl <= ReplState::Established {
                 if to < DiskState::Inconsistent {
-                    return Err(RetCode::NO_LOCAL_DISK);
+                    return self.no(Row::T58c, RetCode::NO_LOCAL_DISK);
                 }
                 if pd.pdisk < DiskState::Inconsistent {
-                    return Err(RetCode::NO_REMOTE_DISK);
+                    return self.no(Row::T58d, RetCode::NO_REMOTE_DISK);
                 }
             }
             if from > DiskState::Outdated && to == DiskState::Outdated && !self.outdatable(new, v) {
-                return Err(RetCode::CONNECTED_OUTDATES);
+                return self.no(Row::T58e, RetCode::CONNECTED_OUTDATES);
             }
             let changes = pd.repl != before.repl;
             if changes
                 && pd.repl == ReplState::VerifyS
                 && net.is_none_or(|o| o.verify_alg.is_empty())
             {
-                return Err(RetCode::NO_VERIFY_ALG);
+                return self.no(Row::T58f, RetCode::NO_VERIFY_ALG);
             }
             // The reference names a source that is to be source again, and a target likewise. Two offers that
             // cross would turn a running resync round: both disks end Inconsistent.
             let bitmaps = matches!(pd.repl, ReplState::WFBitMapS | ReplState::WFBitMapT);
             if changes && bitmaps && before.repl > ReplState::Established {
-                return Err(RetCode::RESYNC_RUNNING);
+                return self.no(Row::T58g, RetCode::RESYNC_RUNNING);
             }
             let starting = matches!(pd.repl, ReplState::StartingSyncS | ReplState::StartingSyncT);
             let verifying = matches!(pd.repl, ReplState::VerifyS | ReplState::VerifyT);
             if changes && (starting || verifying) {
                 if before.repl > ReplState::Established {
-                    return Err(RetCode::RESYNC_RUNNING);
+                    return self.no(Row::T58h, RetCode::RESYNC_RUNNING);
                 }
                 if before.repl < ReplState::Established {
-                    return Err(RetCode::NEED_CONNECTION);
+                    return self.no(Row::T58i, RetCode::NEED_CONNECTION);
                 }
             }
             let wants_bitmap = self.peer_device(peer, v).is_none_or(|k| k.options.bitmap);
@@ -236,7 +243,7 @@ impl Engine {
                 && pd.pdisk > DiskState::Diskless
                 && pd.pdisk != DiskState::Unknown
             {
-                return Err(RetCode::ATTACH_NO_BITMAP);
+                return self.no(Row::T58j, RetCode::ATTACH_NO_BITMAP);
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, UuidFlags, Volum
 use crate::connection::Negotiation;
 use crate::engine::Engine;
 use crate::options::{Fencing, OnNoData, OnNoQuorum};
+use crate::rows::Row;
 use crate::state::change::ChangeFlags;
 use crate::state::{PeerDeviceState, State};
 
@@ -78,7 +79,8 @@ impl Engine {
     /// Block A.
     fn sanitize_connections(&self, flags: ChangeFlags, new: &mut State, derived: &mut Derived) {
         for (peer, conn) in &mut new.conns {
-            if conn.cstate < ConnState::Connected {
+            if conn.cstate < ConnState::Connected && conn.peer_role != Role::Unknown {
+                self.note(Row::A1);
                 conn.peer_role = Role::Unknown;
             }
             let Some(old) = self.state.conns.get(peer) else {
@@ -92,6 +94,7 @@ impl Engine {
                     | ConnState::ProtocolError
             ) || (conn.cstate == ConnState::Disconnecting && flags.hard);
             if old.peer_role == Role::Primary && old.cstate == ConnState::Connected && broke {
+                self.note(Row::A2);
                 derived.maybe_crashed_primary = true;
             }
         }
@@ -104,12 +107,14 @@ impl Engine {
             return;
         };
         if old_disk == DiskState::Diskless && device.disk == DiskState::Detaching {
+            self.note(Row::B1);
             device.disk = DiskState::Diskless;
         }
         if flags.ignore_outdate_failure
             && old_disk < DiskState::Outdated
             && device.disk == DiskState::Outdated
         {
+            self.note(Row::B2);
             device.disk = old_disk;
         }
         if device.disk == DiskState::Negotiating && old_disk == DiskState::Negotiating {
@@ -132,6 +137,7 @@ impl Engine {
             results.push((peer, self.negotiation(peer, v)));
         }
         if results.iter().any(|(_, r)| *r == Negotiation::NotYet) {
+            self.note(Row::B3a);
             return;
         }
         let all_failed =
@@ -147,15 +153,16 @@ impl Engine {
         let target = results
             .iter()
             .any(|(_, r)| *r == Negotiation::Repl(ReplState::WFBitMapT));
-        let disk = if all_failed {
-            DiskState::Detaching
+        let (disk, row) = if all_failed {
+            (DiskState::Detaching, Row::B3b)
         } else if target {
-            DiskState::Inconsistent
+            (DiskState::Inconsistent, Row::B3c)
         } else if uptodate_neighbour {
-            DiskState::UpToDate
+            (DiskState::UpToDate, Row::B3d)
         } else {
-            self.disk_state_from_md(new, v)
+            (self.disk_state_from_md(new, v), Row::B3e)
         };
+        self.note(row);
         if let Some(device) = new.devices.get_mut(&v) {
             device.disk = disk;
         }
@@ -165,6 +172,7 @@ impl Engine {
             };
             pd.repl = match result {
                 Negotiation::Repl(ReplState::WFBitMapS) if disk == DiskState::Inconsistent => {
+                    self.note(Row::B3f);
                     pd.susp_other_c = true;
                     ReplState::PausedSyncS
                 }
@@ -193,21 +201,34 @@ impl Engine {
                 pd.repl = ReplState::Off;
             }
             if pd.repl < ReplState::Established {
+                if pd.susp_peer {
+                    self.note(Row::P2a);
+                }
                 pd.susp_peer = false;
                 if pd.pdisk > DiskState::Unknown || pd.pdisk < DiskState::Inconsistent {
+                    self.note(Row::P2b);
                     pd.pdisk = DiskState::Unknown;
                 }
             }
             if old.repl >= ReplState::Established && pd.repl < ReplState::Established {
+                self.note(Row::P3);
                 pd.resync_active = false;
                 lost = true;
             }
             if standalone && disk == DiskState::Diskless && role == Role::Secondary {
+                if pd.susp_dependency {
+                    self.note(Row::P4);
+                }
                 pd.susp_dependency = false;
             }
             if pd.repl > ReplState::Established
                 && (disk <= DiskState::Failed || pd.pdisk <= DiskState::Failed)
             {
+                self.note(if disk <= DiskState::Failed {
+                    Row::P5a
+                } else {
+                    Row::P5b
+                });
                 pd.repl = ReplState::Established;
                 pd.resync_active = false;
             }
@@ -217,6 +238,7 @@ impl Engine {
                 && pd.pdisk == DiskState::Unknown
                 && (self.state.role != Role::Primary || old.pdisk != DiskState::Unknown)
             {
+                self.note(Row::P6);
                 conn.susp_fen = true;
             }
         }
@@ -253,11 +275,18 @@ impl Engine {
                 .is_some_and(|pd| pd.pdisk == DiskState::UpToDate)
         };
         if candidates.keys().any(good) {
+            let all = candidates.len();
             candidates.retain(|n, _| good(n));
+            if candidates.len() < all {
+                self.note(Row::X2);
+            }
         }
         if !any_target {
             for conn in new.conns.values_mut() {
                 if let Some(pd) = conn.peers.get_mut(&v) {
+                    if pd.susp_other_c {
+                        self.note(Row::X1);
+                    }
                     pd.susp_other_c = false;
                 }
             }
@@ -272,6 +301,9 @@ impl Engine {
         if let (Some(c), Some((_, w))) = (current, desired) {
             let weight = candidates.get(&c).copied().unwrap_or(u64::MAX);
             if weight < w.saturating_add(256) {
+                if desired != Some((c, weight)) {
+                    self.note(Row::X4);
+                }
                 desired = Some((c, weight));
             }
         }
@@ -279,9 +311,15 @@ impl Engine {
         let busy = active
             .filter(|a| desired.is_none_or(|(d, _)| d != *a) && self.resync_pending(*a, v) != 0);
         let desired = match busy {
-            Some(_) => None,
+            Some(_) => {
+                self.note(Row::X5);
+                None
+            }
             None => desired.map(|(d, _)| d),
         };
+        if desired.is_some() && desired != active {
+            self.note(Row::X3);
+        }
         for (peer, conn) in &mut new.conns {
             let Some(pd) = conn.peers.get_mut(&v) else {
                 continue;
@@ -294,6 +332,9 @@ impl Engine {
                 pd.repl = if desired == Some(*peer) {
                     ReplState::SyncTarget
                 } else {
+                    if pd.susp_other_c {
+                        self.note(Row::X6);
+                    }
                     ReplState::PausedSyncT
                 };
             }
@@ -327,6 +368,7 @@ impl Engine {
         };
         if pd.repl == ReplState::SyncSource && old.repl != ReplState::SyncSource && target_elsewhere
         {
+            self.note(Row::E1);
             pd.susp_other_c = true;
         }
         let comb_dep = pd.susp_dependency
@@ -334,8 +376,14 @@ impl Engine {
             || (pd.is_sync_source() && disk <= DiskState::Inconsistent);
         let suspended = pd.susp_user || pd.susp_peer || pd.susp_max_parallel || comb_dep;
         match pd.repl {
-            ReplState::SyncSource if suspended => pd.repl = ReplState::PausedSyncS,
-            ReplState::PausedSyncS if !suspended => pd.repl = ReplState::SyncSource,
+            ReplState::SyncSource if suspended => {
+                self.note(Row::E2a);
+                pd.repl = ReplState::PausedSyncS;
+            }
+            ReplState::PausedSyncS if !suspended => {
+                self.note(Row::E2b);
+                pd.repl = ReplState::SyncSource;
+            }
             _ => {}
         }
         let entering_full = pd.repl == ReplState::StartingSyncT && old.repl != pd.repl;
@@ -344,13 +392,19 @@ impl Engine {
             && (ReplState::Established..ReplState::Ahead).contains(&repl)
             && pd.pdisk == DiskState::Consistent
         {
+            self.note(Row::E4b);
             pd.pdisk = DiskState::UpToDate;
         }
         let ((min, max), (pmin, pmax)) = clamp_range(repl);
-        pd.pdisk = pd.pdisk.clamp(pmin, pmax);
+        let pdisk = pd.pdisk.clamp(pmin, pmax);
+        if pdisk != pd.pdisk {
+            self.limited(repl);
+        }
+        pd.pdisk = pdisk;
         if old.pdisk == DiskState::Diskless
             && matches!(pd.pdisk, DiskState::Failed | DiskState::Detaching)
         {
+            self.note(Row::E6);
             pd.pdisk = DiskState::Diskless;
         }
         if let Some(device) = new.devices.get_mut(&v) {
@@ -358,11 +412,16 @@ impl Engine {
                 && (ReplState::Established..ReplState::Ahead).contains(&repl)
                 && device.disk == DiskState::Consistent
             {
+                self.note(Row::E4a);
                 device.disk = DiskState::UpToDate;
             }
             // Going away is not held back by a resync that ends with it.
             if device.disk != DiskState::Detaching && device.disk != DiskState::Failed {
-                device.disk = device.disk.clamp(min, max);
+                let disk = device.disk.clamp(min, max);
+                if disk != device.disk {
+                    self.limited(repl);
+                }
+                device.disk = disk;
             }
         }
         if entering_full {
@@ -375,9 +434,28 @@ impl Engine {
                     && other.pdisk >= DiskState::Inconsistent
                     && other.pdisk != DiskState::Unknown
                 {
+                    self.note(Row::E3);
                     other.repl = ReplState::PausedSyncT;
                 }
             }
+        }
+    }
+
+    /// A replication state has changed the state of a disk. Those without a row here come after rules that leave nothing
+    /// to be limited.
+    fn limited(&self, repl: ReplState) {
+        match repl {
+            ReplState::StartingSyncT
+            | ReplState::WFBitMapT
+            | ReplState::WFSyncUUID
+            | ReplState::Behind => self.note(Row::E5a),
+            ReplState::SyncTarget | ReplState::PausedSyncT => self.note(Row::E5b),
+            ReplState::StartingSyncS
+            | ReplState::WFBitMapS
+            | ReplState::PausedSyncS
+            | ReplState::Ahead => self.note(Row::E5c),
+            ReplState::SyncSource => self.note(Row::E5d),
+            ReplState::Off | ReplState::Established | ReplState::VerifyS | ReplState::VerifyT => {}
         }
     }
 
@@ -426,6 +504,11 @@ impl Engine {
                     && (old_pd.repl < ReplState::Established
                         || ((got_stable || lifted) && no_bits)))
         {
+            self.note(match old_pd.repl < ReplState::Established {
+                _ if with_mine => Row::E7c,
+                true => Row::E7a,
+                false => Row::E7b,
+            });
             set = Some(pd.pdisk);
         } else {
             let undone = old_pd.repl == ReplState::WFBitMapT
@@ -448,6 +531,12 @@ impl Engine {
                 && pd.pdisk == DiskState::UpToDate
                 && stable;
             if undone || connected || followed {
+                self.note(match (undone, connected) {
+                    (true, _) => Row::E8,
+                    (_, true) if like_primary => Row::E9b,
+                    (_, true) => Row::E9a,
+                    _ => Row::E10,
+                });
                 set = Some(DiskState::UpToDate);
             }
         }
@@ -463,11 +552,14 @@ impl Engine {
                 .any(|(n, _, p)| n != peer && p.is_sync_target());
             if same && !target {
                 if (DiskState::Outdated..DiskState::UpToDate).contains(&disk) {
+                    self.note(Row::E12a);
                     set = Some(DiskState::UpToDate);
                 }
             } else if !same {
+                self.note(Row::E12b);
                 derived.get_resynced.push(v);
                 if disk == DiskState::UpToDate {
+                    self.note(Row::E12c);
                     set = Some(DiskState::Consistent);
                 }
             }
@@ -505,12 +597,15 @@ impl Engine {
             && known.flags.had_exposed
             && !good_peer;
         if (good_peer || !exposed.is_none())
-            && !gave_up
             && old.pdisk != DiskState::UpToDate
             && !exposed.same(known.uuids.current)
             && !self.may_relabel(peer, v)
             && let Some(pd) = new.pd_mut(peer, v)
         {
+            if gave_up {
+                return self.note(Row::E13b);
+            }
+            self.note(Row::E13a);
             pd.pdisk = DiskState::Consistent;
         }
     }
@@ -537,12 +632,17 @@ impl Engine {
                 && connected
         };
         if becomes(old_disk, disk) || (!old.is_sync_target() && pd.is_sync_target()) {
+            self.note(Row::E14a);
             pd.peer_replication = next_here;
         }
         if becomes(old.pdisk, pd.pdisk) || (!old.is_sync_source() && pd.is_sync_source()) {
+            self.note(Row::E14b);
             pd.replication = next_there;
         }
         if old.pdisk == DiskState::Inconsistent && pd.pdisk != DiskState::Inconsistent {
+            if !pd.replication {
+                self.note(Row::E14c);
+            }
             pd.replication = true;
         }
     }
@@ -556,6 +656,7 @@ impl Engine {
         derived: &mut Derived,
     ) {
         if lost_connection && new.disk(v) == DiskState::Negotiating {
+            self.note(Row::F4);
             let disk = self.disk_state_from_md(new, v);
             if let Some(device) = new.devices.get_mut(&v) {
                 device.disk = disk;
@@ -567,10 +668,13 @@ impl Engine {
             && new.disk(v) == DiskState::UpToDate
             && self.state.role == Role::Secondary
             && new.role == Role::Secondary
-            && !self.sole_authority(new, v)
-            && let Some(device) = new.devices.get_mut(&v)
         {
-            device.disk = DiskState::Consistent;
+            if self.sole_authority(new, v) {
+                self.note(Row::F5b);
+            } else if let Some(device) = new.devices.get_mut(&v) {
+                self.note(Row::F5a);
+                device.disk = DiskState::Consistent;
+            }
         }
         let quorum = self.compute_quorum(new, v);
         let configured = self.quorum_configured();
@@ -579,18 +683,24 @@ impl Engine {
             .get(&v)
             .is_some_and(|vol| vol.flags.restore_quorum);
         if let Some(device) = new.devices.get_mut(&v) {
+            if configured && device.quorum != quorum {
+                self.note(if quorum { Row::F1b } else { Row::F1a });
+            }
             device.quorum = quorum;
             device.have_quorum = !configured || quorum;
             if !device.have_quorum && device.disk == DiskState::UpToDate && restore {
+                self.note(Row::F2);
                 device.have_quorum = true;
             }
         }
         let had = self.data_accessible(&self.state, v);
         let has = self.data_accessible(new, v);
         if new.role == Role::Primary && !has && (had || self.state.role != Role::Primary) {
+            self.note(Row::F3a);
             derived.lost_data.push(v);
         }
         if !had && has {
+            self.note(Row::F3b);
             derived.gained_data = true;
         }
     }
@@ -618,15 +728,25 @@ impl Engine {
     ) {
         let all_accessible = new.devices.keys().all(|v| self.data_accessible(new, *v));
         if new.role != Role::Primary || all_accessible {
+            if new.susp_nod {
+                self.note(Row::G1);
+            }
             new.susp_nod = false;
         }
         if !derived.lost_data.is_empty() && self.options.on_no_data == OnNoData::SuspendIo {
+            self.note(Row::G2);
             new.susp_nod = true;
         }
         new.susp_quorum = self.options.on_no_quorum == OnNoQuorum::SuspendIo
             && new.devices.values().any(|d| !d.have_quorum);
+        match (old.susp_quorum, new.susp_quorum) {
+            (false, true) => self.note(Row::G3a),
+            (true, false) => self.note(Row::G3b),
+            _ => {}
+        }
         let owes = self.volumes.values().any(|vol| vol.flags.new_cur_uuid);
         if !old.susp_uuid && old.suspended() && !new.suspended() && owes {
+            self.note(Row::G4);
             new.susp_uuid = true;
         }
         let write_open = self
@@ -638,6 +758,7 @@ impl Engine {
             && flags.ignore_openers
             && write_open
         {
+            self.note(Row::G5);
             new.fail_io = true;
         }
     }

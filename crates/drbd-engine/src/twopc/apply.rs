@@ -10,6 +10,7 @@ use drbd_proto::{ConnState, DiskState, NodeId, NodeMask, ReplState, Role, TwopcF
 use crate::command::RetCode;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
+use crate::rows::Row;
 use crate::state::State;
 use crate::state::change::ChangeFlags;
 use crate::twopc::{ChangeKind, OutdateOnDisconnect, Participation};
@@ -186,6 +187,7 @@ impl Engine {
             && self.state.role == Role::Primary
             && !self.two_primaries(peer)
         {
+            self.note(Row::V1);
             return Err(RetCode::TWO_PRIMARIES);
         }
         self.would_change(flags, |s| apply_view(s, peer, volume, view))
@@ -194,14 +196,17 @@ impl Engine {
     fn check_remote_connect(&self, p: &Participation) -> Result<RetCode, RetCode> {
         let peer = p.initiator;
         if self.state.cstate(peer) != ConnState::Connecting {
+            self.note(Row::V2);
             return Err(RetCode::IN_TRANSIENT_STATE);
         }
         if self.role_change.as_ref().is_some_and(|r| r.is_proposing()) {
+            self.note(Row::V3);
             return Err(RetCode::IN_TRANSIENT_STATE);
         }
         let role = p.change.get_role().unwrap_or(Role::Unknown);
         if role == Role::Primary && !self.two_primaries(peer) {
             if self.state.role == Role::Primary {
+                self.note(Row::V4);
                 return Err(RetCode::TWO_PRIMARIES);
             }
             let read_open = self
@@ -209,6 +214,7 @@ impl Engine {
                 .values()
                 .any(|v| v.openers.values().any(|w| !*w));
             if read_open {
+                self.note(Row::V5);
                 return Err(RetCode::PRIMARY_READER);
             }
         }
@@ -223,9 +229,11 @@ impl Engine {
             && self.state.role == Role::Primary
         {
             if !self.two_primaries(from) {
+                self.note(Row::V6);
                 return Err(RetCode::TWO_PRIMARIES);
             }
             if self.volumes.values().any(|v| v.disk.is_some()) {
+                self.note(Row::V7);
                 return Err(RetCode::WEAKLY_CONNECTED);
             }
         }

@@ -11,6 +11,7 @@ use drbd_proto::{
 use crate::command::RetCode;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
+use crate::rows::Row;
 use crate::timer::Timer;
 use crate::twopc::{Active, ChangeKind, Request, Requester};
 
@@ -64,6 +65,7 @@ impl Engine {
             let fits = cstate == ConnState::Connected && !connecting
                 || cstate == ConnState::Connecting && connecting && agreed;
             if !fits {
+                self.note(Row::I2);
                 return self.initiator_report(&request, Err(RetCode::NEED_CONNECTION));
             }
             direct.insert(peer);
@@ -159,8 +161,10 @@ impl Engine {
         match answer {
             Answer::Yes => {
                 if i.request.kind.target() == Some(peer) {
+                    self.rows.note(Row::I6b);
                     i.target_reachable |= reply.reachable_nodes;
                 } else {
+                    self.rows.note(Row::I6a);
                     i.reachable |= reply.reachable_nodes;
                 }
                 i.primary_nodes |= reply.primary_nodes;
@@ -170,8 +174,14 @@ impl Engine {
                     i.weak_nodes |= reply.weak_nodes();
                 }
             }
-            Answer::No => i.no = true,
-            Answer::Retry => i.retry = true,
+            Answer::No => {
+                self.rows.note(Row::I6c);
+                i.no = true;
+            }
+            Answer::Retry => {
+                self.rows.note(Row::I6d);
+                i.retry = true;
+            }
         }
         self.initiator_check();
     }
@@ -186,6 +196,7 @@ impl Engine {
         }
         i.waiting.remove(peer);
         i.no |= !agreed;
+        self.rows.note(if agreed { Row::I6e } else { Row::I6f });
         self.initiator_check();
     }
 
@@ -195,6 +206,7 @@ impl Engine {
             return;
         };
         if i.retry {
+            self.note(Row::I7a);
             return self.initiator_end(Err(RetCode::CONCURRENT_ST_CHG));
         }
         if !(i.waiting.is_empty() || i.no) {
@@ -206,12 +218,23 @@ impl Engine {
                 return;
             }
             match self.handshake_verdict(peer) {
-                Some(code) => return self.initiator_end(Err(code)),
-                None if no => return self.initiator_end(Err(RetCode::CW_FAILED_BY_PEER)),
+                Some(code) => {
+                    self.note(if code == RetCode::HANDSHAKE_RETRY {
+                        Row::I7b
+                    } else {
+                        Row::I7c
+                    });
+                    return self.initiator_end(Err(code));
+                }
+                None if no => {
+                    self.note(Row::I7d);
+                    return self.initiator_end(Err(RetCode::CW_FAILED_BY_PEER));
+                }
                 None => {}
             }
         }
         if no {
+            self.note(Row::I7d);
             return self.initiator_end(Err(RetCode::CW_FAILED_BY_PEER));
         }
         if let ChangeKind::Resize { .. } = i.request.kind {
@@ -257,19 +280,25 @@ impl Engine {
         if promotes || matches!(kind, ChangeKind::Connect { .. }) {
             if i.primary_nodes.len() > 1 {
                 if !two_primaries.iter().any(|(_, allowed)| *allowed) {
+                    self.rows.note(Row::I8a);
                     return Err(RetCode::TWO_PRIMARIES);
                 }
                 if i.primary_nodes.intersects(i.weak_nodes) {
                     let servers = NodeMask(!i.weak_nodes.0 & u64::from(u32::MAX));
                     if servers.is_empty() || (i.primary_nodes.contains(me) && diskful) {
+                        self.rows.note(Row::I8b);
                         return Err(RetCode::WEAKLY_CONNECTED);
                     }
                     if two_primaries
                         .iter()
                         .any(|(n, ok)| servers.contains(*n) && !ok)
                     {
+                        self.rows.note(Row::I8c);
                         return Err(RetCode::TWO_PRIMARIES);
                     }
+                    self.rows.note(Row::I8d);
+                } else {
+                    self.rows.note(Row::I8e);
                 }
             }
             if matches!(kind, ChangeKind::Connect { .. })
@@ -279,6 +308,7 @@ impl Engine {
                     .iter()
                     .any(|(n, ok)| i.primary_nodes.contains(*n) && !ok)
             {
+                self.rows.note(Row::I8f);
                 return Err(RetCode::PRIMARY_READER);
             }
         }
@@ -288,6 +318,8 @@ impl Engine {
             let union = i.reachable | i.target_reachable;
             i.reachable = union;
             i.target_reachable = union;
+        } else {
+            self.rows.note(Row::I8g);
         }
         Ok(RetCode::CW_SUCCESS)
     }
@@ -307,6 +339,7 @@ impl Engine {
         if kind.local_last() {
             // Meanwhile somebody may have opened the device: who says COMMIT must be able to follow.
             if let Err(code) = self.check_locally(kind) {
+                self.note(Row::I11);
                 self.send_second_phase(&i, false);
                 return self.initiator_failed(i, Err(code));
             }

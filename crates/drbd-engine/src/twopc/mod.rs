@@ -19,6 +19,7 @@ use drbd_proto::{
 use crate::command::RetCode;
 use crate::engine::Engine;
 use crate::id::CmdId;
+use crate::rows::Row;
 use crate::time::Instant;
 pub(crate) use apply::{apply_view, outdate_disks};
 pub(crate) use initiator::Initiated;
@@ -269,8 +270,14 @@ impl Engine {
     /// The transaction under way took too long (twopc-timeout).
     pub(crate) fn twopc_timeout(&mut self) {
         match self.twopc.active {
-            Some(Active::Initiator(_)) => self.initiator_end(Err(RetCode::TIMEOUT)),
-            Some(Active::Participant(_)) => self.participant_abort(),
+            Some(Active::Initiator(_)) => {
+                self.note(Row::I7e);
+                self.initiator_end(Err(RetCode::TIMEOUT));
+            }
+            Some(Active::Participant(_)) => {
+                self.note(Row::Q7c);
+                self.participant_abort();
+            }
             None => {}
         }
     }
@@ -282,17 +289,23 @@ impl Engine {
         }
         match &mut self.twopc.active {
             Some(Active::Initiator(i)) if i.waiting.contains(peer) => {
+                self.rows.note(Row::ILost);
                 i.waiting.remove(peer);
                 i.retry = true;
             }
-            Some(Active::Initiator(i)) if i.request.kind.target() == Some(peer) => i.retry = true,
+            Some(Active::Initiator(i)) if i.request.kind.target() == Some(peer) => {
+                self.rows.note(Row::ILostTarget);
+                i.retry = true;
+            }
             Some(Active::Participant(p)) => {
                 let lost_child = p.waiting.contains(peer);
                 p.parents.remove(peer);
                 p.waiting.remove(peer);
                 if lost_child {
+                    self.rows.note(Row::Q7b);
                     self.participant_gives_up();
                 } else if p.parents.is_empty() {
+                    self.rows.note(Row::Q7a);
                     self.participant_abort();
                 }
             }

@@ -9,6 +9,7 @@ use crate::command::RetCode;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
 use crate::resize::{MeasuredFor, PeerAsks};
+use crate::rows::Row;
 use crate::timer::Timer;
 use crate::twopc::Active;
 
@@ -83,13 +84,15 @@ impl Engine {
     fn twopc_prepared(&mut self, from: NodeId, volume: VolumeNr, head: TwopcHead) -> bool {
         if head.initiator == self.node_id {
             // Our own transaction came back through a loop of links: it has prepared itself.
+            self.note(Row::R2);
             let reply = TwopcReply::empty(head.tid, head.initiator);
             self.send_reply(from, volume, reply, Answered::Yes);
             return false;
         }
         match &mut self.twopc.active {
-            None => {}
+            None => self.rows.note(Row::R1),
             Some(Active::Initiator(_)) if head.initiator < self.node_id => {
+                self.note(Row::R3);
                 // The smaller id wins: give our own up, it tries again later.
                 self.initiator_end(Err(RetCode::CONCURRENT_ST_CHG));
             }
@@ -97,6 +100,11 @@ impl Engine {
                 p.parents.insert(from);
                 let counted_child = p.waiting.contains(from);
                 p.waiting.remove(from);
+                self.rows.note(match (p.answered, counted_child) {
+                    (Some(_), _) => Row::R4a,
+                    (None, true) => Row::R4b,
+                    (None, false) => Row::R4c,
+                });
                 if let Some(answer) = p.answered {
                     let reply = p.reply;
                     self.send_reply(from, volume, reply, answer);
@@ -105,7 +113,11 @@ impl Engine {
                 }
                 return false;
             }
-            Some(Active::Initiator(_) | Active::Participant(_)) => {
+            Some(active @ (Active::Initiator(_) | Active::Participant(_))) => {
+                self.rows.note(match active {
+                    Active::Initiator(_) => Row::R5a,
+                    Active::Participant(_) => Row::R5b,
+                });
                 self.log_at(
                     LogLevel::Info,
                     Some(from),
@@ -178,6 +190,7 @@ impl Engine {
         }
         let local = self.check_remote(&participation, from);
         if local == Err(RetCode::IN_TRANSIENT_STATE) {
+            self.note(Row::Q1);
             if is_connect {
                 self.forget_exchange(head.initiator);
             }
@@ -193,6 +206,7 @@ impl Engine {
         let mut participation = participation;
         if let Err(code) = local {
             participation.no = true;
+            self.note(Row::Q2);
             self.log_at(
                 LogLevel::Info,
                 Some(from),
@@ -205,6 +219,7 @@ impl Engine {
         self.timers
             .set(Timer::TwoPcTimeout, self.now + self.options.twopc_timeout);
         for peer in children.iter() {
+            self.note(Row::Q3);
             self.send(peer, Stream::Data, volume, Packet::TwopcPrepare(forward));
             self.ping(peer);
         }
@@ -217,6 +232,7 @@ impl Engine {
         let local = self.may_resize(volume);
         let mut reply = TwopcReply::empty(head.tid, head.initiator);
         if local == Err(RetCode::IN_TRANSIENT_STATE) {
+            self.note(Row::Q1);
             return self.send_reply(from, volume, reply, Answered::Retry);
         }
         reply.reachable_nodes = self.reach();
@@ -255,6 +271,7 @@ impl Engine {
             dds_flags: prepare.dds_flags,
         };
         for peer in children.iter() {
+            self.note(Row::Q3);
             self.send(peer, Stream::Data, volume, Packet::TwopcPrepRsz(forward));
             self.ping(peer);
         }
@@ -273,6 +290,11 @@ impl Engine {
             return;
         }
         p.waiting.remove(from);
+        self.rows.note(match answer {
+            Answered::Yes => Row::Q4a,
+            Answered::No => Row::Q4b,
+            Answered::Retry => Row::Q4c,
+        });
         match answer {
             Answered::Yes => {
                 p.reply.reachable_nodes |= reply.reachable_nodes;
@@ -312,22 +334,23 @@ impl Engine {
         }
         let (initiator, is_connect) = (p.initiator, p.is_connect);
         let handshake_done = !is_connect || self.exchange_complete(initiator);
-        let answer = if p.retry {
-            Answered::Retry
+        let (answer, row) = if p.retry {
+            (Answered::Retry, Row::Q5c)
         } else if !handshake_done || !(p.waiting.is_empty() || p.no) {
             return;
         } else if is_connect {
             match self.handshake_verdict(initiator) {
-                Some(RetCode::HANDSHAKE_RETRY) => Answered::Retry,
-                Some(_) => Answered::No,
-                None if p.no => Answered::No,
-                None => Answered::Yes,
+                Some(RetCode::HANDSHAKE_RETRY) => (Answered::Retry, Row::Q5d),
+                Some(_) => (Answered::No, Row::Q5e),
+                None if p.no => (Answered::No, Row::Q5b),
+                None => (Answered::Yes, Row::Q5a),
             }
         } else if p.no {
-            Answered::No
+            (Answered::No, Row::Q5b)
         } else {
-            Answered::Yes
+            (Answered::Yes, Row::Q5a)
         };
+        self.note(row);
         let (parents, volume, reply) = (p.parents, p.volume, p.reply);
         if let Some(Active::Participant(p)) = &mut self.twopc.active {
             p.answered = Some(answer);
@@ -359,6 +382,7 @@ impl Engine {
             if p.tid == head.tid && p.initiator == head.initiator);
         if !matches {
             // An ABORT may have to catch up with a PREPARE below us (section 5.4).
+            self.note(if commit { Row::Q6d } else { Row::Q6c });
             if !commit && head.initiator != self.node_id {
                 self.forward_phase2(from, volume, phase2, commit, head.nodes_to_reach);
             }
@@ -367,6 +391,7 @@ impl Engine {
         let Some(Active::Participant(p)) = self.twopc.active.take() else {
             return;
         };
+        self.note(if commit { Row::Q6a } else { Row::Q6b });
         self.timers.cancel(Timer::TwoPcTimeout);
         let resize = p.resize.filter(|_| commit);
         if resize.is_some() {

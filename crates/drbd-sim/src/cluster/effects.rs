@@ -8,7 +8,7 @@ use drbd_engine::event::{Event, OpOutput};
 use drbd_engine::id::OpId;
 use drbd_engine::options::WireProtocol;
 use drbd_engine::resync_after::Told;
-use drbd_proto::{NodeId, Packet, Stream, VolumeNr};
+use drbd_proto::{Features, NodeId, Packet, Stream, VolumeNr};
 
 use super::node::Pending;
 use super::{Cluster, HandlerCall, Occurrence};
@@ -386,10 +386,15 @@ impl Cluster {
         peer: usize,
         stream: Stream,
         volume: VolumeNr,
-        packet: Packet,
+        mut packet: Packet,
         payload: Option<u64>,
         notify: Option<OpId>,
     ) {
+        if let Packet::ConnectionFeatures(offer) = &mut packet {
+            let (version, features) = self.config.dialect(n, peer);
+            offer.protocol_max = offer.protocol_max.min(u32::from(version));
+            offer.features = Features(offer.features.0 & features.0);
+        }
         let buffer = match payload.map(|b| self.buffers.get(n, b)).transpose() {
             Ok(b) => b.cloned(),
             Err(e) => return self.fail(n, "buffers", format!("send: {e}")),

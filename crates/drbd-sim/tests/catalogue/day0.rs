@@ -45,7 +45,7 @@ fn day0_uuid_diskless_primary() {
 
 /// A node re-provisioned with the day-0 UUID must become sync target; it must not be taken as current.
 #[test]
-fn day0_uuid_three_node() {
+pub(crate) fn day0_uuid_three_node() {
     for spare in [0, 1] {
         for (primary, again) in [(0, 2), (0, 0), (2, 1)] {
             let mut t = Setup::new(3).with(|c| c.spare_slots = spare).up();

@@ -32,7 +32,7 @@ fn allow_remote_read() {
 /// Client I/O survives losing all but one storage node in turn; disconnecting the last data while Primary is refused
 /// from either end.
 #[test]
-fn diskless() {
+pub(crate) fn diskless() {
     let mut t = Setup::new(4).diskless([3]).up();
     t.primary(3);
     t.write(3, [0]);

@@ -4,7 +4,7 @@ use crate::words::*;
 
 /// Two Secondaries detach and attach at the same time; both end UpToDate, with and without writes in between.
 #[test]
-fn attach_concurrent() {
+pub(crate) fn attach_concurrent() {
     for primary in [true, false] {
         for writes in [true, false] {
             let mut t = Setup::new(3).up();
@@ -243,7 +243,7 @@ fn invalidate_peer(p: usize, reset_bitmap: bool) -> Command {
 /// All forms of invalidate and invalidate-remote, with and without reset-bitmap; the bitmap form only transfers the
 /// blocks that are marked.
 #[test]
-fn invalidate() {
+pub(crate) fn invalidate() {
     let mut t = Setup::new(3)
         .with(|c| c.net.verify_alg = "crc32c".into())
         .up();

@@ -75,7 +75,7 @@ fn quorum_suspend_failover_dless() {
 
 /// The suspended Primary itself has no disk.
 #[test]
-fn a_suspended_client_is_forced_secondary() {
+pub(crate) fn a_suspended_client_is_forced_secondary() {
     let mut t = setup(true).diskless([2]).up();
     let opener = open(&mut t, 2);
     t.write(2, [1]);
@@ -96,7 +96,7 @@ fn a_suspended_client_is_forced_secondary() {
 
 /// Without the option it stays as it is: Primary, suspended, and alone.
 #[test]
-fn a_suspended_primary_stays_and_is_disconnected() {
+pub(crate) fn a_suspended_primary_stays_and_is_disconnected() {
     let mut t = setup(false).up();
     t.primary(0);
     t.write(0, [1]);

@@ -359,7 +359,7 @@ fn one_peer_returns_and_the_other_is_fenced() {
 
 /// A write frozen by a broken fence handler makes no new UUID.
 #[test]
-fn suspend_io() {
+pub(crate) fn suspend_io() {
     let mut t = primary(2, Fencing::ResourceAndStonith);
     answers(&mut t, 0, "fence-peer", 1, MS);
     let generation = t.current(0);

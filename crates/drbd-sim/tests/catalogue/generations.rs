@@ -172,7 +172,7 @@ fn resync_snapshot() {
 
 /// The target of a storage migration comes with the day-0 generation: it resyncs.
 #[test]
-fn storage_migration_uuid() {
+pub(crate) fn storage_migration_uuid() {
     for primary in [0, 2] {
         let mut t = Setup::new(3).diskless([2]).up();
         t.primary(primary);

@@ -52,7 +52,7 @@ fn quorum() {
 /// A partition that knows the isolated node to be without quorum keeps quorum when another node leaves. No double
 /// promotion. Disconnecting a peer that is not connected does not outdate it.
 #[test]
-fn quorum_check_quorumless() {
+pub(crate) fn quorum_check_quorumless() {
     let mut t = Setup::new(4).quorum(Quorum::Majority).up();
     t.primary(1);
     t.write(1, [1]);
@@ -253,7 +253,7 @@ fn quorum_lost_uuid() {
 
 /// Quorum lost on one volume blocks I/O on all volumes.
 #[test]
-fn quorum_multi_volume() {
+pub(crate) fn quorum_multi_volume() {
     let mut t = three(OnNoQuorum::SuspendIo)
         .volumes(2, 2)
         .with(|c| c.resource.quorum_min_redundancy = Quorum::Count(2))

@@ -4,7 +4,12 @@ use crate::words::*;
 
 /// Two nodes; node 1 was away while node 0, the Primary, wrote blocks 100 and up.
 fn behind(blocks: u64) -> Lab {
-    let mut t = Setup::new(2).up();
+    behind_at(blocks, 124)
+}
+
+/// The same, and the highest protocol version of node 0.
+fn behind_at(blocks: u64, version: u16) -> Lab {
+    let mut t = Setup::new(2).with(|c| c.versions = vec![(0, version)]).up();
     t.primary(0);
     t.write(0, [1]);
     t.pass(1);
@@ -15,8 +20,8 @@ fn behind(blocks: u64) -> Lab {
 }
 
 /// Node 1 is done with a resync, but what it says about that does not arrive.
-fn end_is_lost() -> Lab {
-    let mut t = behind(20);
+pub(crate) fn end_is_lost(version: u16) -> Lab {
+    let mut t = behind_at(20, version);
     t.start(1);
     t.wait(1, Repl(0, SyncTarget));
     t.wait_until("the end, for the target", |c| {
@@ -32,7 +37,7 @@ fn end_is_lost() -> Lab {
 /// The UUIDs at the end got lost: the next connect resyncs again.
 #[test]
 fn resync_finish() {
-    let mut t = end_is_lost();
+    let mut t = end_is_lost(124);
     t.write(0, [105, 400]);
     t.c.heal();
     t.mend(0, 1);
@@ -49,7 +54,7 @@ fn resync_finish() {
 /// A missed end without bits: Established without resync, the source UpToDate.
 #[test]
 fn resync_missed_end_no_bits() {
-    let mut t = end_is_lost();
+    let mut t = end_is_lost(124);
     t.c.heal();
     t.mend(0, 1);
     t.healthy();
@@ -429,7 +434,7 @@ fn resync_initial() {
 
 /// After the crash of a Primary its Secondaries are brought to the same data, and a promotion waits for that.
 #[test]
-fn resync_reconciliation() {
+pub(crate) fn resync_reconciliation() {
     for (ahead, behind) in [(1, 2), (2, 1)] {
         let mut t = Setup::new(3).up();
         t.primary(0);

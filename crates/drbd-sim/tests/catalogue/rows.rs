@@ -17,7 +17,8 @@ fn tests() -> BTreeSet<String> {
         let text = std::fs::read_to_string(&path).unwrap();
         let mut test = false;
         for line in text.lines() {
-            if let (true, Some(rest)) = (test, line.strip_prefix("fn ")) {
+            let code = line.strip_prefix("pub(crate) ").unwrap_or(line);
+            if let (true, Some(rest)) = (test, code.strip_prefix("fn ")) {
                 let name = rest.split('(').next().unwrap_or_default();
                 assert!(found.insert(name.to_string()), "two tests named {name}");
             }

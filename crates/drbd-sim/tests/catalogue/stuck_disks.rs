@@ -51,7 +51,7 @@ fn may_fail(t: &mut Lab, n: usize) {
 /// A stuck backing disk leads to Failed, Diskless after disk-timeout (resync write, resync read, metadata write, peer
 /// write); re-attach resyncs.
 #[test]
-fn disk_timeout() {
+pub(crate) fn disk_timeout() {
     // A received write.
     let mut t = setup();
     may_fail(&mut t, 1);
@@ -104,7 +104,7 @@ fn disk_timeout() {
 
 /// Without the option a stuck disk is waited for; a forced detach gives it up.
 #[test]
-fn a_forced_detach_gives_a_stuck_disk_up() {
+pub(crate) fn a_forced_detach_gives_a_stuck_disk_up() {
     let mut t = Setup::new(2).up();
     t.primary(0);
     t.write(0, [1]);

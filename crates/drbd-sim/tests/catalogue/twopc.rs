@@ -76,7 +76,7 @@ fn twopc_abort_connect2() {
 
 /// YES and ABORT are lost: both ends time out after twopc-timeout. The participant lets go of its UUIDs.
 #[test]
-fn twopc_timeout() {
+pub(crate) fn twopc_timeout() {
     use core::time::Duration;
     let mut t = Setup::new(2)
         .with(|c| {
@@ -144,7 +144,7 @@ fn uuid_send_receive_race() {
 
 /// Many nodes come, go and change their role at once: it always converges.
 #[test]
-fn stress_connect_and_2pc() {
+pub(crate) fn stress_connect_and_2pc() {
     for seed in 0..6 {
         let mut t = Setup::new(4).with(|c| c.seed = seed).up();
         let mut rng = drbd_sim::rng::Rng::new(seed);

@@ -27,13 +27,16 @@
 mod commands;
 mod faults;
 mod io;
+pub mod meeting;
 mod states;
 pub mod uuids;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use drbd_engine::command::Command;
 use drbd_engine::options::{Quorum, WireProtocol};
+use drbd_engine::rows::{Row, Rows};
 use drbd_proto::{ConnState, VolumeNr};
 use drbd_sim::clock::SEC;
 use drbd_sim::cluster::{Cluster, catch_panics};
@@ -172,6 +175,11 @@ impl Setup {
         t.up();
         t
     }
+}
+
+thread_local! {
+    /// The rows of the decision tables that the clusters of this thread's test went through.
+    pub static MET: RefCell<Rows> = RefCell::default();
 }
 
 /// A running test. See the module's documentation.
@@ -329,6 +337,17 @@ impl Lab {
         );
     }
 
+    /// Engines went through these rows of the decision tables.
+    #[track_caller]
+    pub fn met(&self, rows: &[Row]) {
+        for row in rows {
+            if !self.c.rows.contains(*row) {
+                let met: Vec<Row> = self.c.rows.iter().collect();
+                self.panic(&format!("not {row:?}, but {met:?}"));
+            }
+        }
+    }
+
     /// This node may report this state from now on.
     pub fn may_see(&mut self, n: usize, bad: Bad) {
         self.excused.insert((n, bad));
@@ -371,6 +390,12 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        MET.with_borrow_mut(|met| met.add(&self.c.rows));
+        if std::env::var_os("DUMP_ROWS").is_some() {
+            for r in self.c.rows.iter() {
+                eprintln!("ROW {} {r:?}", std::thread::current().name().unwrap_or("?"));
+            }
+        }
         assert!(
             self.finished || std::thread::panicking(),
             "a test has to end with finish"
