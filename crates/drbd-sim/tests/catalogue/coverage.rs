@@ -45,6 +45,7 @@ const SCENARIOS: &[fn()] = &[
     refusals::primaries_that_do_not_see_each_other,
     refusals::promotion_after_a_forced_demotion,
     refusals::readers_are_not_disturbed,
+    refusals::resize_during_an_attach,
     refusals::second_primary_is_refused_by_the_first,
     refusals::second_resync_is_refused,
     refusals::state_changes_with_drbd8,

@@ -190,20 +190,35 @@ pub(crate) fn connection_is_lost_during_an_attach() {
     t.delay(0, 1, Cmd::Uuids110, 3000);
     let id = t.begin(1, t.c.attach_command(1, 0));
     t.wait(1, Disk(Negotiating));
-    // Its size is not agreed on in the middle of it.
-    let volume = vol(0);
-    let resize = Resize::default();
-    let resized = t.begin(0, Command::Resize { volume, resize });
-    t.pass_ms(200);
-    t.met(&[Q1]);
     t.sever(0, 1);
     assert!(t.reply(1, id).is_ok());
-    t.reply(0, resized);
     t.met(&[B3a, F4]);
     t.delay(0, 1, Cmd::Uuids110, 0);
     t.mend(0, 1);
     t.healthy();
     t.same_content([0, 1]);
+    t.finish();
+}
+
+/// The size of a volume is not agreed on while a disk is being attached.
+#[test]
+pub(crate) fn resize_during_an_attach() {
+    let mut t = Setup::new(3).up();
+    t.detach(1);
+    t.may_part(0, 1);
+    t.delay(0, 1, Cmd::Uuids110, 800);
+    let id = t.begin(1, t.c.attach_command(1, 0));
+    t.wait(1, Disk(Negotiating));
+    let volume = vol(0);
+    let resize = Resize::default();
+    let resized = t.begin(2, Command::Resize { volume, resize });
+    t.packet(2, 1, Cmd::TwopcPrepRsz);
+    t.pass_ms(100);
+    t.met(&[Q1]);
+    t.delay(0, 1, Cmd::Uuids110, 0);
+    assert!(t.reply(1, id).is_ok());
+    t.reply(2, resized);
+    t.healthy();
     t.finish();
 }
 

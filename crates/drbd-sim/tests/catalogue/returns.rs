@@ -34,11 +34,12 @@ pub(crate) fn restart_of_the_last_node_with_quorum() {
     t.crash(1);
     t.pass(1);
     t.expect(0, Quorate(true));
-    t.crash(2);
+    t.down(2);
     t.pass(1);
     t.expect(0, Quorate(true));
     t.write(0, [2]);
     t.crash(0);
+    assert_eq!(t.c.superblock(0, 0).unwrap().members, 1);
     t.start(0);
     t.wait(0, Disk(UpToDate));
     t.wait(0, Quorate(true));
@@ -195,7 +196,11 @@ pub(crate) fn generation_that_nobody_needs() {
     t.fails(io);
     t.mend(0, 2);
     t.mend(1, 2);
-    t.healthy();
+    t.pass(5);
     t.met(&[M8]);
+    for n in [0, 1] {
+        t.connect_begin(n, 2);
+    }
+    t.healthy();
     t.finish();
 }

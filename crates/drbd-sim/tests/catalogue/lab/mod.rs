@@ -391,11 +391,6 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         MET.with_borrow_mut(|met| met.add(&self.c.rows));
-        if std::env::var_os("DUMP_ROWS").is_some() {
-            for r in self.c.rows.iter() {
-                eprintln!("ROW {} {r:?}", std::thread::current().name().unwrap_or("?"));
-            }
-        }
         assert!(
             self.finished || std::thread::panicking(),
             "a test has to end with finish"
