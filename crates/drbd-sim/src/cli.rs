@@ -43,6 +43,9 @@ pub struct Args {
     /// Volumes with metadata of their own grow now and then, all of which have it.
     #[arg(long)]
     grow: bool,
+    /// The nodes have different protocol versions, in clusters of two also one of DRBD 8.
+    #[arg(long)]
+    mixed: bool,
     /// Goes on after a failing seed, and counts.
     #[arg(long)]
     keep_going: bool,
@@ -61,6 +64,7 @@ impl Args {
             nodes: self.nodes,
             calm: self.calm,
             grow: self.grow,
+            mixed: self.mixed,
         }
     }
 
@@ -71,7 +75,8 @@ impl Args {
             .map_or(String::new(), |n| format!(" --nodes {n}"));
         let calm = if self.calm { " --calm" } else { "" };
         let grow = if self.grow { " --grow" } else { "" };
-        format!("cargo sim --seed {seed}{nodes}{calm}{grow} --trace")
+        let mixed = if self.mixed { " --mixed" } else { "" };
+        format!("cargo sim --seed {seed}{nodes}{calm}{grow}{mixed} --trace")
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Wishes {
     pub calm: bool,
     /// Volumes grow.
     pub grow: bool,
+    /// Nodes of different protocol versions.
+    pub mixed: bool,
 }
 
 /// The plan of a seed.
@@ -148,6 +150,9 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         ..Profile::default()
     };
     let calm = wishes.calm || rng.percent(4);
+    if wishes.mixed {
+        config.versions = versions(seed, nodes, config.volumes.len());
+    }
     Plan {
         requests: rng.range(50, 500),
         steps: if calm { 3 } else { rng.range(3, 25) },
@@ -164,6 +169,27 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         config,
         profile,
     }
+}
+
+/// The protocol versions of nodes that are older than this software. Chance of its own, so that everything else about the
+/// seed is as it is without.
+fn versions(seed: u64, nodes: usize, volumes: usize) -> Vec<(usize, u16)> {
+    let mut rng = Rng::new(seed ^ 0x0dd_4e55);
+    if nodes == 2 && rng.percent(30) {
+        // A node of the 8 series has one peer; before 100 a connection is about one volume.
+        let version = match volumes {
+            1 => rng.pick(&[101, 101, 101, 100, 97, 96, 95, 94, 91, 90, 89, 87, 86]),
+            _ => rng.pick(&[101, 100]),
+        };
+        return vec![(rng.below(2) as usize, version)];
+    }
+    let mut found = Vec::new();
+    for n in 0..nodes {
+        if rng.percent(50) {
+            found.push((n, rng.pick(&[118, 119, 120, 121, 122, 123])));
+        }
+    }
+    found
 }
 
 fn volume(rng: &mut Rng, nodes: usize, large: bool) -> VolumeConfig {
