@@ -83,6 +83,9 @@ impl Engine {
             self.log_at(LogLevel::Info, Some(peer), Some(v), text);
             return Err(RetCode::HANDSHAKE_RETRY);
         }
+        if decision.strategy.is_target() && self.is_about_to_be_resynced(peer, v) {
+            return Err(RetCode::HANDSHAKE_RETRY);
+        }
         for handler in &decision.handlers {
             self.call(*handler, Some(peer), Some(v));
         }
@@ -140,6 +143,24 @@ impl Engine {
             }
             Outcome::NoResult => Err(RetCode::HANDSHAKE_DISCONNECT),
         }
+    }
+
+    /// Whether this disk is Outdated only because a node that outlived a crashed Primary is about to resync it, and
+    /// the crashed one asks to be its source for that. Neither knows it of the other yet; once the resync runs, the
+    /// comparison takes care of it.
+    fn is_about_to_be_resynced(&self, peer: NodeId, v: VolumeNr) -> bool {
+        let crashed = |flags: UuidFlags| flags.contains(UuidFlags::CRASHED_PRIMARY);
+        let exchanges = |repl| matches!(repl, ReplState::WFBitMapT | ReplState::WFSyncUUID);
+        let theirs = self.peer_device(peer, v).map(|k| k.uuids.flags);
+        theirs.is_some_and(crashed)
+            && self
+                .volumes
+                .get(&v)
+                .is_some_and(|x| !x.flags.crashed_primary)
+            && self
+                .state
+                .peers_of(v)
+                .any(|(n, _, pd)| n != peer && exchanges(pd.repl))
     }
 
     /// Everything the decision depends on.
@@ -437,21 +458,22 @@ impl Engine {
         // Both crashed, and there is nothing to transfer between disks that are worth the same: a resync
         // would change nothing, and its end would be offered to all others again, for ever.
         let theirs = self.peer_device(peer, v).map_or(0, |k| k.uuids.dirty_bits);
+        let bits = theirs != 0 || self.bitmap_weight(peer, v) != 0;
         let pointless = matches!(
             decision.strategy,
             crate::decision::Strategy::SourceIfBothFailed
                 | crate::decision::Strategy::TargetIfBothFailed
         ) && own == pdisk
-            && theirs == 0
-            && self.bitmap_weight(peer, v) == 0;
+            && !bits;
         if pointless {
             return;
         }
         self.apply_decision(peer, v, &decision);
-        // Equal generations, but one side knows that it missed writes of this one: the bitmaps tell which.
-        // A kernel's DRBD would not take part: to it they are equal.
+        // Equal generations, but one side knows that it missed writes of this one, or may have: it was resynced by
+        // a node that was not connected to the Primary of that time. The bitmaps tell which. A kernel's DRBD would
+        // not take part: to it they are equal.
         let both = self.has_feature(peer, Features::COMPARE_LEFTOVER);
-        if disk_states && both && repl == ReplState::Established {
+        if (disk_states || bits) && both && repl == ReplState::Established {
             repl = match (own, pdisk) {
                 (DiskState::UpToDate, DiskState::Outdated) => ReplState::WFBitMapS,
                 (DiskState::Outdated, DiskState::UpToDate) => ReplState::WFBitMapT,

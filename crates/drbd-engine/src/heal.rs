@@ -70,9 +70,10 @@ impl Engine {
 
     /// A Primary said that this node lacks a write. If the disk is UpToDate and nothing is being transferred, it
     /// thought of it as it was a moment ago: it became UpToDate with the connection, which the Primary learns when it
-    /// has let suspended writes go. Nothing would bring these blocks (a deviation: the reference stays so).
+    /// has let suspended writes go. Or the disk is Consistent, and will be UpToDate without a resync. Nothing would
+    /// bring these blocks (a deviation: the reference stays so).
     pub(crate) fn told_lacking(&mut self, peer: NodeId, v: VolumeNr) {
-        let unexpected = self.state.disk(v) == DiskState::UpToDate
+        let unexpected = self.local_disk_at_least(v, DiskState::Outdated)
             && self.state.repl(peer, v) == ReplState::Established
             && self.peer_is_primary(peer);
         if unexpected && let Some(known) = self.peer_device_mut(peer, v) {
@@ -83,6 +84,9 @@ impl Engine {
 
     /// The Primary that has what this node was told to lack.
     fn source_of_lacking(&self, v: VolumeNr) -> Option<NodeId> {
+        if self.state.disk(v) != DiskState::UpToDate {
+            return None;
+        }
         self.state
             .peers_of(v)
             .find(|(n, _, pd)| {

@@ -242,11 +242,13 @@ impl Engine {
         let user = min_not_zero(own_user, u);
         let current = self.volumes.get(&v).map_or(0, |x| x.size);
         let local_max = self.local_max(v);
+        let la_size = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
+        let fresh = la_size == 0;
         let fits = c <= local_max && (user == 0 || c <= user);
-        // The peer has grown, so it has seen room on all disks, perhaps on one that is not connected here. The
-        // reference stays smaller, and the connection breaks when something is written behind its end.
+        // A peer that is larger than what was agreed has seen room on all disks, perhaps on one that is not connected
+        // here. The reference stays smaller, and the connection breaks when something is written behind its end.
         let size = match self.new_size(v, user) {
-            size if size < c && fits && current != 0 => c,
+            size if size < c && fits && !fresh => c,
             size => size,
         };
         if size < current && self.state.disk(v) >= DiskState::Outdated && handshake {
@@ -263,8 +265,6 @@ impl Engine {
         if let Some(disk) = self.disk_mut(v) {
             disk.options.size = user;
         }
-        let la_size = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
-        let fresh = la_size == 0;
         if !fresh && c != 0 && handshake {
             self.note_growth(peer, v, current, c, size);
         }

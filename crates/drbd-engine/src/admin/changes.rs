@@ -129,6 +129,13 @@ impl Engine {
             };
             return self.resync_command(cmd, peer, v, repl);
         }
+        // Others are to get their data from here, and there is no other copy.
+        let serves = |pd: &crate::state::PeerDeviceState| {
+            pd.is_sync_source() || pd.repl == ReplState::WFBitMapS
+        };
+        if self.state.peers_of(v).any(|(_, _, pd)| serves(pd)) {
+            return Some(Reply::new(RetCode::RESYNC_RUNNING));
+        }
         let reply = code(self.change(ChangeFlags::SOFT, |s| {
             if let Some(d) = s.devices.get_mut(&v) {
                 d.disk = DiskState::Inconsistent;

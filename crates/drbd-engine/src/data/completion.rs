@@ -213,15 +213,11 @@ impl Engine {
     }
 
     /// Whether a copy that counts has a request's data (data path, section 4.2). A deviation: a disk that is being
-    /// resynced, or missed writes, is no such copy. When its source is gone and comes back, the block is replaced
-    /// by the source's.
+    /// resynced, missed writes, or has been let go meanwhile is no such copy. When its source is gone and comes
+    /// back, or it is attached again, the block is replaced by the peer's.
     fn is_kept(&self, req: &Request) -> bool {
         let counts = |disk: DiskState| disk > DiskState::Outdated && disk != DiskState::Unknown;
-        let behind = matches!(
-            self.state.disk(req.volume),
-            DiskState::Inconsistent | DiskState::Outdated
-        );
-        (req.local == Local::Ok && !behind)
+        (req.local == Local::Ok && counts(self.state.disk(req.volume)))
             || req
                 .ok
                 .iter()

@@ -187,7 +187,8 @@ impl Engine {
     }
 
     /// Tells the nodes that are being resynced from here that blocks differ (data path, sections 12.4 and
-    /// 15.8), all but those in `except`.
+    /// 15.8), all but those in `except`. After an invalidate a target asks nodes that do not count as its sources:
+    /// whoever is Inconsistent is told (a deviation).
     pub(crate) fn tell_resync_targets(
         &mut self,
         volume: VolumeNr,
@@ -200,10 +201,13 @@ impl Engine {
             .peers_of(volume)
             .filter(|(peer, _, pd)| {
                 !except.contains(*peer)
-                    && matches!(
-                        pd.repl,
-                        ReplState::SyncSource | ReplState::PausedSyncS | ReplState::WFBitMapS
-                    )
+                    && match pd.repl {
+                        ReplState::Established => pd.pdisk == DiskState::Inconsistent,
+                        repl => matches!(
+                            repl,
+                            ReplState::SyncSource | ReplState::PausedSyncS | ReplState::WFBitMapS
+                        ),
+                    }
             })
             .map(|(peer, _, _)| peer)
             .collect();

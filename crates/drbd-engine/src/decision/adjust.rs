@@ -17,7 +17,7 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
             && usable
             && ((weak_rule && d.strategy.is_if_both_failed())
                 || (d.strategy == NoSync && one_inconsistent)
-                || outdated_source(f, d))
+                || worse_source(f, d))
     } else {
         (d.rule == Rule::BothOff || d.strategy == NoSync) && one_inconsistent
     };
@@ -36,7 +36,7 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
         peer == DiskState::Inconsistent
     };
     d.note(match (f.pv >= 119, source) {
-        _ if outdated_source(f, d) => Row::D5,
+        _ if worse_source(f, d) => Row::D5,
         (true, true) if d.strategy == NoSync => Row::D2a,
         (true, false) if d.strategy == NoSync => Row::D2b,
         (true, true) => Row::D1a,
@@ -70,17 +70,19 @@ fn crashed_source(f: &Facts<'_>, source: bool) -> bool {
     settles && source.contains(crashed) && !target.contains(crashed)
 }
 
-/// A crashed Primary whose disk knows that it missed writes would overwrite an UpToDate disk, and nobody would
-/// be UpToDate any more. A deviation from the comparison of the reference: its blocks are compared, but the
-/// UpToDate disk is the source.
-pub(super) fn outdated_source(f: &Facts<'_>, d: &Decision) -> bool {
+/// A crashed Primary whose disk knows that it missed writes would overwrite an UpToDate disk, or one that was being
+/// resynced any disk, and nobody would be UpToDate any more. A deviation from the comparison of the reference: its
+/// blocks are compared, but the better disk is the source.
+pub(super) fn worse_source(f: &Facts<'_>, d: &Decision) -> bool {
     let (own, peer) = (f.me.disk, f.other.disk);
     let (source, target) = match d.strategy {
         SourceUseBitmap => (own, peer),
         TargetUseBitmap => (peer, own),
         _ => return false,
     };
-    d.rule == Rule::CrashedPrimary && source <= DiskState::Outdated && target == DiskState::UpToDate
+    let worse = source <= DiskState::Outdated && target == DiskState::UpToDate
+        || source <= DiskState::Inconsistent && target > DiskState::Inconsistent;
+    d.rule == Rule::CrashedPrimary && worse
 }
 
 /// One disk is Inconsistent and nobody brings it up to date: its source has gone, or became a target itself.
@@ -260,8 +262,11 @@ pub(super) fn leftover(f: &Facts<'_>, d: &mut Decision) {
     if !f.compare_leftover {
         return;
     }
-    // Who was started anew may have lost what was in its cache, though nobody knows it for a crashed Primary.
-    let remembers = |flags: UuidFlags| flags.contains(UuidFlags::RECONNECT);
+    // Who was started anew may have lost what was in its cache, though nobody knows it for a crashed Primary, or it
+    // was connected without its disk meanwhile.
+    let remembers = |flags: UuidFlags| {
+        flags.contains(UuidFlags::RECONNECT) && !flags.contains(UuidFlags::CRASHED_PRIMARY)
+    };
     // Consistent for the loss of the very Primary that comes back, which was started anew.
     let rank = |disk, own: UuidFlags, other: UuidFlags| match disk {
         DiskState::Consistent if remembers(own) && !remembers(other) => DiskState::UpToDate,

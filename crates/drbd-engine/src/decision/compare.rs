@@ -209,11 +209,23 @@ fn different(f: &Facts<'_>, s: Uuid, p: Uuid) -> Option<Compared> {
         .iter()
         .take(ancestors(mine))
         .any(|a| theirs.clone().any(|b| a.same(*b)));
-    if common {
+    if common || share_a_slot(f) {
         hit(SplitBrainDisconnect, Rule::HistoryBoth, Row::C30)
     } else {
         None
     } // 30
+}
+
+/// Whether a generation since which one of the copies tracks the changes of any node is an ancestor of the other
+/// copy: then both come from it (a deviation: to the reference they are unrelated, and only `create-md` helps).
+fn share_a_slot(f: &Facts<'_>) -> bool {
+    let real = |u: &Uuid| !u.is_none() && !u.is_just_created() && !u.same(Uuid::UNKNOWN);
+    let known = |u: Uuid| f.theirs.in_history(u) || f.theirs.node_of(u).is_some();
+    let mut mine = NodeId::all().map(|n| f.mine.bitmap(n)).filter(real);
+    let mut theirs = NodeId::all()
+        .filter_map(|n| f.theirs.bitmap(n))
+        .filter(real);
+    mine.any(known) || theirs.any(|u| f.mine.in_history(u))
 }
 
 /// The nodes whose slots track changes since this generation.

@@ -445,7 +445,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         Occasion::Resync { disk_states } => {
             // Without this an UpToDate disk would become the target of one that is Outdated, and with the next
             // offers all would be Outdated (a deviation: the reference does not look at the disks here).
-            let crashed = d.strategy.is_if_both_failed() || adjust::outdated_source(facts, &d);
+            let crashed = d.strategy.is_if_both_failed() || adjust::worse_source(facts, &d);
             let forsaken = adjust::forsaken(facts, &d);
             if forsaken && !disk_states {
                 d.note(Row::D6);

@@ -60,9 +60,10 @@ impl Engine {
         let no_log =
             flags.contains(LocalFlags::PRIMARY_IND) && flags.contains(LocalFlags::AL_DISABLED);
         // A third node can lack what this one got, although it was connected to it: it may not have seen the
-        // Primary.
-        let third = disk.meta.sb.peers.iter();
-        let third = third.filter(|p| p.bitmap_index.is_some()).count() > 1;
+        // Primary, which may be a client.
+        let others = disk.meta.sb.peers.iter();
+        let others = others.filter(|p| p.bitmap_index.is_some()).count();
+        let third = others > 1 || self.conns.len() > 1;
         let mark_all = no_log && (third || flags.contains(LocalFlags::CRASHED_PRIMARY));
         let mut full = Vec::new();
         let mut unseen = Vec::new();

@@ -214,16 +214,22 @@ impl Engine {
         })
     }
 
-    /// Whether this node has another generation than it said in the exchange.
+    /// Whether this node has, or shows to its applications, another generation than it said in the exchange.
     fn moved_on_in_exchange(&self, peer: NodeId) -> bool {
         self.conns.get(&peer).is_some_and(|conn| {
             conn.peers.iter().any(|(v, known)| {
                 let sent = known.sent;
+                let now = match self.state.disk(*v) {
+                    disk if disk >= DiskState::Inconsistent => self.current_uuid(*v),
+                    DiskState::Diskless if self.state.role == Role::Primary => {
+                        self.shown_to(peer, *v)
+                    }
+                    _ => sent.current,
+                };
                 known.handshake_result.is_some()
-                    && self.local_disk_at_least(*v, DiskState::Inconsistent)
                     && !sent.flags.contains(UuidFlags::SYNC_TARGET)
                     && !sent.current.is_none()
-                    && !sent.current.same(self.current_uuid(*v))
+                    && !sent.current.same(now)
             })
         })
     }

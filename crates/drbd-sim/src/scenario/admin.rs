@@ -1,7 +1,7 @@
 //! What fate and administrators do.
 
 use drbd_engine::command::{Command, Resize};
-use drbd_proto::{DiskState, ReplState, Role, Sector, VolumeNr};
+use drbd_proto::{ConnState, DiskState, ReplState, Role, Sector, VolumeNr};
 
 use super::{Deed, Run};
 use crate::clock::{MS, SEC};
@@ -37,6 +37,7 @@ impl Run {
                 }
                 self.do_it(Deed::Attach(n, v));
             }
+            Deed::ResumeIo(n) if self.resume_would_fail(n) => self.later(SEC, Deed::ResumeIo(n)),
             Deed::ResumeIo(n) => self.give(n, Command::ResumeIo),
             Deed::ResumeSync(n, peer) => {
                 for v in 0..self.cluster.config.volumes.len() {
@@ -221,6 +222,11 @@ impl Run {
             // cache, and what was not flushed is gone (D1 promises it for crashes of processes only).
             self.cluster.lenient = true;
         }
+        // With protocols A and B the Primary's copy is the one that counts, without what was in its cache: until all
+        // have followed, reads show the one or the other.
+        if self.plan.asynchronous && self.cluster.role(n) == Role::Primary {
+            power = false;
+        }
         if power && self.cluster.config.volatile_cache && !self.others_complete(n) {
             // It may hold the only copy of something: a single failure spares it.
             if self.plan.blackouts {
@@ -238,14 +244,24 @@ impl Run {
         self.later(delay, Deed::Start(n));
     }
 
-    /// Whether a node that lost its cache has not got back yet what was in it: the next failure would be
-    /// the second at a time.
+    /// `resume-io` also ends a suspension for want of data or quorum: what waits fails then, as the administrator
+    /// wants it. This one does not.
+    pub(super) fn resume_would_fail(&self, n: usize) -> bool {
+        self.cluster
+            .status(n)
+            .is_some_and(|s| s.info.susp_nod || s.info.susp_quorum)
+    }
+
+    /// Whether a node that lost its cache has not got back yet what was in it, or not met all others since: the
+    /// next failure would be the second at a time, and a comparison of two such copies may choose either.
     fn still_fragile(&mut self) -> bool {
         let Some(n) = self.fragile else { return false };
         let c = &self.cluster;
         let volumes = 0..c.config.volumes.len();
+        let mut others = (0..c.config.nodes).filter(|m| *m != n && c.nodes[*m].up());
         let well = c.config.diskless[n]
             || c.nodes[n].up()
+                && others.all(|m| c.connection(n, m) == ConnState::Connected)
                 && volumes
                     .into_iter()
                     .all(|v| c.disk_state(n, v) == DiskState::UpToDate && c.is_current(n, v));
@@ -313,6 +329,10 @@ impl Run {
             }
             2 => {
                 let force = self.rng.percent(30);
+                // A disk that is given up is a failure, too.
+                if force && self.still_fragile() {
+                    return;
+                }
                 self.give(
                     n,
                     Command::Detach {

@@ -125,7 +125,7 @@ impl Run {
             if !self.cluster.script_done(n) {
                 continue;
             }
-            if s.info.susp_user {
+            if s.info.susp_user && !self.resume_would_fail(n) {
                 self.cluster.script(n, vec![Command::ResumeIo]);
             }
             // What its applications know is not what the disks have, and they may not go on with that.
