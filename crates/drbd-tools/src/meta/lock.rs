@@ -30,17 +30,20 @@ pub(super) fn minor(device: &str) -> Result<Option<u32>, Failure> {
 }
 
 /// Whether a node has the minor attached: what `drbdsetup dstate` says. No such minor, or no node,
-/// counts as not attached.
+/// counts as not attached, but a node that does not answer may have it attached.
 pub(super) fn is_attached(minor: u32) -> bool {
     let output = Command::new(drbdsetup())
         .arg("dstate")
         .arg(minor.to_string())
         .stdin(Stdio::null())
-        .stderr(Stdio::null())
         .output();
     let Ok(output) = output else { return false };
-    if matches!(output.status.code(), Some(10 | 20)) {
-        return false;
+    let silent = || String::from_utf8_lossy(&output.stderr).contains("the daemon");
+    match output.status.code() {
+        Some(10) => return false,
+        // The reference tool says so without its driver.
+        Some(20) => return silent(),
+        _ => {}
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let state = text

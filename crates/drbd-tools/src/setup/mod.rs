@@ -34,6 +34,8 @@ mod why;
 use args::Parsed;
 use status::Detail;
 
+/// Result code of the daemon for success.
+const DONE: i32 = 101;
 /// A usage error, or no answer.
 const USAGE: u8 = 20;
 /// An object that is not there.
@@ -270,7 +272,16 @@ fn ask(command: &str, which: &str) -> Result<Option<Outcome>, String> {
     match Client::connect(&socket()) {
         Ok(mut client) => {
             let outcome = client.request(command, &[which], Vec::new(), false);
-            outcome.map(Some).map_err(|e| format!("{which}: {e}"))
+            let outcome = outcome.map_err(|e| format!("{which}: {e}"))?;
+            // No answer is not the answer that there is nothing.
+            if outcome.code != DONE {
+                let info = outcome.info.join("; ");
+                return Err(format!(
+                    "{which}: the daemon refused: ({}) {info}",
+                    outcome.code
+                ));
+            }
+            Ok(Some(outcome))
         }
         Err(ClientError::NoDaemon { .. }) => Ok(None),
         Err(e) => Err(format!("{which}: {e}")),
