@@ -39,6 +39,9 @@ pub use job::{Disks, Finished, Job, Output};
 /// Largest single discard or zero-out in bytes: 2^22 sectors (data path, section 10.2).
 pub const MAX_DISCARD: u32 = 1 << 31;
 
+/// The type of `tmpfs`, as `fstatfs` reports it.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -82,6 +85,8 @@ pub struct Device {
     pub max_discard: u32,
     /// It has a volatile write cache.
     pub volatile_cache: bool,
+    /// A file that lies in memory: `io_uring` would hand each operation to a thread, which costs more than to copy.
+    in_memory: bool,
     /// Something was written without FUA since the last flush.
     dirty: AtomicBool,
 }
@@ -155,6 +160,7 @@ impl Device {
             discard_alignment: 0,
             max_discard: MAX_DISCARD,
             volatile_cache: true,
+            in_memory: false,
             dirty: AtomicBool::new(true),
         };
         if is_block {
@@ -167,6 +173,7 @@ impl Device {
                 .unwrap_or(4096)
                 .clamp(512, 4096);
             device.discard_granularity = device.physical_block;
+            device.in_memory = rustix::fs::fstatfs(&device.fd).is_ok_and(|s| s.f_type == TMPFS);
         }
         Ok(device)
     }

@@ -79,6 +79,41 @@ fn tag(output: Result<Output, DiskError>) -> Result<(), DiskError> {
     output.map(|o| assert!(matches!(o, Output::Nothing)))
 }
 
+/// Short requests to a file in memory end without the ring; longer ones take it.
+#[test]
+fn a_file_in_memory_is_copied_to() {
+    let memory = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&memory, 1 << 20).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
+    let device = Arc::new(Device::open(Path::new(&path)).unwrap());
+    let mut b = Bench::new();
+    let buf = b.buf(8192, 3);
+    b.disks
+        .write(OpId(1), &device, 4096, buf, 8192, false, true);
+    assert_eq!(b.disks.next_finished().map(|f| f.op), Some(OpId(1)));
+    let buf = b.pool.alloc(12288, Purpose::Internal).unwrap();
+    b.disks.read(OpId(2), &device, 0, buf);
+    let Some(Finished {
+        result: Ok(Output::Data(got)),
+        ..
+    }) = b.disks.next_finished()
+    else {
+        panic!("not read");
+    };
+    assert!(got[..4096].iter().all(|x| *x == 0) && got[4096..].iter().all(|x| *x == 3));
+    let buf = b.pool.alloc(4096, Purpose::Internal).unwrap();
+    b.disks.read(OpId(3), &device, 1 << 20, buf);
+    let beyond = b.disks.next_finished().map(|f| f.result.is_err());
+    assert_eq!(beyond, Some(true), "beyond the end");
+    assert!(b.disks.to_start().is_empty());
+
+    let buf = b.buf(256 << 10, 4);
+    b.disks
+        .write(OpId(4), &device, 0, buf, 256 << 10, false, false);
+    assert!(b.disks.next_finished().is_none());
+    assert_eq!(b.disks.to_start().len(), 1);
+}
+
 #[test]
 fn data_is_written_flushed_and_read() {
     let file = file(1 << 20);

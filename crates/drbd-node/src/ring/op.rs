@@ -65,7 +65,8 @@ impl Part {
         bytes.get(self.at..end).unwrap_or(&[])
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    /// The bytes of the range, to be filled; none if the memory is only a source.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         let (at, len) = (self.at, self.len);
         let bytes = self.memory.bytes_mut().unwrap_or(&mut []);
         let end = at.saturating_add(len).min(bytes.len());
