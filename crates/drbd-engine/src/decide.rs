@@ -325,7 +325,13 @@ impl Engine {
             .volumes
             .get(&v)
             .is_some_and(|x| x.flags.crashed_primary);
-        let own_marks_count = crashed || self.state.disk(v) == DiskState::Inconsistent;
+        // The same holds for what this disk got from a crashed Primary meanwhile, and the source never had. The bits
+        // of a disk that never had another generation than the first one mean nothing.
+        let got = decision.strategy.is_target()
+            && self
+                .disk_ref(v)
+                .is_some_and(|d| d.gen_ids.history().iter().any(|u| !u.is_none()));
+        let own_marks_count = crashed || got || self.state.disk(v) == DiskState::Inconsistent;
         match decision.bitmap {
             BitmapAction::Keep => return,
             BitmapAction::Clear if own_marks_count => return,
