@@ -275,6 +275,7 @@ impl RetCode {
     pub const ERR_DATA_NOT_CURRENT: RetCode = RetCode(150);
     pub const ERR_CONNECTED: RetCode = RetCode(151);
     pub const ERR_PERM: RetCode = RetCode(152);
+    pub const ERR_NEED_APV_93: RetCode = RetCode(153);
     pub const ERR_STONITH_AND_PROT_A: RetCode = RetCode(154);
     pub const ERR_CONG_NOT_PROTO_A: RetCode = RetCode(155);
     pub const ERR_PIC_AFTER_DEP: RetCode = RetCode(156);

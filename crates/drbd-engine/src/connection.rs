@@ -158,6 +158,10 @@ pub(crate) struct PeerDevice {
     pub resync_call: ResyncCall,
     /// Our current UUID when the resync from this peer began.
     pub start_uuid: Uuid,
+    /// P_SIZES of a connected peer of the 8 series waits for the own devices to be measured.
+    pub sizes_wait: bool,
+    /// P_SYNC_UUID that came meanwhile.
+    pub early_sync_uuid: Option<Uuid>,
     /// What we announced with P_ENABLE_REPLICATION_NEXT.
     pub replication_next_sent: bool,
     /// What the peer announced with P_ENABLE_REPLICATION_NEXT.

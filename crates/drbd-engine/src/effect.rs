@@ -315,7 +315,7 @@ pub enum OpenError {
     /// Another node is Primary: EMEDIUMTYPE.
     #[error("another node is Primary")]
     ForeignPrimary,
-    /// No UpToDate data, or no quorum: ENODATA.
+    /// No UpToDate data, or no quorum, for a reader: ENODATA.
     #[error("no UpToDate data in reach")]
     NoData,
     /// Forced demotion is under way: ENOTRECOVERABLE.

@@ -185,6 +185,7 @@ impl Engine {
             }
         }
         self.data_connection_lost(peer);
+        self.legacy_sizes_gone(peer);
         let mut waiters = Vec::new();
         if let Some(conn) = self.conns.get_mut(&peer) {
             waiters = core::mem::take(&mut conn.ping_waiters);

@@ -144,6 +144,9 @@ impl Engine {
 
     /// P_SYNC_UUID: the resync begins here.
     pub(crate) fn sync_uuid_packet(&mut self, peer: NodeId, v: VolumeNr, packet: SyncUuid) {
+        if self.early_sync_uuid(peer, v, packet) {
+            return;
+        }
         let repl = self.state.repl(peer, v);
         if !matches!(repl, ReplState::WFSyncUUID | ReplState::Behind) {
             self.log_at(

@@ -466,14 +466,8 @@ impl Engine {
         match asker {
             Asker::Command(cmd) => self.reply(cmd, Reply::new(code)),
             Asker::Opener(open) => {
-                let answer = match result {
-                    Ok(_) => Ok(()),
-                    Err(RetCode::TWO_PRIMARIES | RetCode::CW_FAILED_BY_PEER) => {
-                        Err(OpenError::ReadOnly)
-                    }
-                    Err(RetCode::NO_QUORUM | RetCode::NO_UP_TO_DATE_DISK) => Err(OpenError::NoData),
-                    Err(_) => Err(OpenError::ReadOnly),
-                };
+                // Whatever is in the way of a writer: the device is read-only (section 10.3).
+                let answer = result.map(drop).map_err(|_| OpenError::ReadOnly);
                 self.finish_open(open, answer);
             }
             Asker::LastClose => {}

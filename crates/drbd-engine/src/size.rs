@@ -19,6 +19,9 @@ use crate::effect::{Effect, Limits, LogLevel};
 use crate::engine::{Engine, PacketError};
 use crate::state::State;
 
+/// The first version in which nodes tell what all of them have room for.
+const PARTITION_CAPACITY: u16 = 112;
+
 /// The smaller one of two sizes, where 0 means "not known".
 pub(crate) fn min_not_zero(a: u64, b: u64) -> u64 {
     match (a, b) {
@@ -56,7 +59,7 @@ impl Engine {
     }
 
     /// new_size (section 15.3).
-    fn new_size(&self, v: VolumeNr, user: u64) -> u64 {
+    pub(crate) fn new_size(&self, v: VolumeNr, user: u64) -> u64 {
         let la_size = self.disk_ref(v).map_or(0, |d| d.meta.sb.effective_size);
         let mut p = 0;
         let mut all_known = true;
@@ -86,7 +89,7 @@ impl Engine {
         }
     }
 
-    fn user_size(&self, v: VolumeNr) -> u64 {
+    pub(crate) fn user_size(&self, v: VolumeNr) -> u64 {
         self.disk_ref(v).map_or(0, |d| d.options.size)
     }
 
@@ -151,6 +154,17 @@ impl Engine {
 
     /// "send sizes".
     pub(crate) fn send_sizes(&mut self, peer: NodeId, v: VolumeNr, dds_flags: u16) {
+        self.send_sizes_as(peer, v, DdsFlags(dds_flags), None);
+    }
+
+    /// "send sizes", with another current size than there is.
+    pub(crate) fn send_sizes_as(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        dds_flags: DdsFlags,
+        c_size: Option<u64>,
+    ) {
         let Some(volume) = self.volumes.get(&v) else {
             return;
         };
@@ -174,18 +188,18 @@ impl Engine {
                 u8::try_from((d.meta.sb.block_size.bytes() >> 12).trailing_zeros()).unwrap_or(0)
             }),
         });
-        let d_size = if attached.is_some() {
-            self.partition_capacity(v)
-        } else {
-            0
+        let d_size = match attached {
+            Some(_) if conn.apv() >= PARTITION_CAPACITY => self.partition_capacity(v),
+            Some(_) => self.local_max(v),
+            None => 0,
         };
         let sizes = Sizes {
             d_size: Sectors(d_size),
             u_size: Sectors(attached.map_or(0, |d| d.options.size)),
-            c_size: Sectors(volume.size),
+            c_size: Sectors(c_size.unwrap_or(volume.size)),
             max_bio_size: Bytes(volume.options.max_bio_size),
             queue_order_type: 0,
-            dds_flags: DdsFlags(dds_flags),
+            dds_flags,
             limits,
         };
         self.send(peer, Stream::Data, v, Packet::Sizes(sizes));
@@ -223,6 +237,9 @@ impl Engine {
             return self.reject_sizes(peer, &text);
         }
         if self.disk_ref(v).is_some_and(|d| d.loaded) {
+            if self.is_legacy(peer) && self.state.repl(peer, v) >= ReplState::Established {
+                return self.legacy_sizes(peer, v, sizes.dds_flags);
+            }
             self.sizes_with_disk(peer, v, u, c, sizes.dds_flags)
         } else {
             self.sizes_without_disk(peer, v, d, u, c)

@@ -286,6 +286,17 @@ impl DataOpKind {
     }
 }
 
+impl VolumeData {
+    /// The size changes: no extent is activated; if the metadata moves, no page of the bitmap is written, as its old place may
+    /// be too small for the pages there are now.
+    pub(crate) fn close_for_resize(&mut self, moves: bool) {
+        self.bitmap_locked = moves;
+        if let Some(al) = self.al.as_mut() {
+            al.freeze();
+        }
+    }
+}
+
 impl ResourceData {
     /// A fresh name for an application request.
     fn new_req(&mut self) -> ReqId {

@@ -339,7 +339,15 @@ impl Engine {
                     continue;
                 };
                 let write = req.is_write();
-                match self.admission(volume, write) {
+                // The device may have become smaller while it waited.
+                let end = req.sector.end(Bytes(req.len)).map(|end| end.0);
+                let size = self.volumes.get(&volume).map_or(0, |v| v.size);
+                let outside = size != 0 && end.is_none_or(|end| end > size);
+                let admission = match self.admission(volume, write) {
+                    Admission::Go if outside => Admission::Fail(IoError::Invalid),
+                    admission => admission,
+                };
+                match admission {
                     Admission::Wait => break,
                     Admission::Go => {
                         queue.pop_front();

@@ -235,6 +235,13 @@ impl Intervals {
         })
     }
 
+    /// Whether a write of an application reaches behind a sector, and the local disk has not finished with it.
+    pub fn writes_behind(&self, sector: Sector) -> bool {
+        self.overlaps(sector.0, u64::MAX)
+            .filter_map(|id| self.intervals.get(&id))
+            .any(|i| i.kind.is_application() && !i.flags.has(Flags::BACKING_COMPLETED))
+    }
+
     /// Sets flags. Unknown names are ignored.
     pub fn set(&mut self, id: IntervalId, flags: Flags) {
         if let Some(interval) = self.intervals.get_mut(&id) {

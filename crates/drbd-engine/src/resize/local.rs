@@ -1,7 +1,8 @@
 //! What a node does with its own disk when the size changes (metadata, section 7.4).
 //!
 //! In memory the new size counts at once, so that peers that are faster may use the new area. Applications see it, and
-//! writes go on, when it is durable. Until then the activity log is closed. If the metadata moves, the superblock at the
+//! writes go on, when it is durable. Until then the activity log is closed; before, a device that shrinks waits for what
+//! is written behind its new end. If the metadata moves, the superblock at the
 //! new place says first that nothing else there can be trusted: a crash costs a full resync, no data.
 
 use alloc::boxed::Box;
@@ -11,7 +12,7 @@ use alloc::vec::Vec;
 use drbd_meta::activity_log::{AlLayout, next_context_start};
 use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::Geometry;
-use drbd_proto::{DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, VolumeNr};
+use drbd_proto::{DdsFlags, DiskState, NodeId, NodeMask, ReplState, Role, Sector, VolumeNr};
 
 use crate::bitmap::Fill;
 use crate::command::{Reply, RetCode};
@@ -50,6 +51,8 @@ pub(crate) struct Resizing {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
+    /// The device shrinks: waiting until nobody writes behind its new end.
+    Requests,
     /// Waiting until nobody writes metadata.
     Drain,
     /// The first superblock at the new place is being written.
@@ -128,14 +131,13 @@ impl Engine {
             disk.measured = None;
             place = (geometry != disk.meta.geometry).then_some(geometry);
         }
-        // Its old place may be too small for the pages there are now.
-        volume.data.bitmap_locked = place.is_some();
-        if let Some(al) = volume.data.al.as_mut() {
-            al.freeze();
+        let shrinks = size < old;
+        if !shrinks {
+            volume.data.close_for_resize(place.is_some());
         }
         let resizing = Resizing {
             serial: self.next_op,
-            step: Step::Drain,
+            step: if shrinks { Step::Requests } else { Step::Drain },
             shown: old,
             size,
             place,
@@ -153,7 +155,7 @@ impl Engine {
         let _ = self.resize_settle();
     }
 
-    fn answer_resize(&mut self, cmd: Option<CmdId>, code: RetCode) {
+    pub(super) fn answer_resize(&mut self, cmd: Option<CmdId>, code: RetCode) {
         if let Some(cmd) = cmd {
             self.reply(cmd, Reply::new(code));
         }
@@ -296,6 +298,7 @@ impl Engine {
         }
         let settled = !self.md_dirty && self.disk_ref(v).is_some_and(|d| d.meta.is_settled());
         match resizing.step {
+            Step::Requests => return self.resize_quiet(v),
             Step::Drain if resizing.place.is_none() => self.resize_bitmap_out(v),
             Step::Drain if settled && self.metadata_idle(v) => self.move_metadata(v),
             Step::Superblock if settled => self.resize_write_ring(v, 0),
@@ -311,6 +314,21 @@ impl Engine {
                 return false;
             }
         }
+        true
+    }
+
+    /// What follows the device may belong to somebody else when the command has ended: nothing is written there any more.
+    /// Then the activity log is closed.
+    fn resize_quiet(&mut self, v: VolumeNr) -> bool {
+        let (Some(resizing), Some(volume)) = (self.resizes.get_mut(&v), self.volumes.get_mut(&v))
+        else {
+            return false;
+        };
+        if volume.data.intervals.writes_behind(Sector(resizing.size)) {
+            return false;
+        }
+        volume.data.close_for_resize(resizing.place.is_some());
+        resizing.step = Step::Drain;
         true
     }
 

@@ -4,6 +4,7 @@
 //! every node then does with its own disk is in [`local`]: the bitmap grows, and metadata at the end of a device that
 //! has grown itself moves to the new end (metadata, section 7.4).
 
+mod legacy;
 mod local;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,8 @@ pub(crate) enum MeasuredFor {
     Peer(u32),
     /// A connection that begins: the device may have grown while nobody was there.
     Handshake,
+    /// A connected peer of the 8 series has told its sizes, with these flags.
+    Sizes(NodeId, DdsFlags),
 }
 
 /// A `resize` of this node that the cluster has not decided yet.
@@ -53,6 +56,8 @@ pub(crate) struct Asked {
     resize: Resize,
     /// Known once the devices are measured.
     place: Option<(Measured, Geometry)>,
+    /// The peer of the 8 series whose answer is awaited.
+    waits_for: Option<NodeId>,
 }
 
 /// What another node asks for.
@@ -101,9 +106,8 @@ impl Engine {
         {
             return Some(Reply::new(RetCode::ERR_NO_DISK));
         }
-        if !self.legacy_peers().is_empty() {
-            let text = "a connected peer speaks a protocol without cluster-wide changes of size";
-            return Some(Reply::with(RetCode::ERR_APV_TOO_LOW, text));
+        if let Err(code) = self.legacy_may_resize(v, &resize) {
+            return Some(Reply::new(code));
         }
         let underway = self.pending.resizes.contains_key(&v);
         match self.may_resize(v) {
@@ -115,6 +119,7 @@ impl Engine {
             cmd,
             resize,
             place: None,
+            waits_for: None,
         };
         self.pending.resizes.insert(v, asked);
         self.measure(v, MeasuredFor::Command);
@@ -166,10 +171,13 @@ impl Engine {
         match whom {
             MeasuredFor::Command => self.measured_for_command(v, measured),
             MeasuredFor::Peer(tid) => self.measured_for_peer(v, tid, measured),
-            MeasuredFor::Handshake => {
+            MeasuredFor::Handshake | MeasuredFor::Sizes(..) => {
                 let place = measured.map(|m| self.new_place(v, m, &Resize::default()));
                 if let (Ok(Ok(place)), Some(disk)) = (place, self.disk_mut(v)) {
                     disk.measured = Some(place);
+                }
+                if let MeasuredFor::Sizes(peer, flags) = whom {
+                    self.measured_for_sizes(peer, v, flags);
                 }
             }
         }
@@ -221,6 +229,10 @@ impl Engine {
         }
         if asked.resize.assume_clean {
             flags |= DdsFlags::NO_RESYNC;
+        }
+        if !self.legacy_peers().is_empty() {
+            let place = (measured, geometry);
+            return self.legacy_resize(v, asked.cmd, asked.resize, place, flags);
         }
         let kind = ChangeKind::Resize {
             volume: v,

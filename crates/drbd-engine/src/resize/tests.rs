@@ -10,12 +10,12 @@ use drbd_meta::activity_log::{AlLayout, encode_initialised, replay::replay_area}
 use drbd_meta::flags::{LocalFlags, PeerFlags};
 use drbd_meta::geometry::{AlStriping, BitmapBlockSize, Geometry, MdIndex, Placement};
 use drbd_meta::superblock::{Format, Superblock};
-use drbd_proto::{DiskState, NodeId, VolumeNr};
+use drbd_proto::{DiskState, NodeId, Sector, VolumeNr};
 
 use crate::command::{Backing, Command, MetaPlace, Reply, Resize, RetCode};
 use crate::engine::{Engine, EngineConfig};
-use crate::event::{Event, OpOutput};
-use crate::id::CmdId;
+use crate::event::{Event, IoRequest, OpOutput};
+use crate::id::{BufId, CmdId, IoId, OpId};
 use crate::options::{DeviceOptions, DiskOptions, NetOptions, ResourceOptions};
 use crate::time::Instant;
 use crate::{Effect, bitmap::Slot};
@@ -66,6 +66,9 @@ struct Machine {
     /// Writes of metadata that are still carried out; then the power fails.
     left: usize,
     replies: Vec<Reply>,
+    /// Writes of applications that the disk has not done yet, and those that were refused.
+    writing: Vec<OpId>,
+    failed: Vec<IoId>,
     next: u64,
 }
 
@@ -82,6 +85,8 @@ impl Machine {
             disk,
             left: usize::MAX,
             replies: Vec::new(),
+            writing: Vec::new(),
+            failed: Vec::new(),
             next: 0,
         };
         let options = DeviceOptions::default();
@@ -102,7 +107,17 @@ impl Machine {
     fn give(&mut self, command: Command) {
         self.next += 1;
         let cmd = CmdId(self.next);
-        let mut events = VecDeque::from([Event::Command { cmd, command }]);
+        self.event(Event::Command { cmd, command });
+    }
+
+    fn write_done(&mut self, n: usize) {
+        let op = self.writing.remove(n);
+        let result = Ok(OpOutput::Nothing);
+        self.event(Event::Done { op, result });
+    }
+
+    fn event(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut effects = Vec::new();
             self.engine.handle(Instant::ZERO, event, &mut effects);
@@ -133,6 +148,16 @@ impl Machine {
                             meta_bytes: bytes,
                         };
                         (op, sizes)
+                    }
+                    Effect::DiskWrite { op, .. } => {
+                        self.writing.push(op);
+                        continue;
+                    }
+                    Effect::CompleteIo {
+                        io, result: Err(_), ..
+                    } => {
+                        self.failed.push(io);
+                        continue;
                     }
                     Effect::Reply { reply, .. } => {
                         self.replies.push(reply);
@@ -305,6 +330,51 @@ fn a_disk_that_did_not_grow_has_no_room() {
     assert_eq!(superblock(&m.disk).unwrap().effective_size, old - 8);
     assert_eq!(m.disk[..1 << 20], before[..1 << 20], "no data was touched");
     assert_eq!(m.engine.status().devices[0].1.disk, DiskState::UpToDate);
+}
+
+/// The area behind the new end is somebody else's when the command has ended.
+#[test]
+fn a_shrink_waits_for_writes_behind_the_new_end() {
+    let mut m = Machine::new(disk());
+    assert!(m.attach().is_ok());
+    m.give(Command::Primary { force: false });
+    m.replies.clear();
+    let old = m.size();
+    let write = |m: &mut Machine, io: u64, sector: u64| {
+        m.event(Event::Io {
+            io: IoId(io),
+            volume: V,
+            request: IoRequest::Write {
+                sector: Sector(sector),
+                len: 4096,
+                buf: BufId(io),
+                fua: false,
+            },
+        });
+    };
+    write(&mut m, 1, 0);
+    write(&mut m, 2, old - 8);
+    assert_eq!(m.writing.len(), 2, "both are on their way to the disk");
+    let resize = Resize {
+        size: old - 64,
+        assume_peer_has_space: true,
+        ..Resize::default()
+    };
+    m.give(Command::Resize { volume: V, resize });
+    assert!(m.replies.is_empty(), "{:?}", m.replies);
+    // Nothing new behind the new end; what is before goes on.
+    write(&mut m, 3, old - 8);
+    assert_eq!(m.failed, [IoId(3)]);
+    write(&mut m, 4, 64);
+    assert_eq!(m.writing.len(), 3);
+    // The one before the new end does not count.
+    m.write_done(0);
+    assert!(m.replies.is_empty());
+    m.write_done(0);
+    assert_eq!(m.replies.pop().map(|r| r.code), Some(RetCode::NO_ERROR));
+    assert_eq!(m.size(), old - 64);
+    assert_eq!(superblock(&m.disk).unwrap().effective_size, old - 64);
+    assert_eq!(m.failed, [IoId(3)]);
 }
 
 #[test]

@@ -39,6 +39,17 @@ impl Lab {
         Ok(())
     }
 
+    /// The device has another size now: what the model does not have yet is what the node's disk holds.
+    pub(in crate::interop) fn resized(&mut self, id: u8, size: u64) -> Result<()> {
+        let side = self.side(id)?;
+        let size = usize::try_from(size).context("size")?;
+        let bytes = std::fs::read(side.disk()).context(side.disk().display())?;
+        let new = bytes.get(self.model.len()..size).unwrap_or(&[]).to_vec();
+        self.model.truncate(size);
+        self.model.extend(new);
+        Ok(())
+    }
+
     /// Puts random bytes at some places of a disk that is not in use.
     pub(super) fn fill_disk(&mut self, id: u8) -> Result<()> {
         let path = self.side(id)?.disk().to_owned();

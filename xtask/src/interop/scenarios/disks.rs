@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use drbd_testkit::wait::until;
 use drbd_testkit::{Context, Error, Result};
 
 use super::super::Run;
@@ -65,6 +66,64 @@ pub(super) fn moved(run: &Run<'_>) -> Result<()> {
         }
         lab.settle()?;
         received_about(lab, 1, 0, 48 * 4096)
+    })
+}
+
+/// The device grows and shrinks within its disks, by order of the Primary and of the Secondary, under writes.
+pub(super) fn resized(run: &Run<'_>) -> Result<()> {
+    run.tell(Options::default().disk("size 16M"), |lab| {
+        lab.up_in_sync(0)?;
+        let mut old = 16_u64 << 20;
+        for (step, (id, mib)) in [(0, 20), (1, 24), (0, 18), (1, 16), (0, 28)]
+            .into_iter()
+            .enumerate()
+        {
+            let size = mib << 20;
+            lab.configure(|options| options.disk(&format!("size {mib}M")))?;
+            if size < old {
+                lab.resized(0, size)?;
+            }
+            lab.side(id)?
+                .adm("resize")
+                .context(format!("step {step}"))?;
+            let all: Vec<u8> = vec![0, 1];
+            for id in all {
+                let side = lab.side(id)?;
+                let want = size / 512;
+                until(
+                    &format!("step {step}: {} has the new size", side.name),
+                    SOON,
+                    || {
+                        let script = match side.kind() {
+                            Kind::Ours => format!(
+                                "drbdsetup status --json --statistics | grep -c '\"size\": *{}'",
+                                size >> 10
+                            ),
+                            _ => format!("test $(cat /sys/block/drbd0/size) = {want}"),
+                        };
+                        Ok((side.script(&script, SOON)?.code == Some(0)).then_some(()))
+                    },
+                )?;
+            }
+            lab.wait_in_sync().context(format!("step {step}"))?;
+            lab.resized(0, size)?;
+            lab.settle().context(format!("step {step}"))?;
+            // Also where nothing was before.
+            let last = size - 4096;
+            lab.write(0, &[(last, 4096)])?;
+            let places = lab.places(20, 2);
+            lab.write(0, &places)?;
+            lab.settle().context(format!("step {step}"))?;
+            for id in [0, 1] {
+                let peer = 1 - id;
+                let connected = lab.side(id)?.status()?.connection(peer) == "Connected";
+                if !connected {
+                    return Err(Error::new(format!("step {step}: the connection was lost")));
+                }
+            }
+            old = size;
+        }
+        Ok(())
     })
 }
 

@@ -144,6 +144,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "disks attached by the other implementation",
         disks::moved,
     ),
+    pair(
+        "7-resize",
+        "the device grows and shrinks, by order of either side",
+        disks::resized,
+    ),
     Scenario {
         with: With::Eight,
         ..pair(
