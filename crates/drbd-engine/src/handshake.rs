@@ -9,7 +9,7 @@ use drbd_proto::auth::{self, HmacAlg};
 use drbd_proto::packet::{AuthChallenge, AuthResponse, ConnectionFeatures, Protocol};
 use drbd_proto::{
     AGREEABLE_LEGACY, AGREEABLE_MODERN, AlgName, ConnFlags, ConnState, Ctx, DigestAlg, Features,
-    NodeId, NodeMask, Packet, Stream, VERSION_MAX, VERSION_MIN, VolumeNr,
+    NodeId, NodeMask, Packet, Stream, VERSION_MAX, VERSION_MIN, VolumeNr, max_request_size,
 };
 
 use crate::command::RetCode;
@@ -231,6 +231,16 @@ impl Engine {
                 peer,
                 "the peer is a DRBD 8: such a resource can have one connection only",
             );
+        }
+        // The peer could not receive what applications may ask for here.
+        let most = max_request_size(version);
+        if let Some(volume) = (self.volumes.values()).find(|v| v.options.max_bio_size > most) {
+            let text = format!(
+                "the peer speaks protocol {version}, which has requests of {most} bytes at most: \
+                 set max-bio-size of volume {} to that",
+                volume.nr
+            );
+            return self.refuse_peer(peer, &text);
         }
         let ids = (f.sender_node_id, f.receiver_node_id);
         if !legacy && ids != (u32::from(peer.get()), u32::from(self.node_id.get())) {

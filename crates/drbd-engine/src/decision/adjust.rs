@@ -19,7 +19,10 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
                 || (d.strategy == NoSync && one_inconsistent)
                 || worse_source(f, d))
     } else {
-        (d.rule == Rule::BothOff || d.strategy == NoSync) && one_inconsistent
+        // Nor is an UpToDate disk of a crashed Primary given up for one that is Inconsistent (a deviation: the reference
+        // does that, and may lose the last good copy; such a peer does not get the connection).
+        let crashed = weak_rule && d.strategy.is_if_both_failed();
+        (d.rule == Rule::BothOff || d.strategy == NoSync || crashed) && one_inconsistent
     };
     if !decide {
         return;

@@ -40,6 +40,8 @@ pub(crate) struct Requests<'a> {
     step: u64,
     /// Bits of a thin request.
     thin: Option<u64>,
+    /// Bits of the largest request.
+    most: u64,
     /// Size of the previous request in bits, and where it ended.
     previous: Option<(u64, BitNr)>,
 }
@@ -68,8 +70,16 @@ impl<'a> Requests<'a> {
             left: left.max(thin.unwrap_or(0)),
             step: u64::from(peer_block / block).max(1),
             thin,
+            most: u64::from(MAX_REQUEST / block),
             previous: None,
         }
+    }
+
+    /// No request is larger than this, in bytes: the agreed protocol version has a limit.
+    pub(crate) fn at_most(mut self, bytes: u32) -> Self {
+        self.most = u64::from(bytes.min(MAX_REQUEST) / self.bitmap.block_size());
+        self.thin = self.thin.filter(|thin| *thin <= self.most);
+        self
     }
 
     /// Where the next turn begins.
@@ -79,7 +89,7 @@ impl<'a> Requests<'a> {
 
     /// The largest size in bits of a request that starts here.
     fn limit(&self, start: BitNr) -> u64 {
-        let most = u64::from(MAX_REQUEST / self.bitmap.block_size());
+        let most = self.most;
         let alignment = match start.0 {
             0 => most,
             n => 1 << n.trailing_zeros().min(20),

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use drbd_proto::{
     ConnState, DigestAlg, DigestValue, DiskState, Features, NodeId, ReplState, Sector, VolumeNr,
+    max_request_size,
 };
 
 use crate::activity_log::EXTENT_SECTOR_SHIFT;
@@ -324,6 +325,7 @@ impl Engine {
             return Vec::new();
         };
         let thin_agreed = conn.has(Features::THIN_RESYNC);
+        let largest = max_request_size(conn.apv());
         let Some(pd) = conn.peers.get_mut(&volume) else {
             return Vec::new();
         };
@@ -340,7 +342,8 @@ impl Engine {
         };
         let thin = disk.options.rs_discard_granularity;
         let thin = (thin > 0 && thin_agreed && run.checksums.is_none()).then_some(thin);
-        let mut plan = Requests::new(&disk.bitmap, slot, run.cursor, sectors, peer_block, thin);
+        let mut plan = Requests::new(&disk.bitmap, slot, run.cursor, sectors, peer_block, thin)
+            .at_most(largest);
         // Requests of an earlier pass, or of a run that was given up, may still be under way.
         let made: Vec<Request> = plan
             .by_ref()

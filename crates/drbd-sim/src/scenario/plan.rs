@@ -2,6 +2,8 @@
 
 use drbd_engine::options::{OnNoData, OnNoQuorum, PeerDeviceOptions, Quorum, WireProtocol};
 
+use drbd_proto::max_request_size;
+
 use crate::app::Profile;
 use crate::clock::{MS, SEC, Time, US};
 use crate::config::{Config, Initial, VolumeConfig};
@@ -152,6 +154,9 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
     let calm = wishes.calm || rng.percent(4);
     if wishes.mixed {
         config.versions = versions(seed, nodes, config.volumes.len());
+        for (_, version) in &config.versions {
+            config.device.max_bio_size = max_request_size(*version);
+        }
     }
     Plan {
         requests: rng.range(50, 500),
@@ -176,9 +181,10 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
 fn versions(seed: u64, nodes: usize, volumes: usize) -> Vec<(usize, u16)> {
     let mut rng = Rng::new(seed ^ 0x0dd_4e55);
     if nodes == 2 && rng.percent(30) {
-        // A node of the 8 series has one peer; before 100 a connection is about one volume.
+        // A node of the 8 series has one peer; before 100 a connection is about one volume, and before 91 a missed start
+        // or end of a resync cannot be made up for.
         let version = match volumes {
-            1 => rng.pick(&[101, 101, 101, 100, 97, 96, 95, 94, 91, 90, 89, 87, 86]),
+            1 => rng.pick(&[101, 101, 101, 100, 97, 96, 95, 94, 93, 92, 91]),
             _ => rng.pick(&[101, 100]),
         };
         return vec![(rng.below(2) as usize, version)];

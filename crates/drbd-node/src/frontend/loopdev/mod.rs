@@ -6,6 +6,12 @@
 //! it is closed when the device has no users any more. Auto-promote thus happens at the first write, and
 //! where it is refused, that write fails.
 //!
+//! An open cannot be held until the promotion is decided. Permission events of fanotify, which could do that, come with an
+//! open file, and the kernel has such events for regular files and directories only: a mark with `FAN_OPEN_PERM` on a
+//! device node is accepted, alone or for the whole file system, and nothing ever arrives (tried with Linux 6.18). Groups
+//! that report handles instead of files (`FAN_REPORT_FID`) may not ask for permission events. inotify tells of opens and
+//! closes of the node, after the fact; it is what the last user is known by.
+//!
 //! When the daemon is killed, the device stays with its users, fails their I/O, and is taken away at the next start
 //! ([`remove_stale`]). The daemon never keeps the device open, because a process that serves a device must not be the
 //! one whose last close writes back what is cached.

@@ -140,7 +140,10 @@ impl Meeting {
 
     /// The highest protocol version of one of them.
     pub fn version(self, version: u16) -> Meeting {
-        self.with(|c| c.versions = vec![(0, version)])
+        self.with(|c| {
+            c.versions = vec![(0, version)];
+            c.device.max_bio_size = drbd_proto::max_request_size(version);
+        })
     }
 
     /// These are Primary when they meet.
