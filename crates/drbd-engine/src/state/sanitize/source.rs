@@ -33,12 +33,13 @@ impl Engine {
             }
         }
         // An outdated source has older blocks than an UpToDate one, and than the writes of a Primary that come
-        // meanwhile: it is the last resort (a deviation, the fewest bits decide there).
+        // meanwhile: it is the last resort, also while the better one is paused (a deviation, the fewest bits decide
+        // there).
         let good = |n: &NodeId| {
             new.pd(*n, v)
-                .is_some_and(|pd| pd.pdisk == DiskState::UpToDate)
+                .is_some_and(|pd| pd.is_sync_target() && pd.pdisk == DiskState::UpToDate)
         };
-        if candidates.keys().any(good) {
+        if new.peers_of(v).any(|(n, _, _)| good(&n)) {
             let all = candidates.len();
             candidates.retain(|n, _| good(n));
             if candidates.len() < all {
