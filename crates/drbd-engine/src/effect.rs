@@ -120,6 +120,13 @@ pub enum Effect {
         /// The algorithm.
         algorithm: DigestAlg,
     },
+    /// Look whether a whole buffer is zero: `OpOutput::Zero`.
+    IsZero {
+        /// The operation.
+        op: OpId,
+        /// The data.
+        buf: BufId,
+    },
     /// The engine needs this buffer no more.
     Release {
         /// The buffer.
@@ -281,6 +288,8 @@ pub struct Limits {
     pub max_io: u32,
     /// Largest discard in bytes; 0: none.
     pub max_discard: u32,
+    /// Discards are multiples of this many bytes.
+    pub discard_granularity: u32,
     /// Largest write-zeroes in bytes; 0: none.
     pub max_write_zeroes: u32,
     /// Whether the device wants flushes.

@@ -317,6 +317,7 @@ impl Engine {
                 Timer::RequestTimeout(_)
                 | Timer::PeerAck
                 | Timer::ResyncTurn(..)
+                | Timer::ResyncSlowed(..)
                 | Timer::LazyBitmap(_) => self.data_timer(timer),
             }
         }

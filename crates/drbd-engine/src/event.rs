@@ -168,6 +168,8 @@ pub enum OpOutput {
     Bytes(Vec<u8>),
     /// A digest.
     Digest(Vec<u8>),
+    /// Whether a buffer is zero.
+    Zero(bool),
     /// Exit code of a helper.
     Exit(i32),
     /// Sizes of the data device and of the metadata device in bytes.

@@ -322,6 +322,8 @@ pub struct DeviceOptions {
     pub diskless: bool,
     /// `block-size` in bytes.
     pub block_size: u32,
+    /// `discard-granularity` in bytes; 0: no discards, `None`: what the backing device has.
+    pub discard_granularity: Option<u32>,
 }
 
 impl Default for DeviceOptions {
@@ -331,6 +333,7 @@ impl Default for DeviceOptions {
             max_io_depth: 8000,
             diskless: false,
             block_size: 512,
+            discard_granularity: None,
         }
     }
 }

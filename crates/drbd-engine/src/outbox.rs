@@ -93,6 +93,7 @@ fn must_wait(effect: &Effect) -> bool {
         | Effect::MetaWrite { .. }
         | Effect::Measure { .. }
         | Effect::Digest { .. }
+        | Effect::IsZero { .. }
         | Effect::Framing { .. }
         | Effect::Upcall { .. }
         | Effect::Changed(_)

@@ -13,10 +13,11 @@ use drbd_proto::{
 };
 
 use crate::bitmap::Fill;
-use crate::command::RetCode;
+use crate::command::{Backing, RetCode};
 use crate::connection::PeerSizes;
 use crate::effect::{Effect, Limits, LogLevel};
 use crate::engine::{Engine, PacketError};
+use crate::options::DeviceOptions;
 use crate::state::State;
 
 /// The first version in which nodes tell what all of them have room for.
@@ -409,20 +410,22 @@ impl Engine {
                 .filter(|m| *m != 0)
                 .fold(volume.options.max_bio_size, u32::min)
                 .clamp(logical.max(512), 1 << 20);
-            let discard = backing.is_none_or(|b| b.discard_granularity != 0)
-                && known.iter().all(|(c, _)| c.has(Features::TRIM));
             let wsame = known.iter().all(|(c, _)| c.has(Features::WSAME));
+            let max_discard = match wsame {
+                true => MAX_DISCARD_SIZE,
+                false => MAX_DISCARD_SIZE_LEGACY,
+            };
+            let granularity = discard_granularity(&volume.options, backing)
+                .filter(|size| *size <= max_discard)
+                .filter(|_| known.iter().all(|(c, _)| c.has(Features::TRIM)));
             let zeroes = known.iter().all(|(c, _)| c.has(Features::WZEROES));
             let limits = Limits {
                 sectors: self.shown_size(v, volume.size),
                 logical_block: logical,
                 physical_block: backing.map_or(4096, |b| b.physical_block.max(logical)),
                 max_io,
-                max_discard: match (discard, wsame) {
-                    (true, true) => MAX_DISCARD_SIZE,
-                    (true, false) => MAX_DISCARD_SIZE_LEGACY,
-                    (false, _) => 0,
-                },
+                max_discard: granularity.map_or(0, |_| max_discard),
+                discard_granularity: granularity.unwrap_or(0),
                 max_write_zeroes: if zeroes { MAX_DISCARD_SIZE } else { 0 },
                 volatile_cache: backing.is_none_or(|b| b.volatile_cache),
                 writable: state.role == Role::Primary,
@@ -432,6 +435,18 @@ impl Engine {
                 self.push(Effect::Limits { volume: v, limits });
             }
         }
+    }
+}
+
+/// Granularity of discards in bytes; `None`: the virtual device takes none (data path, section 23.2). A configured one
+/// holds also for a backing device that cannot discard: it writes zeroes.
+fn discard_granularity(options: &DeviceOptions, backing: Option<&Backing>) -> Option<u32> {
+    let below = backing.map(|b| b.discard_granularity);
+    match options.discard_granularity {
+        Some(0) => None,
+        Some(size) => Some(size.max(below.unwrap_or(0))),
+        None if below == Some(0) => None,
+        None => Some(below.unwrap_or(0).max(512)),
     }
 }
 

@@ -43,6 +43,7 @@ fn main() {
         physical_block: 4096,
         max_io: 1 << 20,
         max_discard: 1 << 20,
+        discard_granularity: 4096,
         max_write_zeroes: 1 << 20,
         volatile_cache: true,
         writable: true,

@@ -61,6 +61,8 @@ pub struct Config {
     pub device: DeviceOptions,
     /// Logical block sizes of the devices of single nodes in bytes; 512 otherwise.
     pub logical_blocks: Vec<(usize, u32)>,
+    /// Granularity of discards of the devices of single nodes in bytes, 0: they cannot discard; 4096 otherwise.
+    pub discard_granularities: Vec<(usize, u32)>,
     /// A node whose peer closed one stream still reads what the other one brings, for a moment.
     pub drains: bool,
     /// The network's speed.
@@ -102,6 +104,7 @@ impl Config {
             peer_device: PeerDeviceOptions::default(),
             device: DeviceOptions::default(),
             logical_blocks: Vec::new(),
+            discard_granularities: Vec::new(),
             drains: false,
             net_speed: NetSpeed::default(),
             disk_speed: (50 * US, 2 * MS),

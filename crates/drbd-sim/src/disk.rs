@@ -101,6 +101,10 @@ pub struct Disk {
     pub broken: bool,
     /// It failed at some time: flushes may have been lost.
     pub was_broken: bool,
+    /// Discards in the order in which they ended: sector and number of sectors.
+    pub discards: Vec<(u64, u64)>,
+    /// Discarded, and not written since.
+    discarded: RangeMap<()>,
     visible: RangeMap<Version>,
     durable: RangeMap<Version>,
     dirty: RangeMap<()>,
@@ -129,6 +133,8 @@ impl Disk {
             cached: true,
             broken: false,
             was_broken: false,
+            discards: Vec::new(),
+            discarded: RangeMap::new(),
             visible: RangeMap::filled(data_sectors, content),
             durable: RangeMap::filled(data_sectors, content),
             dirty: RangeMap::new(),
@@ -152,6 +158,11 @@ impl Disk {
     /// The content of a range is something else from now on, and nobody did that.
     pub fn corrupt(&mut self, sector: u64, sectors: u64, content: Version) {
         self.put(sector, sectors, content, true);
+    }
+
+    /// Sectors that take no space.
+    pub fn deallocated(&self) -> u64 {
+        self.discarded.iter().map(|r| r.end - r.start).sum()
     }
 
     /// What a reader sees.
@@ -239,6 +250,7 @@ impl Disk {
 
     fn put(&mut self, sector: u64, sectors: u64, version: Version, durable: bool) {
         let end = sector + sectors;
+        self.discarded.clear(sector, end);
         self.visible.set(sector, end, version);
         if durable || !self.cached {
             self.durable.set(sector, end, version);
@@ -311,7 +323,11 @@ impl Disk {
                 }
                 self.write_back(rng);
             }
-            DiskOp::Discard { sector, sectors } => self.put(*sector, *sectors, ZEROES, false),
+            DiskOp::Discard { sector, sectors } => {
+                self.put(*sector, *sectors, ZEROES, false);
+                self.discarded.set(*sector, sector + sectors, ());
+                self.discards.push((*sector, *sectors));
+            }
             DiskOp::Flush { data, meta } => self.flush(data, meta),
             DiskOp::MetaRead { offset, len } => {
                 let mut bytes = vec![0; *len];

@@ -115,6 +115,9 @@ pub fn usable(config: &Config, node: usize, volume: usize) -> Option<u64> {
 pub fn backing(config: &Config, node: usize, volume: usize) -> Backing {
     let v = &config.volumes[volume];
     let disk = format!("/dev/disk{volume}");
+    let discard_granularity = (config.discard_granularities.iter())
+        .find(|(n, _)| *n == node)
+        .map_or(4096, |(_, size)| *size);
     Backing {
         meta_disk: if v.internal {
             disk.clone()
@@ -137,8 +140,12 @@ pub fn backing(config: &Config, node: usize, volume: usize) -> Backing {
             .find(|(n, _)| *n == node)
             .map_or(512, |(_, size)| *size),
         physical_block: 4096,
-        discard_granularity: 4096,
-        max_discard: 128 << 20,
+        discard_granularity,
+        max_discard: if discard_granularity == 0 {
+            0
+        } else {
+            128 << 20
+        },
         volatile_cache: config.volatile_cache,
     }
 }

@@ -355,6 +355,7 @@ impl Engine {
             Timer::RequestTimeout(peer) => self.request_timeout(peer),
             Timer::LazyBitmap(volume) => self.lazy_writeout_due(volume),
             Timer::ResyncTurn(peer, volume) => self.resync_turn(peer, volume),
+            Timer::ResyncSlowed(peer, volume) => self.serve_slowed(peer, volume),
             _ => {}
         }
     }

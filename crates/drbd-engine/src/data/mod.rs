@@ -172,6 +172,8 @@ pub(crate) struct VolumeData {
     /// Sectors read and written on the local disk.
     pub read: u64,
     pub written: u64,
+    /// Of these, what resyncs wrote.
+    pub synced: u64,
     /// Transactions and bitmap pages written.
     pub al_writes: u64,
     pub bm_writes: u64,

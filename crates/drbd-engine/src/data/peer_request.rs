@@ -215,7 +215,7 @@ impl Engine {
 
     /// Where discards leave undefined content behind, received ones write zeroes (data path, section
     /// 10.2).
-    fn received_discard(&self, volume: VolumeNr, kind: DiscardKind) -> DiscardKind {
+    pub(crate) fn received_discard(&self, volume: VolumeNr, kind: DiscardKind) -> DiscardKind {
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
         let exact = disk.is_some_and(|d| {
             d.backing.discard_granularity == 0 || !d.options.discard_zeroes_if_aligned

@@ -48,6 +48,11 @@ pub(super) fn connect(f: &Facts<'_>, d: &mut Decision) {
     adjust::reconcile(f, d);
     adjust::leftover(f, d);
     solve(f, d, true);
+    // Nor when no policy helps.
+    if settles && !discards && d.strategy == SplitBrainDisconnect {
+        d.strategy = RetryConnect;
+        d.handlers.clear();
+    }
 }
 
 /// On an attach to an established connection (section 8.10): without quorum, discard-my-data,

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use drbd_proto::packet::{
     BlockAck, BlockRequest, CsumDagtagRequest, CsumRequest, DagtagRequest, DataReply,
@@ -11,7 +12,7 @@ use drbd_proto::{
     Stream, VolumeNr,
 };
 
-use crate::effect::{DiscardKind, Effect};
+use crate::effect::Effect;
 use crate::engine::{Engine, PacketError};
 use crate::event::{OpOutput, OpResult};
 use crate::id::BufId;
@@ -59,6 +60,7 @@ impl Engine {
                 interval,
             },
         );
+        self.zeroes_beside(peer, volume, id);
         if checksum {
             let op = self.resync_op(peer, volume, id, Step::ChecksumRead);
             self.push(Effect::DiskRead {
@@ -191,7 +193,7 @@ impl Engine {
         match request.stage {
             Stage::WaitSend(_) => self.try_send(peer, volume, id),
             Stage::WaitWrite(_) => self.try_write(peer, volume, id),
-            Stage::Checksum | Stage::Sent | Stage::Writing => {}
+            Stage::Checksum | Stage::Sent | Stage::Zeroes | Stage::Writing => {}
         }
     }
 
@@ -363,6 +365,9 @@ impl Engine {
         if told && let Some(v) = self.volumes.get_mut(&volume) {
             v.data.told_round = wait;
         }
+        if buf.is_some() {
+            self.zeroes_beside(peer, volume, id);
+        }
         if wait != 0
             && let Some(request) = self
                 .resync_mut(peer, volume)
@@ -412,74 +417,72 @@ impl Engine {
         if !interval.is_some_and(|i| self.interval_submit(volume, i)) {
             return;
         }
+        let usable = self.local_disk_at_least(volume, DiskState::Inconsistent);
         if let Some(request) = self
             .resync_mut(peer, volume)
             .and_then(|s| s.requests.get_mut(&id))
         {
-            request.stage = Stage::Writing;
+            request.stage = match buf {
+                None if usable => Stage::Zeroes,
+                _ => Stage::Writing,
+            };
         }
-        if !self.local_disk_at_least(volume, DiskState::Inconsistent) {
+        if !usable {
             if let Some(buf) = buf {
                 self.release(buf);
             }
             self.acknowledge(peer, volume, id, sector, len, false);
             return;
         }
+        let Some(buf) = buf else {
+            return self.zeroes_known(peer, volume, id);
+        };
         if let Some(v) = self.volumes.get_mut(&volume) {
             v.data.written += u64::from(len / 512);
+            v.data.synced += u64::from(len / 512);
         }
         let op = self.resync_op(peer, volume, id, Step::Write);
-        match buf {
-            Some(buf) => {
-                let (preflush, fua) = (false, false);
-                self.push(Effect::DiskWrite {
-                    op,
-                    volume,
-                    sector,
-                    len,
-                    buf,
-                    preflush,
-                    fua,
-                });
-                self.release(buf);
-            }
-            None => {
-                let kind = DiscardKind {
-                    trim: true,
-                    zero: true,
-                };
-                self.push(Effect::DiskDiscard {
-                    op,
-                    volume,
-                    sector,
-                    len,
-                    kind,
-                });
-            }
-        }
+        let (preflush, fua) = (false, false);
+        self.push(Effect::DiskWrite {
+            op,
+            volume,
+            sector,
+            len,
+            buf,
+            preflush,
+            fua,
+        });
+        self.release(buf);
     }
 
-    /// The disk has it. `same` is false if the connection it came over is gone.
+    /// The disk has what these requests brought. `same` is false if the connection it came over is gone.
     pub(super) fn resync_written(
         &mut self,
         peer: NodeId,
         volume: VolumeNr,
-        id: ResyncId,
+        ids: RangeInclusive<ResyncId>,
         same: bool,
         result: OpResult,
     ) {
-        let request = self.resync(peer, volume).and_then(|s| s.requests.get(&id));
-        let Some((sector, len)) = request.map(|r| (r.sector, r.len)) else {
+        let Some(state) = self.resync(peer, volume) else {
             return;
         };
-        if result.is_err() {
+        let written: Vec<(ResyncId, Sector, u32)> = state
+            .requests
+            .range(ids)
+            .filter(|(_, r)| matches!(r.stage, Stage::Writing))
+            .map(|(id, r)| (*id, r.sector, r.len))
+            .collect();
+        if result.is_err() && !written.is_empty() {
             self.disk_failed(volume, crate::disk::DiskFault::Write);
         }
-        if same {
-            self.acknowledge(peer, volume, id, sector, len, result.is_ok());
-        } else {
-            // The bits stay: the source does not know that it was written.
-            self.remove_request(peer, volume, id);
+        for (id, sector, len) in written {
+            if same {
+                self.acknowledge(peer, volume, id, sector, len, result.is_ok());
+            } else {
+                // The bits stay: the source does not know that it was written.
+                self.remove_request(peer, volume, id);
+            }
         }
     }
 
@@ -520,6 +523,7 @@ impl Engine {
         let Some((sector, len)) = self.remove_request(peer, volume, id) else {
             return;
         };
+        self.zeroes_beside(peer, volume, id);
         if outcome != Outcome::Written {
             self.note_answered(peer, volume, len);
         }

@@ -5,7 +5,9 @@
 //! | --- | --- |
 //! | [`target`] | Which blocks does a SyncTarget ask for, and what does it do with the answers? |
 //! | [`blocks`] | What happens to one request of it? |
+//! | [`zeroes`] | How do answers without data become discards? |
 //! | [`rate`] | How much may it ask for, and when? |
+//! | [`throttle`] | When do applications come first? |
 //! | [`requests`] | In which pieces? |
 //! | [`source`] | How does a SyncSource answer? |
 //! | [`flush_requests`] | When has every write of every Primary reached the bitmaps? |
@@ -39,7 +41,9 @@ mod rate;
 mod requests;
 mod source;
 mod target;
+mod throttle;
 mod verify;
+mod zeroes;
 
 pub(crate) use flush_requests::FlushRequests;
 use source::{Asked, SourceRequest, SourceRun};
@@ -64,6 +68,8 @@ pub(crate) struct ResyncState {
     run: Option<Run>,
     /// Requests of this node as target; they outlive a run that is given up.
     requests: BTreeMap<ResyncId, TargetRequest>,
+    /// Of these, what is to be discarded when nothing is added to it any more.
+    zeroes: zeroes::Runs,
     /// Requests of the peer to this node as source.
     served: BTreeMap<ResyncId, SourceRequest>,
     /// A resync with this node as source.
@@ -76,6 +82,8 @@ pub(crate) struct ResyncState {
     verify_from: u64,
     /// Sector where the next verify ends.
     verify_stop: Option<u64>,
+    /// What applications did when that was last looked at.
+    applications: throttle::Applications,
     /// Steps of P_PEERS_IN_SYNC.
     in_sync: peers_in_sync::Steps,
 }
@@ -98,6 +106,8 @@ pub(crate) struct ResyncOp {
 pub(crate) enum Step {
     /// Target: write of what the source sent.
     Write,
+    /// Target: discard of what reads as zero at the source: this request and all up to another one.
+    Discard(ResyncId),
     /// Target: read for a checksum.
     ChecksumRead,
     /// Target: digest of what was read.
@@ -106,6 +116,8 @@ pub(crate) enum Step {
     Read,
     /// Source: digest of what was read.
     Digest,
+    /// Source: a look whether what was read is zero.
+    IsZero,
     /// Verify: read.
     VerifyRead,
     /// Verify: digest of what was read.
@@ -115,14 +127,14 @@ pub(crate) enum Step {
 impl ResyncOp {
     /// Whether it changes the data area.
     pub(crate) fn writes_data(&self) -> bool {
-        self.step == Step::Write
+        matches!(self.step, Step::Write | Step::Discard(_))
     }
 
     /// Whether it keeps the disk busy.
     pub(crate) fn uses_disk(&self) -> bool {
         !matches!(
             self.step,
-            Step::ChecksumDigest | Step::Digest | Step::VerifyDigest
+            Step::ChecksumDigest | Step::Digest | Step::IsZero | Step::VerifyDigest
         )
     }
 }
@@ -187,8 +199,8 @@ impl Engine {
         match packet {
             Packet::RsDataRequest(r) => self.got_rs_request(peer, volume, r.into()),
             Packet::RsDagtagReq(r) => self.got_rs_request(peer, volume, r.into()),
-            Packet::RsThinReq(r) => self.got_rs_request(peer, volume, r.into()),
-            Packet::RsThinDagtagReq(r) => self.got_rs_request(peer, volume, r.into()),
+            Packet::RsThinReq(r) => self.got_rs_request(peer, volume, Asked::from(r).thin()),
+            Packet::RsThinDagtagReq(r) => self.got_rs_request(peer, volume, Asked::from(r).thin()),
             Packet::CsumRsRequest(r) => {
                 self.got_rs_request(peer, volume, Asked::from(r.request).checksum(r.digest))
             }
@@ -262,11 +274,14 @@ impl Engine {
             .get(&peer)
             .is_some_and(|c| c.data.generation == generation);
         match step {
-            Step::Write => self.resync_written(peer, volume, id, same, result),
+            Step::Write => self.resync_written(peer, volume, id..=id, same, result),
+            Step::Discard(last) => self.resync_written(peer, volume, id..=last, same, result),
             Step::ChecksumRead | Step::ChecksumDigest => {
                 self.checksum_step(peer, volume, id, step, same, result);
             }
-            Step::Read | Step::Digest => self.source_step(peer, volume, id, step, same, result),
+            Step::Read | Step::Digest | Step::IsZero => {
+                self.source_step(peer, volume, id, step, same, result);
+            }
             Step::VerifyRead | Step::VerifyDigest => {
                 self.verify_step(peer, volume, id, step, same, result);
             }
@@ -327,6 +342,7 @@ impl Engine {
         let peers: Vec<NodeId> = self.conns.keys().copied().collect();
         for peer in peers {
             self.timers.cancel(Timer::ResyncTurn(peer, volume));
+            self.discard_all_zeroes(peer, volume);
             if let Some(state) = self.resync_mut(peer, volume) {
                 state.run = None;
             }

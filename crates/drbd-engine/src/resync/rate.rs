@@ -116,8 +116,14 @@ impl Rate {
 
     /// A turn begins. Returns how many sectors it may ask for, a multiple of `block`, the larger of the
     /// two nodes' bitmap block sizes in sectors; `None` if what is under way has to come back first
-    /// (data path, section 15.2, item 5).
-    pub(crate) fn turn(&mut self, now: Instant, options: &RateOptions, block: u64) -> Option<u64> {
+    /// (data path, section 15.2, item 5), or if `most`, what others leave for this turn, is nothing.
+    pub(crate) fn turn(
+        &mut self,
+        now: Instant,
+        options: &RateOptions,
+        block: u64,
+        most: u64,
+    ) -> Option<u64> {
         let since = now.since(self.last_turn).clamp(SHORTEST, LONGEST);
         let back = core::mem::take(&mut self.back);
         let drain = core::mem::take(&mut self.unsuccessful) && self.in_flight > 0;
@@ -133,7 +139,10 @@ impl Rate {
             return None;
         }
         let room = (u64::from(options.max_buffers) * BLOCK).saturating_sub(self.in_flight);
-        let mut sectors = (wanted / BLOCK * BLOCK).min(room);
+        if most == 0 {
+            return None;
+        }
+        let mut sectors = (wanted / BLOCK * BLOCK).min(room).min(most);
         if sectors == 0 && self.in_flight == 0 {
             // However small the options: a resync that asks for nothing would never end.
             sectors = 1;

@@ -8,6 +8,7 @@ use core::ops::RangeInclusive;
 use drbd_proto::Sector;
 
 use crate::bitmap::{BitNr, Bitmap, Slot};
+use crate::command::Backing;
 
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ impl<'a> Requests<'a> {
     ) -> Self {
         let block = bitmap.block_size();
         let thin = thin
+            .filter(|bytes| bytes.is_multiple_of(block))
             .map(|bytes| u64::from(bytes / block))
             .filter(|&bits| bits > 0);
         let left = sectors.div_ceil(bitmap.sectors_per_bit());
@@ -149,6 +151,19 @@ impl Iterator for Requests<'_> {
             thin,
         })
     }
+}
+
+/// Size in bytes of a thin request: `rs-discard-granularity` in bytes as the backing device can use it; `None`: thin
+/// requests are not made (data path, section 10.3).
+pub(crate) fn thin_request(configured: u32, backing: &Backing) -> Option<u32> {
+    let granularity = backing.discard_granularity;
+    if configured == 0 || granularity == 0 {
+        return None;
+    }
+    let most = MAX_REQUEST.min(backing.max_discard);
+    let size = configured.checked_next_multiple_of(granularity)?.min(most);
+    let usable = size >= granularity || size > 0 && granularity.is_multiple_of(size);
+    usable.then_some(size)
 }
 
 /// The power of two nearest to a number, the larger one if there are two.

@@ -3,10 +3,10 @@
 
 use alloc::vec::Vec;
 
-use drbd_proto::packet::{BlockAck, BlockRequest, DagtagRequest, DataReply};
+use drbd_proto::packet::{BlockAck, BlockRequest, DagtagRequest, DataReply, Deallocated};
 use drbd_proto::{
     BlockId, Bytes, Dagtag, DigestAlg, DigestValue, DiskState, Features, NodeId, Packet, ReplState,
-    Sector, VolumeNr,
+    Sector, Stream, VolumeNr,
 };
 
 use crate::effect::Effect;
@@ -18,6 +18,7 @@ use crate::resync::marks::Marks;
 use crate::resync::{ResyncId, Step};
 use crate::status::SyncInfo;
 use crate::time::Instant;
+use crate::timer::Timer;
 
 /// A resync with this node as source.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub(crate) struct Asked {
     pub(super) node: Option<NodeId>,
     pub(super) dagtag: Dagtag,
     digest: Option<DigestValue>,
+    /// Zeroes need not be sent.
+    thin: bool,
 }
 
 impl From<BlockRequest> for Asked {
@@ -70,6 +73,7 @@ impl From<BlockRequest> for Asked {
             node: None,
             dagtag: Dagtag::ZERO,
             digest: None,
+            thin: false,
         }
     }
 }
@@ -83,6 +87,7 @@ impl From<DagtagRequest> for Asked {
             node: Some(r.dagtag_node_id),
             dagtag: r.dagtag,
             digest: None,
+            thin: false,
         }
     }
 }
@@ -95,16 +100,23 @@ impl Asked {
             ..self
         }
     }
+
+    /// Zeroes need not be sent.
+    pub(super) fn thin(self) -> Self {
+        Asked { thin: true, ..self }
+    }
 }
 
 /// Where a request of the target stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
+    /// In favour of applications.
+    Slowed,
     /// Until a position in somebody's stream of writes is reached.
     Parked,
     /// A write to the same place goes first.
     Conflict,
-    /// Being read, or digested.
+    /// Being read, digested, or looked at.
     Reading(Option<BufId>),
     /// Answered with data; the target has not acknowledged it.
     Answered,
@@ -156,16 +168,36 @@ impl Engine {
         let Some(id) = self.new_resync_id(peer, volume) else {
             return Ok(());
         };
+        let slowed = self.slows_down(peer, volume);
         if let Some(state) = self.resync_mut(peer, volume) {
             let request = SourceRequest {
                 asked,
-                stage: Stage::Parked,
+                stage: if slowed { Stage::Slowed } else { Stage::Parked },
                 interval: None,
             };
             state.served.insert(id, request);
         }
         self.try_serve(peer, volume, id);
         Ok(())
+    }
+
+    /// The next request that waited in favour of applications has its turn.
+    pub(crate) fn serve_slowed(&mut self, peer: NodeId, volume: VolumeNr) {
+        loop {
+            let slowed = self.resync_mut(peer, volume).and_then(|s| {
+                let (id, request) = s
+                    .served
+                    .iter_mut()
+                    .find(|(_, r)| r.stage == Stage::Slowed)?;
+                request.stage = Stage::Parked;
+                Some(*id)
+            });
+            let Some(id) = slowed else { return };
+            self.try_serve(peer, volume, id);
+            if self.slows_down(peer, volume) {
+                return;
+            }
+        }
     }
 
     /// Takes the range of a request whose position is reached.
@@ -269,18 +301,29 @@ impl Engine {
                     .get(&peer)
                     .filter(|_| asked.digest.is_some())
                     .and_then(|c| DigestAlg::from_name(&c.options.csums_alg));
-                let Some(algorithm) = algorithm else {
-                    self.send_resync_data(peer, volume, id, asked, buf);
+                if algorithm.is_none() && !asked.thin {
+                    self.send_resync_data(peer, volume, id, asked, buf, false);
                     return;
-                };
+                }
                 if let Some(request) = self
                     .resync_mut(peer, volume)
                     .and_then(|s| s.served.get_mut(&id))
                 {
                     request.stage = Stage::Reading(Some(buf));
                 }
-                let op = self.resync_op(peer, volume, id, Step::Digest);
-                self.push(Effect::Digest { op, buf, algorithm });
+                if let Some(algorithm) = algorithm {
+                    let op = self.resync_op(peer, volume, id, Step::Digest);
+                    self.push(Effect::Digest { op, buf, algorithm });
+                } else {
+                    let op = self.resync_op(peer, volume, id, Step::IsZero);
+                    self.push(Effect::IsZero { op, buf });
+                }
+            }
+            (Step::IsZero, result) => {
+                if let Stage::Reading(Some(buf)) = stage {
+                    let zero = result == Ok(OpOutput::Zero(true));
+                    self.send_resync_data(peer, volume, id, asked, buf, zero);
+                }
             }
             (Step::Digest, result) => {
                 let Stage::Reading(Some(buf)) = stage else {
@@ -298,7 +341,7 @@ impl Engine {
                     self.send_rs_ack(peer, volume, sector, len, id_back, Packet::RsIsInSync);
                     self.forget_served(peer, volume, id);
                 } else {
-                    self.send_resync_data(peer, volume, id, asked, buf);
+                    self.send_resync_data(peer, volume, id, asked, buf, false);
                 }
             }
             (_, Ok(_)) => {}
@@ -318,7 +361,7 @@ impl Engine {
         }
     }
 
-    /// Sends what was read, unless that became pointless meanwhile. Gives the buffer back.
+    /// Sends what was read, or that it is `zero`, unless that became pointless meanwhile. Gives the buffer back.
     fn send_resync_data(
         &mut self,
         peer: NodeId,
@@ -326,6 +369,7 @@ impl Engine {
         id: ResyncId,
         asked: Asked,
         buf: BufId,
+        zero: bool,
     ) {
         let (sector, size) = (asked.sector, asked.size);
         let gone = self.state.pdisk(peer, volume) < DiskState::Inconsistent;
@@ -348,13 +392,31 @@ impl Engine {
         if let Some(conn) = self.conns.get_mut(&peer) {
             conn.data.rs_in_flight += sectors;
             if let Some(pd) = conn.peers.get_mut(&volume) {
-                pd.data.sent += sectors;
+                if !zero {
+                    pd.data.sent += sectors;
+                }
                 if let Some(request) = pd.data.resync.served.get_mut(&id) {
                     request.stage = Stage::Answered;
                 }
             }
         }
         let block_id = asked.block_id;
+        if zero {
+            self.release(buf);
+            let by_id = self.conns.get(&peer).is_some_and(|c| c.apv() >= 122);
+            let packet = if by_id {
+                Packet::RsDeallocatedId(BlockAck {
+                    sector,
+                    block_id,
+                    size,
+                    seq_num: 0,
+                })
+            } else {
+                Packet::RsDeallocated(Deallocated { sector, size })
+            };
+            self.send(peer, Stream::Data, volume, packet);
+            return;
+        }
         let digest = DigestValue::EMPTY;
         let packet = Packet::RsDataReply(DataReply {
             sector,
@@ -456,7 +518,7 @@ impl Engine {
         let parked: Vec<(ResyncId, Asked)> = state
             .served
             .iter()
-            .filter(|(_, r)| r.stage == Stage::Parked && which(&r.asked))
+            .filter(|(_, r)| matches!(r.stage, Stage::Slowed | Stage::Parked) && which(&r.asked))
             .map(|(id, r)| (*id, r.asked))
             .collect();
         for (id, asked) in parked {
@@ -473,6 +535,7 @@ impl Engine {
         for other in others {
             self.cancel_parked(other, volume, |asked| asked.node == Some(peer));
         }
+        self.timers.cancel(Timer::ResyncSlowed(peer, volume));
         let Some(state) = self.resync_mut(peer, volume) else {
             return;
         };

@@ -20,7 +20,7 @@ use crate::id::BufId;
 use crate::interval::IntervalId;
 use crate::resync::marks::Marks;
 use crate::resync::rate::{Rate, RateOptions, TURN};
-use crate::resync::requests::{MAX_REQUEST, Request, Requests};
+use crate::resync::requests::{MAX_REQUEST, Request, Requests, thin_request};
 use crate::state::change::ChangeFlags;
 use crate::status::SyncInfo;
 use crate::time::Instant;
@@ -69,6 +69,8 @@ pub(super) enum Stage {
     Sent,
     /// Answered; a write to the same place goes first.
     WaitWrite(Option<BufId>),
+    /// Known to be all zero, with nobody in the way: discarded together with its neighbours.
+    Zeroes,
     /// On the disk's way.
     Writing,
 }
@@ -94,17 +96,20 @@ impl TargetRequest {
         self.shares(other.sector, other.len)
     }
 
+    /// Sector behind it.
+    pub(super) fn end(&self) -> u64 {
+        self.sector.0 + u64::from(self.len / 512)
+    }
+
     /// Whether it shares sectors with a range.
     pub(super) fn shares(&self, sector: Sector, len: u32) -> bool {
-        let end = self.sector.0 + u64::from(self.len / 512);
-        self.sector.0 < sector.0.saturating_add(u64::from(len / 512)) && sector.0 < end
+        self.sector.0 < sector.0.saturating_add(u64::from(len / 512)) && sector.0 < self.end()
     }
 
     /// Whether it lies in a step of 4 MiB.
     pub(super) fn touches_step(&self, step: u64) -> bool {
-        let end = self.sector.0 + u64::from(self.len / 512);
         self.sector.0 >> EXTENT_SECTOR_SHIFT <= step
-            && step < end.div_ceil(1 << EXTENT_SECTOR_SHIFT)
+            && step < self.end().div_ceil(1 << EXTENT_SECTOR_SHIFT)
     }
 }
 
@@ -152,6 +157,10 @@ impl Engine {
         let repl = self.state.repl(peer, volume);
         let timer = Timer::ResyncTurn(peer, volume);
         let now = self.now;
+        if repl != ReplState::SyncTarget {
+            // No more neighbours come.
+            self.discard_all_zeroes(peer, volume);
+        }
         if !matches!(repl, ReplState::SyncTarget | ReplState::PausedSyncT) {
             let Some(state) = self.resync_mut(peer, volume) else {
                 return;
@@ -305,6 +314,9 @@ impl Engine {
             run.begun = true;
         }
         let made = self.plan_requests(peer, volume);
+        if made.is_empty() {
+            self.discard_all_zeroes(peer, volume);
+        }
         for request in made {
             self.make_request(peer, volume, request.sector, request.len, request.thin);
         }
@@ -318,6 +330,7 @@ impl Engine {
     /// The requests of this turn.
     pub(super) fn plan_requests(&mut self, peer: NodeId, volume: VolumeNr) -> Vec<Request> {
         self.note_progress(peer, volume);
+        let share = self.beside_applications(peer, volume);
         let now = self.now;
         let slot = self.slot_of(peer, volume);
         let disk = self.volumes.get(&volume).and_then(|v| v.disk.as_ref());
@@ -337,11 +350,12 @@ impl Engine {
             return Vec::new();
         };
         let block = u64::from(peer_block.max(own_block)) / 512;
-        let Some(sectors) = run.rate.turn(now, &options, block) else {
+        let most = share.unwrap_or(u64::MAX);
+        let Some(sectors) = run.rate.turn(now, &options, block, most) else {
             return Vec::new();
         };
-        let thin = disk.options.rs_discard_granularity;
-        let thin = (thin > 0 && thin_agreed && run.checksums.is_none()).then_some(thin);
+        let thin = thin_request(disk.options.rs_discard_granularity, &disk.backing)
+            .filter(|_| thin_agreed && run.checksums.is_none());
         let mut plan = Requests::new(&disk.bitmap, slot, run.cursor, sectors, peer_block, thin)
             .at_most(largest);
         // Requests of an earlier pass, or of a run that was given up, may still be under way.
@@ -380,7 +394,7 @@ impl Engine {
         let early = run
             .rate
             .early_turn(now, &options, max_bio)
-            .filter(|_| !run.ahead);
+            .filter(|_| !run.ahead && !pd.data.resync.applications.are_busy(now));
         if let Some(at) = early.filter(|_| self.state.repl(peer, volume) == ReplState::SyncTarget) {
             self.timers
                 .set(Timer::ResyncTurn(peer, volume), at.max(now));
@@ -391,6 +405,7 @@ impl Engine {
     pub(super) fn target_lost(&mut self, peer: NodeId, volume: VolumeNr) {
         if let Some(state) = self.resync_mut(peer, volume) {
             state.run = None;
+            state.zeroes.clear();
         }
         self.drop_requests(peer, volume, |stage| !matches!(stage, Stage::Writing));
     }

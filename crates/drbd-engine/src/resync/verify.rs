@@ -214,6 +214,13 @@ impl Engine {
         }
         self.timers
             .set(Timer::ResyncTurn(peer, volume), self.now + TURN);
+        // At least one request is made, so that every verify comes to its end.
+        let begun = self.resync(peer, volume).and_then(|s| s.verify.as_ref());
+        let begun = begun.is_some_and(|v| v.cursor > v.first);
+        let share = self.beside_applications(peer, volume);
+        if begun && share == Some(0) {
+            return;
+        }
         let Some(disk) = self.volumes.get(&volume).and_then(|v| v.disk.as_ref()) else {
             return;
         };
@@ -222,7 +229,8 @@ impl Engine {
             return;
         };
         // As many blocks as c-max-rate allows in a turn.
-        let most = (u64::from(pd.options.c_max_rate) * 2 / 10 / spb).clamp(1, 1024);
+        let most = u64::from(pd.options.c_max_rate) * 2 / 10;
+        let most = (most.min(share.unwrap_or(most)) / spb).clamp(1, 1024);
         let state = &pd.data.resync;
         let Some(verify) = &state.verify else { return };
         let room = most.saturating_sub(state.compared.len() as u64);

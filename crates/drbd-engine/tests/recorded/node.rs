@@ -313,6 +313,10 @@ impl TestNode {
                 self.done(op, sizes);
             }
             Effect::Digest { .. } => panic!("no digests in these recordings"),
+            Effect::IsZero { op, buf } => {
+                let zero = self.buffers[&buf.0].iter().all(|b| *b == 0);
+                self.done(op, OpOutput::Zero(zero));
+            }
             Effect::Release { buf } => {
                 self.buffers.remove(&buf.0);
             }

@@ -341,6 +341,9 @@ pub fn device(v: &Values) -> DeviceOptions {
     v.set_u32("max-io-depth", &mut o.max_io_depth);
     v.set_bool("diskless", &mut o.diskless);
     v.set_u32("block-size", &mut o.block_size);
+    let mut granularity = u32::MAX;
+    v.set_u32("discard-granularity", &mut granularity);
+    o.discard_granularity = (granularity != u32::MAX).then_some(granularity);
     o
 }
 

@@ -143,6 +143,13 @@ impl Reactor {
                 };
                 self.events.push_back(Event::Done { op, result });
             }
+            Effect::IsZero { op, buf } => {
+                let result = match self.pool.get(buf) {
+                    Some(buf) => Ok(OpOutput::Zero(is_zero(&buf))),
+                    None => Err(DiskError::Io),
+                };
+                self.events.push_back(Event::Done { op, result });
+            }
             Effect::OpenDone { open, result } => self.open_done(open, result),
             Effect::Detach { volume } => {
                 if let Some(slot) = self.volumes.get_mut(&volume) {
@@ -262,6 +269,29 @@ impl Reactor {
             LogLevel::Info => tracing::info!("{head}: {text}"),
             LogLevel::Warn => tracing::warn!("{head}: {text}"),
             LogLevel::Error => tracing::error!("{head}: {text}"),
+        }
+    }
+}
+
+/// Whether all bytes are zero. Reads no further than the first page that is not.
+fn is_zero(data: &[u8]) -> bool {
+    let zero = |page: &[u8]| page.iter().fold(0, |all, byte| all | byte) == 0;
+    data.chunks(4096).all(zero)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroes_are_told_from_data() {
+        assert!(is_zero(&[]));
+        let mut data = vec![0; 3 * 4096 + 512];
+        assert!(is_zero(&data));
+        for at in [0, 511, 4095, 4096, 2 * 4096 + 7, data.len() - 1] {
+            data[at] = 1;
+            assert!(!is_zero(&data), "{at}");
+            data[at] = 0;
         }
     }
 }

@@ -22,6 +22,7 @@ pub fn limits() -> Limits {
         physical_block: 4096,
         max_io: 256 << 10,
         max_discard: 4 << 20,
+        discard_granularity: 4096,
         max_write_zeroes: 4 << 20,
         volatile_cache: true,
         writable: true,

@@ -12,7 +12,7 @@ use drbd_proto::{Features, NodeId, Packet, Stream, VolumeNr};
 
 use super::node::Pending;
 use super::{Cluster, HandlerCall, Occurrence};
-use crate::buffer::Origin;
+use crate::buffer::{Origin, ZEROES};
 use crate::clock::{MS, Time, US};
 use crate::disk::{DiskOp, META_BLOCK};
 use crate::net::FinReason;
@@ -163,6 +163,13 @@ impl Cluster {
                     self.done_later(n, op, OpOutput::Digest(digest), 20 * US);
                 }
                 Err(e) => self.fail(n, "buffers", format!("digest: {e}")),
+            },
+            Effect::IsZero { op, buf } => match self.buffers.get(n, buf.0) {
+                Ok(b) => {
+                    let zero = b.payload.runs().iter().all(|(_, v)| *v == ZEROES);
+                    self.done_later(n, op, OpOutput::Zero(zero), 20 * US);
+                }
+                Err(e) => self.fail(n, "buffers", format!("look for zeroes: {e}")),
             },
             Effect::Release { buf } => {
                 if let Err(e) = self.buffers.release(n, buf.0) {

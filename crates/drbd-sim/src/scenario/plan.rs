@@ -114,6 +114,9 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
     config.net.verify_alg = "md5".into();
     config.disk.al_extents = rng.pick(&[67, 67, 1237]);
     config.disk.al_updates = !rng.percent(3);
+    // Of its own, so that seeds keep their meaning.
+    let thin = Rng::new(seed ^ 0x7419).pick(&[0, 0, 0, 8 << 10, 64 << 10]);
+    config.disk.rs_discard_granularity = if large { thin * 16 } else { thin };
     config.peer_device = PeerDeviceOptions {
         resync_rate: 20_000,
         c_min_rate: rng.pick(&[0, 250, 20_000]),

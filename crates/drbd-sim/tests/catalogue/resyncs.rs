@@ -158,3 +158,87 @@ fn checksum_resync() {
     assert!(all > 4000);
     t.finish();
 }
+
+/// An application that writes 16 blocks every 20 ms, for a time.
+fn busy_for(t: &mut Lab, seconds: u64) {
+    let end = t.c.now() + seconds * SEC;
+    let mut round = 0;
+    while t.c.now() < end {
+        let ios: Vec<u64> = (0..16)
+            .map(|i| t.begin_write(0, (round + i * 7) % 1000))
+            .collect();
+        round += 1;
+        t.pass_ms(20);
+        ios.iter().for_each(|io| t.succeeds(*io));
+    }
+}
+
+/// A resync is throttled to c-min-rate under application I/O.
+#[test]
+fn c_min_rate() {
+    // KiB/s on the source and on the target, whether the target gets the application's writes meanwhile, and what a
+    // resync may reach beside the application.
+    for (source, target, replicated, expected) in [
+        (1024, 1024, true, 700..1500),
+        (0, 1024, true, 700..1500),
+        (4000, 4000, true, 2800..5500),
+        // A request a turn is served, however large.
+        (1024, 0, true, 700..11_000),
+        (1024, 1024, false, 700..11_000),
+        (0, 0, true, 20_000..110_000),
+    ] {
+        let mut t = Setup::new(2)
+            .sizes([400, 400])
+            .with(|c| {
+                c.peer_device.c_min_rate = target;
+                c.peer_device.resync_without_replication = !replicated;
+            })
+            .up();
+        let options = drbd_engine::options::PeerDeviceOptions {
+            c_min_rate: source,
+            ..t.c.config.peer_device.clone()
+        };
+        let (peer, volume) = (node_id(1), vol(0));
+        t.ok(
+            0,
+            Command::PeerDeviceOptions {
+                peer,
+                volume,
+                options,
+            },
+        );
+        t.primary(0);
+        busy_for(&mut t, 1);
+        t.ok(
+            1,
+            Command::Invalidate {
+                volume,
+                from: None,
+                reset_bitmap: true,
+            },
+        );
+        t.wait(1, Repl(0, SyncTarget));
+        let before = t.resynced(0, 1);
+        busy_for(&mut t, 2);
+        let begun = t.resynced(0, 1);
+        // Twice the time that the speed is averaged over.
+        if expected.end < 20_000 {
+            busy_for(&mut t, 12);
+            let rate = (t.resynced(0, 1) - begun) * 4 / 12;
+            assert!(expected.contains(&rate), "{source}, {target}: {rate} KiB/s");
+            t.expect(1, Repl(0, SyncTarget));
+            // Nobody is in its way any more.
+            t.pass(1);
+            let from = t.resynced(0, 1);
+            t.pass(2);
+            let rate = (t.resynced(0, 1) - from) * 4 / 2;
+            assert!(rate > 20_000 || t.is(1, Disk(UpToDate)), "{rate} KiB/s");
+        } else {
+            let rate = (begun - before) * 4 / 2;
+            assert!(expected.contains(&rate), "{source}, {target}: {rate} KiB/s");
+        }
+        t.healthy();
+        t.same_content(0..2);
+        t.finish();
+    }
+}

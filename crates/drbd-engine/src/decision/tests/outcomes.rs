@@ -329,3 +329,25 @@ fn a_disk_attached_again_takes_what_it_missed() {
         assert_eq!(both_away.strategy, NoSync);
     }
 }
+
+/// A split brain that no policy solves is none while one of the two is being resynced.
+#[test]
+fn a_target_is_asked_again() {
+    let a = half(0, 0x10, &[(1, 0x8)], &[0x8]);
+    let b = half(1, 0x20, &[(0, 0x8)], &[0x8]);
+    let (found, _) = both(&a, &b, LINK);
+    assert_eq!(
+        (found.found, found.strategy),
+        (SplitBrainAutoRecover, SplitBrainDisconnect)
+    );
+    let target = |half: &Half| {
+        let mut half = with(half, UuidFlags::SYNC_TARGET);
+        half.side.disk = DiskState::Inconsistent;
+        half
+    };
+    for (a, b) in [(target(&a), b.clone()), (a.clone(), target(&b))] {
+        let (x, y) = both(&a, &b, LINK);
+        assert_eq!((x.strategy, y.strategy), (RetryConnect, RetryConnect));
+        assert!(x.handlers.is_empty() && y.handlers.is_empty());
+    }
+}

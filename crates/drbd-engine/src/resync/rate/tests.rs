@@ -24,7 +24,7 @@ fn example_a() {
     let mut rate = Rate::new(at(0));
     let mut blocks = vec![];
     for turn in 1..=20 {
-        let sectors = rate.turn(at(turn * 100), &DEFAULTS, 8).unwrap();
+        let sectors = rate.turn(at(turn * 100), &DEFAULTS, 8, u64::MAX).unwrap();
         blocks.push(sectors / 8);
         rate.asked(sectors);
         rate.came_back(sectors);
@@ -40,7 +40,7 @@ fn example_b() {
     let mut now = at(100);
     let mut turns: Vec<(u64, u64)> = vec![];
     for _ in 0..5 {
-        let sectors = rate.turn(now, &DEFAULTS, 8).unwrap();
+        let sectors = rate.turn(now, &DEFAULTS, 8, u64::MAX).unwrap();
         turns.push((now.as_nanos() / 1_000_000 - 100, sectors / 8));
         rate.asked(sectors);
         assert_eq!(
@@ -69,7 +69,7 @@ fn example_c() {
     let mut seen = vec![];
     for turn in 1..=40 {
         let before = rate.in_flight();
-        let sectors = rate.turn(at(turn * 100), &options, 8).unwrap();
+        let sectors = rate.turn(at(turn * 100), &options, 8, u64::MAX).unwrap();
         seen.push((before, sectors / 8));
         rate.asked(sectors);
         rate.came_back(rate.in_flight().min(2000));
@@ -89,23 +89,23 @@ fn fixed_rate() {
     };
     let mut rate = Rate::new(at(0));
     for turn in 1..5 {
-        let sectors = rate.turn(at(turn * 100), &options, 8).unwrap();
+        let sectors = rate.turn(at(turn * 100), &options, 8, u64::MAX).unwrap();
         assert_eq!(sectors, 48);
         rate.asked(sectors);
         rate.came_back(sectors);
         assert_eq!(rate.early_turn(at(turn * 100 + 5), &options, 1 << 20), None);
     }
     // Up to whole blocks of the larger granularity.
-    assert_eq!(rate.turn(at(600), &options, 128), Some(128));
+    assert_eq!(rate.turn(at(600), &options, 128, u64::MAX), Some(128));
     // Something, always.
     let slow = RateOptions {
         resync_rate: 1,
         ..options
     };
-    assert_eq!(rate.turn(at(700), &slow, 8), Some(8));
+    assert_eq!(rate.turn(at(700), &slow, 8, u64::MAX), Some(8));
     rate.asked(8);
     assert_eq!(
-        rate.turn(at(800), &slow, 8),
+        rate.turn(at(800), &slow, 8, u64::MAX),
         Some(0),
         "but not more and more"
     );
@@ -119,25 +119,25 @@ fn buffers_limit() {
         ..DEFAULTS
     };
     let mut rate = Rate::new(at(0));
-    assert_eq!(rate.turn(at(100), &options, 8), Some(16_384));
+    assert_eq!(rate.turn(at(100), &options, 8, u64::MAX), Some(16_384));
     rate.asked(16_384);
-    assert_eq!(rate.turn(at(200), &options, 8), Some(0));
+    assert_eq!(rate.turn(at(200), &options, 8, u64::MAX), Some(0));
     rate.came_back(800);
-    assert_eq!(rate.turn(at(300), &options, 8), Some(800));
+    assert_eq!(rate.turn(at(300), &options, 8, u64::MAX), Some(800));
 }
 
 #[test]
 fn after_an_unsuccessful_turn() {
     let mut rate = Rate::new(at(0));
-    let sectors = rate.turn(at(100), &DEFAULTS, 8).unwrap();
+    let sectors = rate.turn(at(100), &DEFAULTS, 8, u64::MAX).unwrap();
     rate.asked(sectors);
     rate.unsuccessful();
     assert_eq!(rate.pause(), TURN);
     rate.came_back(8);
-    assert_eq!(rate.turn(at(200), &DEFAULTS, 8), None);
+    assert_eq!(rate.turn(at(200), &DEFAULTS, 8, u64::MAX), None);
     rate.came_back(sectors - 8);
     assert_eq!(rate.early_turn(at(210), &DEFAULTS, 1 << 20), None);
-    assert!(rate.turn(at(300), &DEFAULTS, 8).is_some());
+    assert!(rate.turn(at(300), &DEFAULTS, 8, u64::MAX).is_some());
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn pause_between_turns() {
         resync_rate: 4000,
         ..DEFAULTS
     };
-    assert_eq!(rate.turn(at(100), &options, 8), Some(800));
+    assert_eq!(rate.turn(at(100), &options, 8, u64::MAX), Some(800));
     assert_eq!(rate.pause(), TURN, "nothing asked for");
     rate.asked(200);
     assert_eq!(rate.pause(), TURN / 4);
@@ -176,7 +176,7 @@ proptest! {
         for (ms, back, unsuccessful) in steps {
             now = now + Duration::from_millis(ms);
             let in_flight = rate.in_flight();
-            match rate.turn(now, &options, block) {
+            match rate.turn(now, &options, block, u64::MAX) {
                 Some(sectors) => {
                     prop_assert!(sectors % block == 0);
                     let room = (u64::from(options.max_buffers) * 8).saturating_sub(in_flight);

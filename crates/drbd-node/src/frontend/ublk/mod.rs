@@ -70,6 +70,7 @@ fn params(limits: &Limits) -> Params {
         physical_block: limits.physical_block,
         max_io: limits.max_io.clamp(4096, MAX_LEN as u32),
         max_discard: limits.max_discard,
+        discard_granularity: limits.discard_granularity,
         max_write_zeroes: limits.max_write_zeroes,
         volatile_cache: limits.volatile_cache,
     }

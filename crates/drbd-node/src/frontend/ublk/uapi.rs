@@ -126,6 +126,7 @@ pub(super) struct Params {
     pub(super) physical_block: u32,
     pub(super) max_io: u32,
     pub(super) max_discard: u32,
+    pub(super) discard_granularity: u32,
     pub(super) max_write_zeroes: u32,
     pub(super) volatile_cache: bool,
 }
@@ -159,8 +160,13 @@ impl Params {
         b.extend_from_slice(&0u32.to_ne_bytes());
         b.extend_from_slice(&self.sectors.to_ne_bytes());
         b.extend_from_slice(&0u64.to_ne_bytes());
-        let block = 1u32 << logical;
-        for field in [0, block, self.max_discard >> 9, self.max_write_zeroes >> 9] {
+        let granularity = self.discard_granularity.max(1 << logical);
+        for field in [
+            0,
+            granularity,
+            self.max_discard >> 9,
+            self.max_write_zeroes >> 9,
+        ] {
             b.extend_from_slice(&field.to_ne_bytes());
         }
         b.extend_from_slice(&1u16.to_ne_bytes());
@@ -287,6 +293,7 @@ mod tests {
             physical_block: 4096,
             max_io: 1 << 20,
             max_discard: 1 << 22,
+            discard_granularity: 12 << 10,
             max_write_zeroes: 0,
             volatile_cache: true,
         };
@@ -300,7 +307,7 @@ mod tests {
         assert_eq!(b[24..32], (1u64 << 33).to_ne_bytes());
         assert_eq!(
             b[40..60],
-            [0, 512, 8192, 0, 1u32].map(u32::to_ne_bytes).concat()
+            [0, 12 << 10, 8192, 0, 1u32].map(u32::to_ne_bytes).concat()
         );
         let plain = Params {
             max_discard: 0,
