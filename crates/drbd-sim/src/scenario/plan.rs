@@ -114,15 +114,13 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
     config.net.verify_alg = "md5".into();
     config.disk.al_extents = rng.pick(&[67, 67, 1237]);
     config.disk.al_updates = !rng.percent(3);
-    // Of its own, so that seeds keep their meaning.
-    let thin = Rng::new(seed ^ 0x7419).pick(&[0, 0, 0, 8 << 10, 64 << 10]);
-    config.disk.rs_discard_granularity = if large { thin * 16 } else { thin };
     config.peer_device = PeerDeviceOptions {
         resync_rate: 20_000,
         c_min_rate: rng.pick(&[0, 250, 20_000]),
         resync_without_replication: rng.percent(50),
         ..PeerDeviceOptions::default()
     };
+    thin_and_throttled(seed, large, &mut config);
     config.net_speed = match rng.below(4) {
         0 => NetSpeed {
             least: 10 * US,
@@ -199,6 +197,16 @@ fn versions(seed: u64, nodes: usize, volumes: usize) -> Vec<(usize, u16)> {
         }
     }
     found
+}
+
+/// Thin resyncs, and resyncs that make way for applications, with random numbers of their own: other seeds keep their
+/// meaning.
+fn thin_and_throttled(seed: u64, large: bool, config: &mut Config) {
+    let thin = Rng::new(seed ^ 0x7419).pick(&[0, 0, 0, 8 << 10, 64 << 10]);
+    config.disk.rs_discard_granularity = if large { thin * 16 } else { thin };
+    if seed % 4 != 1 {
+        config.peer_device.c_min_rate = 0;
+    }
 }
 
 fn volume(rng: &mut Rng, nodes: usize, large: bool) -> VolumeConfig {
