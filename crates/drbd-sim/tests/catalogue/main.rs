@@ -12,6 +12,7 @@ mod congestion;
 mod connecting;
 mod coverage;
 mod day0;
+mod disk_states;
 mod diskless;
 mod disks;
 mod failover;

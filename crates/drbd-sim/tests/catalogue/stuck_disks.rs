@@ -130,3 +130,41 @@ pub(crate) fn a_forced_detach_gives_a_stuck_disk_up() {
     t.same_content([0, 1]);
     t.finish();
 }
+
+/// A detach that hangs can be interrupted: whoever asked for it need not wait, and it can be forced then.
+#[test]
+fn interrupt_detach() {
+    for n in [0, 1] {
+        let mut t = Setup::new(2).up();
+        t.primary(0);
+        t.write(0, [1]);
+        t.pass(1);
+        t.errors_expected();
+        may_fail(&mut t, n);
+        t.slow_disk(n, STUCK);
+        let io = t.begin_write(0, 2);
+        let detach = t.begin(n, t.detach_command(0));
+        t.pass(20);
+        assert!(t.unanswered(n, detach));
+        t.pending(io);
+        t.never(n, Disk(Diskless));
+        // Nobody waits for the answer any more.
+        let force = Command::Detach {
+            volume: vol(0),
+            force: true,
+            diskless: false,
+        };
+        let before = t.c.now();
+        t.ok(n, force);
+        assert!(t.c.now() - before < 5_000_000_000);
+        t.expect(n, Disk(Diskless));
+        t.succeeds(io);
+        t.reply(n, detach);
+        t.slow_disk(n, 0);
+        t.pass(2 * STUCK / 1000);
+        t.attach(n);
+        t.healthy();
+        t.same_content([0, 1]);
+        t.finish();
+    }
+}
