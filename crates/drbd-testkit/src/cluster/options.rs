@@ -92,6 +92,8 @@ impl Options {
             net: net.map(str::to_owned).to_vec(),
             disk: vec![
                 "c-max-rate 4000M".to_owned(),
+                // Nobody waits for a resync that makes way for applications.
+                "c-min-rate 0".to_owned(),
                 "c-fill-target 10M".to_owned(),
             ],
             options: vec!["auto-promote no".to_owned()],
