@@ -34,4 +34,21 @@ mod roles;
 mod rows;
 mod stuck_disks;
 mod suspend;
+mod tables;
 mod thin;
+mod twopc;
+mod volumes;
+
+/// What every file of tests needs.
+#[allow(unused_imports)]
+mod words {
+    pub(crate) use crate::lab::uuids::{Generations, JUST_CREATED};
+    pub(crate) use crate::lab::{Bad, Is::*, Lab, Setup, vol};
+    pub(crate) use drbd_engine::command::{Command, Resize, RetCode};
+    pub(crate) use drbd_engine::effect::IoError;
+    pub(crate) use drbd_engine::options::{OnNoData, OnNoQuorum, Quorum, WireProtocol};
+    pub(crate) use drbd_proto::packet::Cmd;
+    pub(crate) use drbd_proto::{ConnState, ConnState::*, DiskState, DiskState::*};
+    pub(crate) use drbd_proto::{ReplState, ReplState::*, Role, Role::*};
+    pub(crate) use drbd_sim::cluster::node_id;
+}
