@@ -154,11 +154,7 @@ impl Engine {
             let text = "this disk does not have the data the Primary works with";
             return self.attach_failed(v, RetCode::ERR_DATA_NOT_CURRENT, text);
         }
-        let ask = self.state.peers_of(v).any(|(_, c, pd)| {
-            c.cstate == ConnState::Connected
-                && pd.pdisk > DiskState::Diskless
-                && pd.pdisk != DiskState::Unknown
-        });
+        let ask = self.may_negotiate(v);
         for conn in self.conns.values_mut() {
             if let Some(known) = conn.peers.get_mut(&v) {
                 known.negotiation = Negotiation::NotYet;
@@ -171,6 +167,15 @@ impl Engine {
             return self.twopc_request(ChangeKind::Attach { volume: v }, Requester::Attach);
         }
         self.attach_without_peers(v);
+    }
+
+    /// Whether a connected peer has a disk to compare with.
+    pub(crate) fn may_negotiate(&self, v: VolumeNr) -> bool {
+        self.state.peers_of(v).any(|(_, c, pd)| {
+            c.cstate == ConnState::Connected
+                && pd.pdisk > DiskState::Diskless
+                && pd.pdisk != DiskState::Unknown
+        })
     }
 
     fn attach_without_peers(&mut self, v: VolumeNr) {

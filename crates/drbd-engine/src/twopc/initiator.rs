@@ -55,6 +55,12 @@ impl Engine {
             Ok(_) => {}
             Err(code) => return self.initiator_report(&request, Err(code)),
         }
+        // The peers may have gone while this waited for its turn: nobody would end the negotiation.
+        if let ChangeKind::Attach { volume } = kind
+            && !self.may_negotiate(volume)
+        {
+            return self.initiator_report(&request, Err(RetCode::NEED_CONNECTION));
+        }
         let mut direct = self.connected_nodes();
         let target = kind.target();
         if let Some(peer) = target {
