@@ -30,7 +30,7 @@ pub fn directory() -> Result<&'static Path> {
         }
         let exe = std::env::current_exe().context("cannot find the running program")?;
         let dir = exe.parent().context("the running program is nowhere")?;
-        let dir = if dir.ends_with("deps") {
+        let dir = if dir.ends_with("deps") || dir.ends_with("examples") {
             dir.parent().unwrap_or(dir)
         } else {
             dir
