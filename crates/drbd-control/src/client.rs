@@ -141,6 +141,11 @@ impl Client {
         Ok(serde_json::from_str(&line)?)
     }
 
+    /// Whether a line of the daemon is here already: [`receive`](Self::receive) will not wait.
+    pub fn has_line(&self) -> bool {
+        self.stream.buffer().contains(&b'\n')
+    }
+
     /// The next event after an `events2` request.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ impl Bench {
         f(&mut self.disks, id);
         let mut done = Vec::new();
         for _ in 0..10_000 {
+            let copied = self.disks.copy(usize::MAX);
             for job in self.disks.to_start() {
                 self.ring.push(job.job, job.op);
             }
@@ -45,6 +46,9 @@ impl Bench {
                 assert_eq!(finished.op, id);
                 assert_eq!(self.disks.busy(), 0);
                 return finished.result;
+            }
+            if copied {
+                continue;
             }
             self.ring.wait(Some(Duration::from_secs(5))).unwrap();
             self.ring.completions(&mut done);
@@ -79,7 +83,8 @@ fn tag(output: Result<Output, DiskError>) -> Result<(), DiskError> {
     output.map(|o| assert!(matches!(o, Output::Nothing)))
 }
 
-/// Short requests to a file in memory end without the ring; longer ones take it.
+/// Short requests to a file in memory end without the ring, as many as asked for and in their order; longer ones take
+/// it.
 #[test]
 fn a_file_in_memory_is_copied_to() {
     let memory = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
@@ -90,26 +95,36 @@ fn a_file_in_memory_is_copied_to() {
     let buf = b.buf(8192, 3);
     b.disks
         .write(OpId(1), &device, 4096, buf, 8192, false, true);
-    assert_eq!(b.disks.next_finished().map(|f| f.op), Some(OpId(1)));
     let buf = b.pool.alloc(12288, Purpose::Internal).unwrap();
     b.disks.read(OpId(2), &device, 0, buf);
+    b.disks.flush(OpId(3), &device);
+    assert!(b.disks.next_finished().is_none());
+    assert!(b.disks.has_copies() && b.disks.copy(1));
+    assert_eq!(b.disks.next_finished().map(|f| f.op), Some(OpId(1)));
+    assert!(b.disks.next_finished().is_none());
+    assert!(b.disks.has_copies() && b.disks.copy(5));
     let Some(Finished {
+        op: OpId(2),
         result: Ok(Output::Data(got)),
-        ..
     }) = b.disks.next_finished()
     else {
         panic!("not read");
     };
     assert!(got[..4096].iter().all(|x| *x == 0) && got[4096..].iter().all(|x| *x == 3));
+    let flushed = b.disks.next_finished().map(|f| (f.op, f.result.is_ok()));
+    assert_eq!(flushed, Some((OpId(3), true)));
+    assert!(!b.disks.has_copies() && !b.disks.copy(5));
     let buf = b.pool.alloc(4096, Purpose::Internal).unwrap();
-    b.disks.read(OpId(3), &device, 1 << 20, buf);
+    b.disks.read(OpId(4), &device, 1 << 20, buf);
+    b.disks.copy(1);
     let beyond = b.disks.next_finished().map(|f| f.result.is_err());
     assert_eq!(beyond, Some(true), "beyond the end");
     assert!(b.disks.to_start().is_empty());
 
     let buf = b.buf(256 << 10, 4);
     b.disks
-        .write(OpId(4), &device, 0, buf, 256 << 10, false, false);
+        .write(OpId(5), &device, 0, buf, 256 << 10, false, false);
+    assert!(!b.disks.has_copies());
     assert!(b.disks.next_finished().is_none());
     assert_eq!(b.disks.to_start().len(), 1);
 }

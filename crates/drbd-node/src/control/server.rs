@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drbd_engine::status::Object;
 use rustix::fs::{FlockOperation, flock};
@@ -238,6 +238,47 @@ fn reply(stream: &mut UnixStream, code: i32, info: Vec<String>) -> io::Result<()
 /// How often an observer without events is asked whether it is still there.
 const HANG_UP_CHECK: Duration = Duration::from_millis(250);
 
+/// The shortest time between two deliveries to one observer. What happens after a quiet time is told at once; of a stream
+/// of events many share a delivery. Each delivery wakes this thread, the observer and whoever reads its output, and wakes
+/// are what observers would take from the data path.
+const PACE: Duration = Duration::from_millis(5);
+/// A delivery is not collected beyond this size, in bytes.
+const DELIVERY: usize = 256 << 10;
+
+/// Events on their way to an observer.
+struct Deliveries<'a> {
+    stream: &'a mut UnixStream,
+    lines: Vec<u8>,
+    last: Option<Instant>,
+}
+
+impl Deliveries<'_> {
+    fn add(&mut self, event: Event) -> io::Result<()> {
+        serde_json::to_writer(&mut self.lines, &Answer::Event(event))?;
+        self.lines.push(b'\n');
+        if self.lines.len() < DELIVERY {
+            return Ok(());
+        }
+        self.send()
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        if !self.lines.is_empty() {
+            self.stream.write_all(&self.lines)?;
+            self.lines.clear();
+            self.last = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Lets more come together, if something was delivered a moment ago.
+    fn pace(&self) {
+        if let Some(last) = self.last {
+            std::thread::sleep(PACE.saturating_sub(last.elapsed()));
+        }
+    }
+}
+
 fn observe(
     node: &Node,
     which: Option<&str>,
@@ -247,22 +288,36 @@ fn observe(
     let (observer, observed) = observer(backlog);
     let mut snapshots = node.observe(which, &observer);
     drop(observer);
+    let mut out = Deliveries {
+        stream,
+        lines: Vec::new(),
+        last: None,
+    };
     if snapshots == 0 {
-        answer(stream, &Answer::Event(Event::SnapshotsEnd))?;
+        out.add(Event::SnapshotsEnd)?;
     }
     // Changes of resources that are shown already may come between the snapshots of others.
     let mut early = Vec::new();
     let mut which = which.map(str::to_owned);
     loop {
-        let observation = match observed.next(HANG_UP_CHECK) {
+        let observation = match observed.next(Duration::ZERO) {
+            Err(Nothing::Timeout) => {
+                out.send()?;
+                out.pace();
+                observed.next(HANG_UP_CHECK)
+            }
+            there => there,
+        };
+        let observation = match observation {
             Ok(observation) => observation,
-            Err(Nothing::Timeout) if is_open(stream) => continue,
+            Err(Nothing::Timeout) if is_open(out.stream) => continue,
             Err(Nothing::Behind) => {
+                out.send()?;
                 let text = "this observer fell behind, events are lost: start anew".to_owned();
-                return reply(stream, FELL_BEHIND, vec![text]);
+                return reply(out.stream, FELL_BEHIND, vec![text]);
             }
             // Nobody listens any more, or the daemon ends.
-            Err(Nothing::Timeout | Nothing::Ended) => return Ok(()),
+            Err(Nothing::Timeout | Nothing::Ended) => return out.send(),
         };
         let Some(event) = event(observation, which.as_deref()) else {
             continue;
@@ -274,18 +329,18 @@ fn observe(
             match event {
                 Event::Snapshot(_) | Event::Gone { .. } => {
                     snapshots -= 1;
-                    answer(stream, &Answer::Event(event))?;
+                    out.add(event)?;
                 }
                 other => early.push(other),
             }
             if snapshots == 0 {
-                answer(stream, &Answer::Event(Event::SnapshotsEnd))?;
+                out.add(Event::SnapshotsEnd)?;
                 for event in early.drain(..) {
-                    answer(stream, &Answer::Event(event))?;
+                    out.add(event)?;
                 }
             }
         } else {
-            answer(stream, &Answer::Event(event))?;
+            out.add(event)?;
         }
     }
 }

@@ -3,12 +3,12 @@
 //! A turn of the loop takes everything that has happened (completions, messages, deadlines), feeds it to the
 //! engine one event at a time and carries out the effects of each before the next, and then submits all
 //! operations that came of it with one system call, in which it also waits. So the busier it is, the more
-//! work one turn does.
+//! work one turn does. Only work that would keep the processor busy for long is spread over several turns.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use drbd_engine::resync_after::ResyncHold;
@@ -20,17 +20,18 @@ use drbd_proto::{NodeId, VolumeNr};
 use crate::backing::{Backing, Disks};
 use crate::clock;
 use crate::frontend::{ToVolume, VolumeHandle};
-use crate::mailbox::{Mailbox, Sender, Wake};
+use crate::mailbox::{Mailbox, Wake};
 use crate::names::Names;
 use crate::netns::Netns;
 use crate::pool::Pool;
-use crate::resyncs::{Member, Resyncs};
+use crate::resyncs::Member;
 use crate::ring::{Completion, Fd, NoRing, Op, OpKey, Ring};
 use crate::transport::tcp::{self, Tcp};
 
 mod effects;
 mod engine;
 mod guests;
+mod handle;
 pub mod observer;
 mod openers;
 mod requests;
@@ -40,6 +41,8 @@ mod upcall;
 
 pub use engine::make_engine;
 use guests::Guests;
+pub(crate) use handle::Handle;
+pub use handle::StartError;
 pub use observer::Observer;
 use openers::Openers;
 use requests::Requests;
@@ -47,6 +50,10 @@ pub use upcall::Helper;
 
 /// Submissions in one system call.
 const RING_ENTRIES: u32 = 512;
+/// How many short operations on files in memory are carried out in one turn: what comes of them is on its way to peers
+/// and applications while the next are. With all of them in one turn, two nodes take turns instead of working side by
+/// side; with one each, system calls take over.
+const COPIES: usize = 6;
 /// How long the end of a reactor waits for streams to close and requests to end.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -204,100 +211,6 @@ struct Reactor {
     stopping: Option<Instant>,
 }
 
-/// A running reactor, as other threads see it.
-pub(crate) struct Handle {
-    pub(crate) sender: Sender<Message>,
-    pub(crate) pool: Pool,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-/// Why a reactor could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no ring.
-    #[error("{0}")]
-    Ring(#[from] NoRing),
-    /// No thread or no descriptor.
-    #[error("cannot start a thread for the resource: {0}")]
-    System(#[from] io::Error),
-}
-
-impl Handle {
-    /// Starts a reactor for a resource. `pool` is the bound of its payload memory in bytes.
-    pub(crate) fn start(
-        name: Arc<str>,
-        core: Box<dyn Core>,
-        pool: usize,
-        helper: Helper,
-        resyncs: &Resyncs,
-    ) -> Result<Handle, StartError> {
-        let mailbox = Mailbox::new()?;
-        let sender = mailbox.sender();
-        let pool = Pool::new(pool);
-        let (started, is_started) = mpsc::channel();
-        let parts = (name.clone(), pool.clone());
-        let resyncs = resyncs.join(sender.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("drbd-{name}"))
-            .spawn(move || {
-                let (name, pool) = parts;
-                // The ring belongs to the thread that makes it.
-                match Reactor::new(name, core, mailbox, pool, helper, resyncs) {
-                    Ok(mut reactor) => {
-                        let _ = started.send(Ok(()));
-                        reactor.run();
-                    }
-                    Err(e) => {
-                        let _ = started.send(Err(e));
-                    }
-                }
-            })?;
-        match is_started.recv() {
-            Ok(Ok(())) => Ok(Handle {
-                sender,
-                pool,
-                thread: Mutex::new(Some(thread)),
-            }),
-            Ok(Err(e)) => Err(e.into()),
-            Err(_) => Err(io::Error::other("the thread has ended").into()),
-        }
-    }
-
-    /// Gives the engine a command and waits for its answer; `None` if the reactor is gone.
-    pub(crate) fn command(&self, command: Command) -> Option<Reply> {
-        let (reply, answer) = mpsc::channel();
-        self.sender.send(Message::Command { command, reply });
-        answer.recv().ok()
-    }
-
-    /// Everything that can be seen of the resource; `None` if the reactor is gone.
-    pub(crate) fn status(&self) -> Option<ResourceStatus> {
-        let (reply, answer) = mpsc::channel();
-        self.sender.send(Message::Status(reply));
-        answer.recv().ok()
-    }
-
-    /// Tells an observer everything from now on.
-    pub(crate) fn observe(&self, observer: Observer) {
-        self.sender.send(Message::Observe(observer));
-    }
-
-    /// Ends the reactor and waits for that.
-    pub(crate) fn stop(&self) {
-        self.sender.send(Message::Stop);
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("a reactor thread ended with a panic");
-        }
-    }
-}
-
 /// The ring as the transport sees it.
 struct TcpRing<'a>(&'a mut Ring<Token>);
 
@@ -383,7 +296,7 @@ impl Reactor {
                 self.events.push_back(Event::Tick);
             }
             self.retry_reads();
-            self.settle();
+            let more = self.settle();
             self.with_tcp(|tcp, cx| tcp.flush(cx));
             for job in self.disks.to_start() {
                 self.ring.push(Token::Disk(job.job), job.op);
@@ -391,7 +304,7 @@ impl Reactor {
             if self.is_over() {
                 return;
             }
-            if let Err(e) = self.sleep() {
+            if let Err(e) = self.sleep(more) {
                 let head = self.head(None, None);
                 tracing::error!("{head}: io_uring: {e}; the resource stops");
                 return;
@@ -399,8 +312,9 @@ impl Reactor {
         }
     }
 
-    /// Feeds the engine until nothing is left to tell, guests included.
-    fn settle(&mut self) {
+    /// Feeds the engine until nothing is left to tell, guests included. `true`: there are copies for the next turn.
+    fn settle(&mut self) -> bool {
+        let mut copied = false;
         loop {
             while let Some(event) = self.next_event() {
                 self.core.handle(self.now, event, &mut self.effects);
@@ -410,9 +324,18 @@ impl Reactor {
                 }
                 self.effects = effects;
             }
-            if !self.run_guests() && self.events.is_empty() {
-                return;
+            if self.run_guests() || !self.events.is_empty() {
+                continue;
             }
+            if !self.disks.has_copies() {
+                return false;
+            }
+            // The peers can work on what they are sent while this thread copies.
+            if copied || self.tcp.has_to_send() {
+                return true;
+            }
+            self.disks.copy(COPIES);
+            copied = true;
         }
     }
 
@@ -438,7 +361,8 @@ impl Reactor {
         f(&mut self.tcp, &mut cx)
     }
 
-    fn sleep(&mut self) -> io::Result<()> {
+    /// Submits everything, and waits unless there is `more` to do.
+    fn sleep(&mut self, more: bool) -> io::Result<()> {
         let deadline = [
             self.core.next_deadline(),
             self.tcp.deadline(),
@@ -447,7 +371,9 @@ impl Reactor {
         .into_iter()
         .flatten()
         .min();
-        let timeout = if self.mailbox.prepare_sleep() {
+        let timeout = if more {
+            Some(Duration::ZERO)
+        } else if self.mailbox.prepare_sleep() {
             deadline.map(|at| at.since(clock::now()))
         } else {
             Some(Duration::ZERO)

@@ -11,6 +11,8 @@ use super::{color, daemon, print, socket};
 
 mod refresh;
 
+/// Output is collected up to this size, in bytes.
+const TOGETHER: usize = 64 << 10;
 /// Exit code when the daemon ends.
 const UNLOADED: u8 = 121;
 
@@ -58,7 +60,13 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
         return refresh::follow(client, which, Printer::new(wanted), timestamps);
     }
     let mut printer = Printer::new(wanted);
+    let mut text = String::new();
     loop {
+        // Events that came together are printed together.
+        if !text.is_empty() && (text.len() >= TOGETHER || !client.has_line()) {
+            print(&text);
+            text.clear();
+        }
         let event = match client.next_event() {
             Ok(event) => event,
             Err(ClientError::Lost(_)) => {
@@ -68,15 +76,10 @@ pub(super) fn events2(parsed: &Parsed) -> Result<u8, String> {
             Err(e) => return Err(format!("{which}: {e}")),
         };
         let end = matches!(event, Event::SnapshotsEnd);
-        let text: String = printer
-            .lines(event)
-            .iter()
-            .map(|line| stamp(line, timestamps))
-            .collect();
-        if !text.is_empty() {
-            print(&text);
-        }
+        let lines = printer.lines(event);
+        text.extend(lines.iter().map(|line| stamp(line, timestamps)));
         if end && now {
+            print(&text);
             return Ok(0);
         }
     }

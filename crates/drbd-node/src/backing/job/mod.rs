@@ -1,17 +1,18 @@
 //! Disk operations of the engine as sequences of ring operations.
 
+mod helper;
 mod steps;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd as _;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use drbd_engine::{DiskError, MetaBlock, OpId};
 
+use helper::Helper;
 use steps::run_length;
 
-use super::{Device, Piece, ioctl};
+use super::{Device, Piece};
 use crate::pool::{Buf, BufMut, Pool, Purpose};
 use crate::ring::{Memory, Op, Part};
 
@@ -106,41 +107,11 @@ pub struct Disks {
     zeroes: Option<Buf>,
     helper: Helper,
     start: Vec<Job>,
-    finished: Vec<Finished>,
+    /// What is done by the reactor's thread itself.
+    copies: VecDeque<Job>,
+    finished: VecDeque<Finished>,
     /// Jobs that wait for metadata memory.
     stalled: VecDeque<u32>,
-}
-
-/// A job's discard: device, first byte, length.
-type Call = (u32, Arc<Device>, u64, u64);
-
-/// The thread for calls that block.
-struct Helper {
-    report: Arc<dyn Fn(u32, io::Result<()>) + Send + Sync>,
-    sender: Option<mpsc::Sender<Call>>,
-}
-
-impl Helper {
-    fn discard(&mut self, job: u32, device: Arc<Device>, offset: u64, len: u64) {
-        let report = self.report.clone();
-        let sender = self.sender.get_or_insert_with(|| {
-            let (sender, receiver) = mpsc::channel::<Call>();
-            let thread = std::thread::Builder::new()
-                .name("drbd-discard".into())
-                .spawn(move || {
-                    for (job, device, offset, len) in receiver {
-                        report(job, ioctl::discard(device.fd.as_fd(), offset, len));
-                    }
-                });
-            if let Err(e) = thread {
-                tracing::error!("no thread for discards: {e}");
-            }
-            sender
-        });
-        if sender.send((job, device, offset, len)).is_err() {
-            (self.report)(job, Err(io::Error::from(io::ErrorKind::OutOfMemory)));
-        }
-    }
 }
 
 /// The engine's view of an error.
@@ -161,12 +132,10 @@ impl Disks {
             free: Vec::new(),
             meta_pool: Pool::new(META_POOL),
             zeroes: None,
-            helper: Helper {
-                report,
-                sender: None,
-            },
+            helper: Helper::new(report),
             start: Vec::new(),
-            finished: Vec::new(),
+            copies: VecDeque::new(),
+            finished: VecDeque::new(),
             stalled: VecDeque::new(),
         }
     }
@@ -178,37 +147,34 @@ impl Disks {
 
     /// The next operation of the engine that has ended.
     pub fn next_finished(&mut self) -> Option<Finished> {
-        if self.finished.is_empty() {
-            self.copy();
-        }
-        self.finished.pop()
+        self.finished.pop_front()
     }
 
-    /// Carries out what only copies memory.
-    fn copy(&mut self) {
-        let copies = |jobs: &[Option<State>], job: &Job| {
-            let state = jobs.get(job.job as usize).and_then(Option::as_ref);
-            let short = match &job.op {
-                Op::Read { part, .. } | Op::Write { part, .. } => part.len <= COPIED,
-                _ => false,
+    /// Carries out at most `limit` operations that only copy memory (and flushes where there is nothing to flush), in
+    /// the order in which they came. `false`: there was none.
+    pub fn copy(&mut self, limit: usize) -> bool {
+        let count = self.copies.len().min(limit);
+        for _ in 0..count {
+            let Some(Job { job, mut op }) = self.copies.pop_front() else {
+                break;
             };
-            short && state.is_some_and(|s| s.device.in_memory)
-        };
-        let (now, later) = std::mem::take(&mut self.start)
-            .into_iter()
-            .partition(|job| copies(&self.jobs, job));
-        self.start = later;
-        for Job { job, mut op } in now {
             let result = match &mut op {
                 Op::Read { fd, offset, part } => rustix::io::pread(fd, part.bytes_mut(), *offset),
                 Op::Write {
                     fd, offset, part, ..
                 } => rustix::io::pwrite(fd, part.bytes(), *offset),
+                Op::Flush { fd } => rustix::fs::fdatasync(fd).map(|()| 0),
                 _ => Err(rustix::io::Errno::INVAL),
             };
             let moved = result.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
             self.complete(job, moved.map_err(io::Error::from), op);
         }
+        count > 0
+    }
+
+    /// Whether there are operations for [`copy`](Self::copy).
+    pub fn has_copies(&self) -> bool {
+        !self.copies.is_empty()
     }
 
     /// Operations of the engine under way.
@@ -322,7 +288,7 @@ impl Disks {
                 );
             }
             // Longer than a buffer, or the system is out of memory.
-            None => self.finished.push(Finished {
+            None => self.finished.push_back(Finished {
                 op,
                 result: Err(DiskError::Io),
             }),
@@ -514,6 +480,10 @@ impl Disks {
     fn push(&mut self, job: u32, op: Op) {
         if let Some(Some(state)) = self.jobs.get_mut(job as usize) {
             state.in_flight += 1;
+            if state.device.in_memory && is_short(&op) {
+                self.copies.push_back(Job { job, op });
+                return;
+            }
         }
         self.start.push(Job { job, op });
     }
@@ -585,13 +555,21 @@ impl Disks {
             (None, Rest::Read { filled: None, .. }) => Err(DiskError::Io),
             (None, _) => Ok(Output::Nothing),
         };
-        self.finished.push(Finished {
+        self.finished.push_back(Finished {
             op: state.op,
             result,
         });
         if let Some(stalled) = self.stalled.pop_front() {
             self.advance(stalled);
         }
+    }
+}
+
+fn is_short(op: &Op) -> bool {
+    match op {
+        Op::Read { part, .. } | Op::Write { part, .. } => part.len <= COPIED,
+        Op::Flush { .. } => true,
+        _ => false,
     }
 }
 

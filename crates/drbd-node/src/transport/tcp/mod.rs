@@ -137,6 +137,8 @@ pub struct Tcp {
     streams: BTreeMap<u64, Streams>,
     events: VecDeque<Event>,
     next_id: u64,
+    /// The streams whose turn it was last.
+    served: u64,
     random: u64,
     /// Emptied vectors of parts, for reuse.
     spare: Vec<Vec<Part>>,
@@ -156,6 +158,7 @@ impl Tcp {
             streams: BTreeMap::new(),
             events: VecDeque::new(),
             next_id: 1,
+            served: 0,
             random: seed | 1,
             spare: Vec::new(),
             listen_again: None,
@@ -400,10 +403,7 @@ impl Tcp {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
-            let (id, found) = self
-                .streams
-                .iter_mut()
-                .find_map(|(id, s)| Some((*id, s.next(cx)?)))?;
+            let (id, found) = self.next_found(cx)?;
             match found {
                 streams::Found::Event(event) => return Some(event),
                 streams::Found::Finished => self.drop_streams(cx, id),
@@ -415,6 +415,23 @@ impl Tcp {
                 }
             }
         }
+    }
+
+    /// Peers take turns: one with much to say must not keep the others waiting.
+    fn next_found(&mut self, cx: &mut Context<'_>) -> Option<(u64, streams::Found)> {
+        let (served, streams) = (self.served, &mut self.streams);
+        let mut next = |(id, s): (&u64, &mut Streams)| Some((*id, s.next(cx)?));
+        let found = streams
+            .range_mut(served + 1..)
+            .find_map(&mut next)
+            .or_else(|| streams.range_mut(..=served).find_map(&mut next))?;
+        self.served = found.0;
+        Some(found)
+    }
+
+    /// Whether [`flush`](Self::flush) would start sending something.
+    pub fn has_to_send(&self) -> bool {
+        self.streams.values().any(Streams::has_to_send)
     }
 
     /// Closes everything; for the end of the resource.

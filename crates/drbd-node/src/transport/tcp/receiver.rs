@@ -73,6 +73,8 @@ pub(super) struct Receiver {
     end: usize,
     partial: Option<Partial>,
     receiving: bool,
+    /// Nothing more can be had from what was received.
+    hungry: bool,
 }
 
 /// The digest a data packet carries, and the sector it is about.
@@ -95,12 +97,14 @@ impl Receiver {
             end: 0,
             partial: None,
             receiving: false,
+            hungry: true,
         }
     }
 
-    /// Memory for the next receive operation; `None` if one is under way or nothing more is wanted now.
+    /// Memory for the next receive operation; `None` if one is under way, nothing more is wanted now, or there are
+    /// packets in what was received.
     pub(super) fn parts(&mut self, mut parts: Vec<Part>) -> Option<Vec<Part>> {
-        if self.receiving {
+        if self.receiving || !self.hungry {
             return None;
         }
         parts.clear();
@@ -148,6 +152,7 @@ impl Receiver {
     /// The operation has ended after `received` bytes.
     pub(super) fn received(&mut self, parts: &mut Vec<Part>, received: usize) {
         self.receiving = false;
+        self.hungry = false;
         let mut received = received;
         for part in parts.drain(..) {
             let here = received.min(part.len);
@@ -170,6 +175,17 @@ impl Receiver {
 
     /// The next packet, if all of it is here.
     pub(super) fn next(
+        &mut self,
+        ctx: &Ctx,
+        integrity: Option<DigestAlg>,
+        pool: &Pool,
+    ) -> Result<Step, ReceiveError> {
+        let step = self.step(ctx, integrity, pool);
+        self.hungry = matches!(step, Ok(Step::NeedBytes));
+        step
+    }
+
+    fn step(
         &mut self,
         ctx: &Ctx,
         integrity: Option<DigestAlg>,
@@ -440,6 +456,33 @@ mod tests {
         )
         .unwrap();
         assert_eq!(got.len(), 1, "on its own stream it is welcome");
+    }
+
+    /// Otherwise the rest would wait for bytes that nobody sends.
+    #[test]
+    fn what_is_here_comes_before_more_is_received() {
+        let pool = Pool::new(4 << 20);
+        let ctx = Ctx::new(124, Features::ALL);
+        let mut wire = Vec::new();
+        for _ in 0..2 {
+            ack().encode(&ctx, VolumeNr::ZERO, &mut wire).unwrap();
+        }
+        let mut receiver = Receiver::new(Stream::Control);
+        let mut parts = receiver.parts(Vec::new()).unwrap();
+        let Memory::Bytes(staging) = &mut parts[0].memory else {
+            panic!()
+        };
+        staging[..wire.len()].copy_from_slice(&wire);
+        receiver.received(&mut parts, wire.len());
+        for _ in 0..2 {
+            assert!(receiver.parts(Vec::new()).is_none());
+            let step = receiver.next(&ctx, None, &pool).unwrap();
+            assert!(matches!(step, Step::Packet { .. }), "{step:?}");
+        }
+        assert!(receiver.parts(Vec::new()).is_none());
+        let step = receiver.next(&ctx, None, &pool).unwrap();
+        assert!(matches!(step, Step::NeedBytes), "{step:?}");
+        assert!(receiver.parts(Vec::new()).is_some());
     }
 
     #[test]

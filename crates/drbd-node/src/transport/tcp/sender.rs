@@ -147,6 +147,11 @@ impl Sender {
             .map(|(_, op)| op)
     }
 
+    /// Something is queued, and nothing under way.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.sending && !self.queue.is_empty()
+    }
+
     /// Nothing is queued or under way.
     pub(super) fn is_idle(&self) -> bool {
         !self.sending && self.queue.is_empty()

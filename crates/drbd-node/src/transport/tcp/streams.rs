@@ -117,6 +117,13 @@ impl Streams {
             && memory::of(&self.data.fd).is_some_and(|m| m.queued > m.limit / 5 * 4)
     }
 
+    /// Something is queued and could be sent now.
+    pub(super) fn has_to_send(&self) -> bool {
+        [&self.data, &self.control]
+            .iter()
+            .any(|one| one.sender.is_ready())
+    }
+
     /// Closing, and everything is sent and seen by the peer.
     pub(super) fn is_finished(&self) -> bool {
         self.is_closing()

@@ -422,8 +422,12 @@ fn close_delivers_what_is_queued() {
 
 /// A peer made of plain sockets: gives the data and control streams.
 fn by_hand(node: &mut Node) -> (TcpStream, TcpStream) {
-    let path = node.path;
     node.connect();
+    call_by_hand(node, node.path)
+}
+
+/// The calls of a peer made of plain sockets.
+fn call_by_hand(node: &mut Node, path: Path) -> (TcpStream, TcpStream) {
     node.turn();
     let mut open = |stream| {
         let mut socket = TcpStream::connect(path.local).unwrap();
@@ -451,6 +455,52 @@ fn alone() -> Node {
             remote: refuses,
         },
     )
+}
+
+/// A peer with much to say does not keep another one waiting.
+#[test]
+fn peers_take_turns() {
+    let mut node = alone();
+    let talker = node.peer;
+    let (mut data, _control) = by_hand(&mut node);
+    let path = Path {
+        local: free_port("127.0.0.1"),
+        ..node.path
+    };
+    let second = NodeId::new(2).unwrap();
+    node.with(|tcp, cx, _| tcp.connect(cx, second, vec![path], options()));
+    node.turn();
+    let (mut other, _control) = call_by_hand(&mut node, path);
+
+    let mut packet = Vec::new();
+    features()
+        .encode(&Ctx::INITIAL, VolumeNr::CONNECTION, &mut packet)
+        .unwrap();
+    data.write_all(&packet.repeat(50)).unwrap();
+    other.write_all(&packet.repeat(3)).unwrap();
+    // Take in what has come, without asking for events.
+    std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..5 {
+        let mut done = std::mem::take(&mut node.done);
+        node.with(|tcp, cx, _| {
+            for c in done.drain(..) {
+                tcp.complete(cx, c.token, c.result, c.op);
+            }
+            tcp.flush(cx);
+        });
+        node.ring.wait(Some(Duration::from_millis(2))).unwrap();
+        node.ring.completions(&mut node.done);
+    }
+    let mut from = Vec::new();
+    node.with(|tcp, cx, _| {
+        while let Some(Event::Packet { peer, .. }) = tcp.next_event(cx) {
+            from.push(peer);
+        }
+    });
+    assert_eq!(from.len(), 53);
+    assert_eq!(from.iter().filter(|p| **p == talker).count(), 50);
+    let of_second = from.iter().rposition(|p| *p == second);
+    assert!(of_second < Some(6), "{from:?}");
 }
 
 #[test]
