@@ -86,6 +86,7 @@ static PLACE: LazyLock<Place> = LazyLock::new(|| {
         frontends: Vec::new(),
         make_core: Box::new(make_engine),
         max_parallel_resyncs: 0,
+        lax_names: true,
     }));
     let server = Server::bind(&socket).unwrap();
     std::thread::spawn(move || server.run(&node));

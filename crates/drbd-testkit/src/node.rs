@@ -80,6 +80,8 @@ pub struct Node {
     pub(crate) disks: Vec<PathBuf>,
     pub(crate) minors: Vec<u32>,
     daemon: Option<Child>,
+    /// Further arguments of the daemon.
+    arguments: Vec<String>,
 }
 
 impl Node {
@@ -102,6 +104,7 @@ impl Node {
             disks: Vec::new(),
             minors: Vec::new(),
             daemon: None,
+            arguments: Vec::new(),
         })
     }
 
@@ -204,6 +207,11 @@ impl Node {
         std::fs::set_permissions(&path, mode).context(path.display())
     }
 
+    /// Further arguments of the daemon from its next start on.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+    }
+
     /// Starts the daemon and waits until it answers.
     ///
     /// # Errors
@@ -231,6 +239,7 @@ impl Node {
                 .arg("--nbd")
                 .arg(self.nbd().to_string()),
         };
+        command.args(&self.arguments);
         self.environment(&mut command);
         spawn::die_with_thread(&mut command);
         let child = self

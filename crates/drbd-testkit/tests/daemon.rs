@@ -220,9 +220,21 @@ fn invalid_names() -> Result<()> {
         assert_eq!(status, ["plain role:Secondary"]);
         // What looks odd and is not.
         let longest = &long[..127];
-        for name in ["a.b", "...", "a:b", "r\u{e4}tsel", "allx", longest] {
+        for name in ["a.b", "...", "a+-_b", "allx", longest] {
             node.drbdsetup(&["new-resource", name, "0"])?.ok()?;
             node.drbdsetup(&["down", name])?.ok()?;
+        }
+        // What is allowed only if the daemon is told so.
+        let odd = ["a:b", "r\u{e4}tsel", "a@b", "a%b"];
+        for name in odd {
+            refused(&["new-resource", name, "0"], "strict_names=1 allows only")?;
+        }
+        c.node_mut(0).stop()?;
+        c.node_mut(0).set_arguments(&["--lax-names"]);
+        c.node_mut(0).start()?;
+        for name in odd {
+            c.node(0).drbdsetup(&["new-resource", name, "0"])?.ok()?;
+            c.node(0).drbdsetup(&["down", name])?.ok()?;
         }
         Ok(())
     })

@@ -60,6 +60,9 @@ struct Arguments {
         default_value_t = 0
     )]
     max_parallel_resyncs: usize,
+    /// Allow names of resources and connections with other characters than letters, digits and `+-._`.
+    #[arg(long, env = "DRBD_LAX_NAMES", value_parser = clap::builder::BoolishValueParser::new())]
+    lax_names: bool,
     /// Where log lines go: stderr, journal, or auto, which is the journal if that is where stderr leads. DRBD_LOG says what is logged,
     /// by default `info`.
     #[arg(
@@ -129,6 +132,7 @@ fn run(arguments: Arguments, signals: &EndSignals) -> Result<(), String> {
         frontends: vec![Box::new(frontends)],
         make_core: Box::new(make_engine),
         max_parallel_resyncs: arguments.max_parallel_resyncs,
+        lax_names: arguments.lax_names,
     }));
     tracing::info!(
         "drbdd: version {}, control socket {}",

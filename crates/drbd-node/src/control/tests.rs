@@ -29,6 +29,7 @@ impl Daemon {
             frontends: Vec::new(),
             make_core: Box::new(make_engine),
             max_parallel_resyncs: 0,
+            lax_names: false,
         }));
         let daemon = Daemon { directory };
         let server = Server::bind(&daemon.path()).unwrap().with_backlog(backlog);

@@ -141,9 +141,10 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Names of resources and connections (configuration, section 14), by the rules without strict names. What would be a
-/// directory of its own in a path is refused besides.
-fn check_name(name: &str) -> Result<(), Refusal> {
+/// Names of resources and connections (configuration, section 14), by the rules with or without strict names. What
+/// would be a directory of its own in a path is refused besides.
+fn check_name(name: &str, lax: bool) -> Result<(), Refusal> {
+    let strict = |b: u8| b.is_ascii_alphanumeric() || b"+-._".contains(&b);
     if name.is_empty() {
         return Err(no(RetCode::ERR_MANDATORY_TAG, "name missing"));
     }
@@ -153,6 +154,8 @@ fn check_name(name: &str) -> Result<(), Refusal> {
         "invalid name (reserved)"
     } else if name.bytes().any(|b| b == b'/' || b <= b' ' || b == 0x7f) {
         "invalid name (disallowed: ascii control, space, slash)"
+    } else if !lax && !name.bytes().all(strict) {
+        "invalid name (strict_names=1 allows only [0-9A-Za-z+._-])"
     } else {
         return Ok(());
     };
@@ -197,7 +200,7 @@ impl Node {
     fn new_resource(&self, call: &Call<'_>) -> Result<Reply, Refusal> {
         let name = call.argument(Argument::Resource);
         let node_id = call.node(Argument::NodeId)?;
-        check_name(name)?;
+        check_name(name, self.settings.lax_names)?;
         let mut registry = lock(&self.registry);
         if registry.resources.contains_key(name) {
             return Ok(Reply::new(RetCode::NO_ERROR));
@@ -243,7 +246,7 @@ impl Node {
         let old = call.argument(Argument::Resource);
         let new = call.argument(Argument::NewName);
         let resource = self.resource(old)?;
-        check_name(new)?;
+        check_name(new, self.settings.lax_names)?;
         let _changes = lock(&resource.changes);
         let mut registry = lock(&self.registry);
         if registry.resources.contains_key(new) {
@@ -339,7 +342,7 @@ impl Node {
                     return Err(no(RetCode::ERR_INVALID_REQUEST, text));
                 }
                 if call.options.text("_name").is_some() {
-                    check_name(&name)?;
+                    check_name(&name, self.settings.lax_names)?;
                     let config = lock(&resource.config);
                     let mut names = config.peers.values().map(|p| p.net.text("_name"));
                     if names.any(|other| other == Some(&*name)) {

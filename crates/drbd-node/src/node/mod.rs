@@ -56,6 +56,8 @@ pub struct Settings {
     pub make_core: MakeCore,
     /// How many volumes may be resynced at a time; 0: no limit.
     pub max_parallel_resyncs: usize,
+    /// Names may have other characters than letters, digits and `+-._` (configuration, section 14).
+    pub lax_names: bool,
 }
 
 /// All resources of this daemon.
