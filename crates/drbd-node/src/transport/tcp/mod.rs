@@ -288,8 +288,8 @@ impl Tcp {
         }
     }
 
-    /// Starts what has to be started: sends for everything queued, receives where nothing is under way. To be called
-    /// once per wake-up, when everything is decided.
+    /// Starts what has to be started: sends for everything queued, receives where nothing is under way or left. To be called
+    /// once per wake-up.
     pub fn flush(&mut self, cx: &mut Context<'_>) {
         for streams in self.streams.values_mut() {
             streams.flush(cx, &mut self.spare);
