@@ -118,6 +118,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
     pair("6-protocol-a", "protocol A", options::protocol_a),
     pair("6-protocol-b", "protocol B", options::protocol_b),
+    pair("6-thin", "thin resyncs: zeroes are not sent", options::thin),
     pair(
         "6-checksums",
         "csums-alg, data-integrity-alg and authentication",

@@ -152,6 +152,46 @@ pub(super) fn discard(run: &Run<'_>) -> Result<()> {
     })
 }
 
+/// What a node has got of its peer, in bytes.
+fn received(lab: &Lab, id: u8) -> Result<u64> {
+    let status = lab.side(id)?.status()?;
+    Ok(status.peer(1 - id, 0).context("no peer")?.received)
+}
+
+/// Thin resyncs: what is zero at the source is not sent, and the target discards it. Each side is the target once.
+pub(super) fn thin(run: &Run<'_>) -> Result<()> {
+    let options = Options::default().disk("rs-discard-granularity 65536");
+    run.tell(options, |lab| {
+        lab.up_in_sync(0)?;
+        let device = lab.side(0)?.device();
+        lab.side(0)?
+            .sh(&format!("blkdiscard -z -o 0 -l {} {device}", 16 << 20))?;
+        lab.expect_zeroes(0, 16 << 20);
+        lab.write(0, &[(3 << 20, 1 << 16), (5 << 20, 4096), (7 << 20, 512)])?;
+        lab.settle()?;
+        for target in [1, 0] {
+            if target == 0 {
+                lab.side(0)?.demote()?;
+                lab.side(1)?.adm("primary")?;
+            }
+            let before = received(lab, target)?;
+            lab.side(target)?.adm("invalidate")?;
+            lab.settle()?;
+            lab.check_disks(&[0, 1])?;
+            let moved = received(lab, target)? - before;
+            if moved > 8 << 20 {
+                let name = &lab.side(target)?.name;
+                let text = format!(
+                    "{} KiB were sent to {name} of a device of zeroes",
+                    moved >> 10
+                );
+                return Err(Error::new(text));
+            }
+        }
+        Ok(())
+    })
+}
+
 /// A wrong secret, and none, are refused; the right one is not.
 pub(super) fn secrets(run: &Run<'_>) -> Result<()> {
     let options = Options::default()
