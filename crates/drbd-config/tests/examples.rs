@@ -130,6 +130,18 @@ fn without_stacked_volumes(text: &str) -> String {
     out
 }
 
+/// With the place that the examples were recorded at. Words of more than 80 bytes are quoted, and here a path may be one.
+fn as_below_etc(output: &str, here: &Path) -> String {
+    let output = output.replace(&*here.to_string_lossy(), "/etc/drbd.d");
+    let mut parts = output.split("\"/etc/drbd.d");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str("/etc/drbd.d");
+        out.push_str(&part.replacen('"', "", 1));
+    }
+    out
+}
+
 fn first_difference(ours: &str, theirs: &str) -> String {
     for (i, pair) in ours.lines().zip(theirs.lines()).enumerate() {
         if pair.0 != pair.1 {
@@ -160,7 +172,7 @@ fn compare(dir: &str, extension: &str, verbose: bool) {
         let expected = std::fs::read_to_string(expected).unwrap();
         let run = run(&file, verbose);
         let here = std::fs::canonicalize(data(dir)).unwrap();
-        let mut ours = run.output.replace(&*here.to_string_lossy(), "/etc/drbd.d");
+        let mut ours = as_below_etc(&run.output, &here);
         if !verbose {
             ours = without_stacked_volumes(&ours);
         }
