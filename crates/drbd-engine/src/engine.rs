@@ -421,11 +421,12 @@ impl Engine {
             }
             return Ok(());
         }
-        if self.control_packet(peer, stream, volume, &packet)? {
+        let handled = self.control_packet(peer, stream, volume, &packet);
+        if !matches!(handled, Ok(false)) {
             if let Some(buf) = payload {
                 self.release(buf);
             }
-            return Ok(());
+            return handled.map(|_| ());
         }
         self.data_packet(peer, stream, volume, packet, payload)
     }

@@ -25,9 +25,10 @@ impl Engine {
         }
     }
 
-    /// Whether received writes are on their way to the disk or not acknowledged by their sender.
+    /// Whether received writes are on their way to the disk or not acknowledged by their sender, or wait for their turn,
+    /// which comes even if the peer has taken its leave meanwhile.
     pub(crate) fn data_peer_writes_in_flight(&self) -> bool {
-        !self.data.peer_requests.is_empty()
+        !self.data.peer_requests.is_empty() || self.conns.values().any(|c| c.data.receiver.waits())
     }
 
     /// Whether no application write of a volume is under way.

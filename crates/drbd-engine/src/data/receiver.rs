@@ -35,6 +35,18 @@ pub(crate) struct Receiver {
     pub active: u32,
 }
 
+impl Receiver {
+    /// Whether a write is among the packets that wait.
+    pub(crate) fn waits(&self) -> bool {
+        self.queue.iter().any(|item| {
+            matches!(
+                item.packet,
+                Packet::Data(_) | Packet::Trim(_) | Packet::Zeroes(_)
+            )
+        })
+    }
+}
+
 /// A packet of the data stream that waits.
 #[derive(Debug)]
 pub(crate) struct RxItem {

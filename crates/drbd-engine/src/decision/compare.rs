@@ -104,6 +104,9 @@ fn equal(f: &Facts<'_>) -> Option<Compared> {
     if let Some(found) = missed_end_legacy(f) {
         return Some(found);
     }
+    if f.pv < 110 {
+        return after_a_crash(f);
+    }
     if f.source_missed_end {
         return hit(SourceUseBitmap, Rule::SyncSourceMissedFinish, Row::C6); // 6
     }
@@ -155,6 +158,15 @@ fn equal(f: &Facts<'_>) -> Option<Compared> {
     if i_reconnect || peer_reconnects {
         return hit(NoSync, last, Row::C17); // 17
     }
+    after_a_crash(f)
+}
+
+/// Rows 18 to 20. A peer of the 8 series gets here at once: it says nothing of RECONNECT or a lost quorum, and does not
+/// look at what this node says of them, so that they must not count here either (section 8.4; a deviation: with the
+/// reference both sides of such a connection may take themselves for the source).
+fn after_a_crash(f: &Facts<'_>) -> Option<Compared> {
+    let i_crashed = f.i_have(UuidFlags::CRASHED_PRIMARY);
+    let peer_crashed = f.peer_has(UuidFlags::CRASHED_PRIMARY);
     match (i_crashed, peer_crashed) {
         // 18
         (true, true) if f.resolve_conflicts => hit(TargetIfBothFailed, Rule::BothOff, Row::C18a),

@@ -280,7 +280,9 @@ impl Engine {
         // The peer may not know yet that there is something to sync (wire protocol, section 11.5).
         let unaware = old.repl == ReplState::Established
             && matches!(repl, ReplState::WFBitMapS | ReplState::WFBitMapT)
-            && state.repl <= ReplState::Established;
+            && state.repl <= ReplState::Established
+            // It is told with the rest of what an attaching disk waits for.
+            && !(state.disk == DiskState::Negotiating && self.is_legacy(peer));
         let susp_peer = state.aftr_isp || state.user_isp;
         let role = state.role;
         let result = self.change(

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use drbd_proto::packet::{BlockAck, BlockRequest, DagtagRequest, DataReply, Deallocated};
 use drbd_proto::{
-    BlockId, Bytes, Dagtag, DigestAlg, DigestValue, DiskState, Features, NodeId, Packet, ReplState,
-    Sector, Stream, VolumeNr,
+    BlockId, Bytes, Dagtag, DigestAlg, DigestValue, DiskState, NodeId, Packet, ReplState, Sector,
+    Stream, VolumeNr,
 };
 
 use crate::effect::Effect;
@@ -375,7 +375,9 @@ impl Engine {
         let gone = self.state.pdisk(peer, volume) < DiskState::Inconsistent;
         if gone || self.state.repl(peer, volume) == ReplState::Ahead {
             self.release(buf);
-            if !gone || self.has_feature(peer, Features::RESYNC_DAGTAG) {
+            // Whatever its version: it counts the request as under way until it has an answer, and attaches again on
+            // the same connection (a deviation: the reference says nothing to a peer without RESYNC_DAGTAG).
+            if self.conns.get(&peer).is_some_and(|c| c.apv() >= 96) {
                 self.send_rs_ack(
                     peer,
                     volume,

@@ -112,8 +112,17 @@ impl Engine {
             self.send_uuids(peer, v, UuidFlags::NONE);
         }
 
+        self.generation_for_diskless_peer(peer, v, done);
+
         // The peer attached a disk.
-        if was.pdisk < DiskState::Negotiating && is.pdisk == DiskState::Negotiating {
+        let attached = if self.is_legacy(peer) {
+            // Nobody was asked about it: the state packet says it, and the peer waits for what this node has. (A
+            // deviation: the reference tells a peer of the 8 series nothing, whose attach then never ends.)
+            !connects && was.pdisk < DiskState::Negotiating && known(is.pdisk)
+        } else {
+            was.pdisk < DiskState::Negotiating && is.pdisk == DiskState::Negotiating
+        };
+        if attached {
             self.send_uuids(peer, v, UuidFlags::NONE);
             self.send_state(peer, v);
         }

@@ -3,11 +3,13 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use drbd_proto::{DiskState, NodeId, ReplState, Role, Uuid, UuidFlags, VolumeNr};
+use drbd_proto::{ConnState, DiskState, NodeId, ReplState, Role, Uuid, UuidFlags, VolumeNr};
 
 use crate::connection::PingWaiter;
 use crate::effect::LogLevel;
 use crate::engine::Engine;
+use crate::state::State;
+use crate::state::after::Deferred;
 
 impl Engine {
     /// A request found that a new generation is due: all peers are asked whether they are still there,
@@ -165,6 +167,37 @@ impl Engine {
             for peer in to {
                 self.send_uuids(peer, v, reason);
             }
+        }
+    }
+
+    /// A Primary of the 8 series that has no disk, or not any more, names no generation for what it writes from now on:
+    /// the node that has the data begins one, as soon as it hears of it (section 7.6, 4).
+    pub(crate) fn generation_for_diskless_peer(
+        &mut self,
+        peer: NodeId,
+        v: VolumeNr,
+        done: &Deferred,
+    ) {
+        let (old, new) = (&done.old, &done.new);
+        let role = |s: &State| s.conns.get(&peer).map_or(Role::Unknown, |c| c.peer_role);
+        let (was, is) = (old.pdisk(peer, v), new.pdisk(peer, v));
+        let without = is < DiskState::Inconsistent || is == DiskState::Outdated;
+        let lost = without
+            && matches!(
+                was,
+                DiskState::Inconsistent | DiskState::Consistent | DiskState::UpToDate
+            );
+        let promoted = is < DiskState::Inconsistent && role(old) == Role::Secondary;
+        if self.is_legacy(peer)
+            && (lost || promoted)
+            && role(new) == Role::Primary
+            && new.cstate(peer) == ConnState::Connected
+            && self.state.disk(v) == DiskState::UpToDate
+            && self
+                .disk_ref(v)
+                .is_some_and(|d| d.gen_ids.bitmap(peer).is_none())
+        {
+            self.new_current_uuid(v, false);
         }
     }
 

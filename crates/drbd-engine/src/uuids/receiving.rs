@@ -202,11 +202,12 @@ impl Engine {
     fn uuids_without_disk(&mut self, peer: NodeId, v: VolumeNr, new: &PeerUuids) {
         let established = self.state.repl(peer, v) >= ReplState::Established;
         let up_to_date = self.state.pdisk(peer, v) == DiskState::UpToDate;
-        let secondary = self.state.role == Role::Secondary;
+        // A Primary names the generation itself; to one without disk a peer of the 8 series does (section 7.6, 4).
+        let follows = self.state.role == Role::Secondary || self.is_legacy(peer);
         let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
         if established
             && up_to_date
-            && secondary
+            && follows
             && !new.current.same(exposed)
             && let Some(volume) = self.volumes.get_mut(&v)
         {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use drbd_proto::{ConnState, DiskState, ReplState, Role};
+use drbd_proto::{ConnState, DiskState, Features, ReplState, Role};
 
 use super::Cluster;
 use crate::buffer::{Version, ZEROES};
@@ -382,6 +382,28 @@ impl Cluster {
                     },
                 );
             }
+        }
+    }
+
+    /// A node forgets which blocks differ from those of a peer because their generations are equal. A release before
+    /// this one does so without comparing the blocks, and the copies of two such nodes stay different where they were
+    /// (state machine, section 8.6): what a protocol without means against it does is no failure.
+    pub(super) fn bits_dropped(&mut self, n: usize, peer: usize, volume: usize) {
+        let (_, features) = self.config.dialect(n, peer);
+        if features.contains(Features::COMPARE_LEFTOVER) || self.divergence_tolerated {
+            return;
+        }
+        let size = self.size(n, volume);
+        let disk = |m: usize| {
+            let disk = self.nodes.get(m)?.disks.get(volume)?.as_ref()?;
+            Some(disk.visible())
+        };
+        let (Some(mine), Some(theirs)) = (disk(n), disk(peer)) else {
+            return;
+        };
+        if !differences(mine, theirs, 0, size).is_empty() {
+            self.note(|| format!("nodes {n} and {peer} forget that volume {volume} differs"));
+            self.divergence_tolerated = true;
         }
     }
 

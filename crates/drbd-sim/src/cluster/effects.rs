@@ -256,6 +256,11 @@ impl Cluster {
                 if let Some(r) = self.record.as_mut() {
                     r.log.push((self.queue.now(), n, line.text.clone()));
                 }
+                if let (Some(peer), Some(v)) = (line.peer, line.volume)
+                    && line.text == "cleared bitmap"
+                {
+                    self.bits_dropped(n, peer.index(), usize::from(v.to_wire()));
+                }
                 if line.level == LogLevel::Error && line.text.contains("BUG") {
                     self.fail(n, "log", line.text);
                 }

@@ -223,8 +223,10 @@ impl Run {
             self.cluster.lenient = true;
         }
         // With protocols A and B the Primary's copy is the one that counts, without what was in its cache: until all
-        // have followed, reads show the one or the other.
-        if self.plan.asynchronous && self.cluster.role(n) == Role::Primary {
+        // have followed, reads show the one or the other. To the 8 series the copy of a crashed Primary always does.
+        let eight = (0..self.cluster.config.nodes)
+            .any(|m| m != n && self.cluster.config.dialect(n, m).0 < 110);
+        if (self.plan.asynchronous || eight) && self.cluster.role(n) == Role::Primary {
             power = false;
         }
         if power && self.cluster.config.volatile_cache && !self.others_complete(n) {

@@ -178,6 +178,16 @@ impl Run {
                     self.cluster
                         .script(n, vec![Command::Secondary { force: true }]);
                 }
+                // Before protocol 121 nobody who gives his data up makes a decision the other way round: the Primary whose
+                // data are older in the eyes of the rules has to step down.
+                let (version, _) = self.cluster.config.dialect(n, peer);
+                if *times > 16 && version < 121 && s.info.role == Role::Primary {
+                    self.cluster
+                        .note(|| format!("node {n} steps down for node {peer}"));
+                    self.cluster.forced_down = true;
+                    self.cluster
+                        .script(n, vec![Command::Secondary { force: true }]);
+                }
                 let connect = Command::Connect {
                     peer: *p,
                     discard_my_data: loser,
