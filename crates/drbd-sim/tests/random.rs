@@ -28,6 +28,48 @@ fn twenty_seeds() {
     }
 }
 
+/// Seeds with nodes of different protocol versions that found something, and what.
+const MIXED: [(u64, &str); 8] = [
+    (1127, "an attach beside DRBD 8 waits for ever"),
+    (909, "DRBD 8 as Primary without disk: no new generation"),
+    (
+        891,
+        "DRBD 8 as crashed Primary: both are the source, or none is",
+    ),
+    (
+        53,
+        "DRBD 8 as crashed Primary: what was in its cache is gone",
+    ),
+    (1001, "a target of protocol 120 waits for an answer"),
+    (
+        1170,
+        "a peer that leaves while its writes wait for their turn",
+    ),
+    (1853, "the buffer of a packet that is out of place"),
+    (
+        1068,
+        "before protocol 121 discard-my-data turns no decision round",
+    ),
+];
+
+#[test]
+fn different_versions() {
+    catch_panics();
+    let wishes = Wishes {
+        mixed: true,
+        ..Wishes::default()
+    };
+    for (seed, what) in MIXED {
+        let outcome = run(seed, &wishes, core::engine, None);
+        if let Some(f) = outcome.failure {
+            panic!(
+                "seed {seed} ({what}): {f}\n{}cargo sim --seed {seed} --mixed --trace",
+                outcome.state
+            );
+        }
+    }
+}
+
 fn trace(seed: u64) -> Vec<String> {
     let lines = Rc::new(RefCell::new(Vec::new()));
     let sink = Rc::clone(&lines);

@@ -161,9 +161,9 @@ fn equal(f: &Facts<'_>) -> Option<Compared> {
     after_a_crash(f)
 }
 
-/// Rows 18 to 20. A peer of the 8 series gets here at once: it says nothing of RECONNECT or a lost quorum, and does not
-/// look at what this node says of them, so that they must not count here either (section 8.4; a deviation: with the
-/// reference both sides of such a connection may take themselves for the source).
+/// Rows 18 to 20. A peer of the 8 series gets here at once: it says nothing of RECONNECT or a lost quorum, and hears
+/// nothing of them, so that they must not count on this side either (section 8.4). Both would take themselves for the
+/// source by rows 15 and 18.
 fn after_a_crash(f: &Facts<'_>) -> Option<Compared> {
     let i_crashed = f.i_have(UuidFlags::CRASHED_PRIMARY);
     let peer_crashed = f.peer_has(UuidFlags::CRASHED_PRIMARY);

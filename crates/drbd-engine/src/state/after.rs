@@ -116,8 +116,8 @@ impl Engine {
 
         // The peer attached a disk.
         let attached = if self.is_legacy(peer) {
-            // Nobody was asked about it: the state packet says it, and the peer waits for what this node has. (A
-            // deviation: the reference tells a peer of the 8 series nothing, whose attach then never ends.)
+            // Nobody was asked about it: only the state packet says it, and by then it is decided what that disk is. The
+            // peer cannot decide before it has heard of this one.
             !connects && was.pdisk < DiskState::Negotiating && known(is.pdisk)
         } else {
             was.pdisk < DiskState::Negotiating && is.pdisk == DiskState::Negotiating
