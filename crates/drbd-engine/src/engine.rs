@@ -307,6 +307,7 @@ impl Engine {
                 Timer::ConnectRetry(peer) => self.connect_retry(peer),
                 Timer::TwoPcTimeout => self.twopc_timeout(),
                 Timer::TwoPcRetry => {}
+                Timer::TwoPcEarly => self.twopc_early_due(),
                 Timer::Heal => self.heal(),
                 Timer::Offer => self.offer(),
                 Timer::RoleChange => self.role_change_step(),
@@ -407,7 +408,8 @@ impl Engine {
         }
     }
 
-    fn dispatch(
+    /// Handles a packet, unless it has to wait behind another one.
+    pub(crate) fn dispatch(
         &mut self,
         peer: NodeId,
         stream: Stream,
@@ -421,6 +423,13 @@ impl Engine {
             }
             return Ok(());
         }
+        let packet = match payload {
+            None => match self.twopc_hold(peer, stream, volume, packet) {
+                Some(packet) => packet,
+                None => return Ok(()),
+            },
+            Some(_) => packet,
+        };
         let handled = self.control_packet(peer, stream, volume, &packet);
         if !matches!(handled, Ok(false)) {
             if let Some(buf) = payload {

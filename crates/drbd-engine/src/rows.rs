@@ -369,6 +369,7 @@ rows! {
         R4c "the same again",
         R5a "another one, while this one coordinates",
         R5b "another one, while this one takes part",
+        R6 "the next of the same initiator, over another link: it waits",
     }
     "two-phase commit, the participant (5.4)" {
         Q1 "-18 RETRY at once",

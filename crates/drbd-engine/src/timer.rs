@@ -44,6 +44,8 @@ pub(crate) enum Timer {
     ResyncTurn(NodeId, VolumeNr),
     /// Write bitmap pages whose bits were cleared.
     LazyBitmap(VolumeNr),
+    /// A PREPARE that came early has waited long enough.
+    TwoPcEarly,
     /// Serve the next request of a target that waits in favour of applications.
     ResyncSlowed(NodeId, VolumeNr),
 }

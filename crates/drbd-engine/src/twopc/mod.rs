@@ -4,12 +4,14 @@
 //! [`participant`] answers those of others, [`apply`] is what a committed change does here.
 
 mod apply;
+mod early;
 mod initiator;
 mod participant;
 #[cfg(test)]
 mod tests;
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use drbd_proto::{
@@ -34,6 +36,8 @@ pub(crate) struct TwoPc {
     pub queue: VecDeque<Request>,
     /// Peers that were lost since the transaction under way began.
     pub lost_meanwhile: NodeMask,
+    /// PREPAREs that have overtaken the end of the transaction before them; one of a link at most.
+    pub early: Vec<early::Early>,
 }
 
 /// The transaction under way.
@@ -235,7 +239,7 @@ impl Engine {
         match self.twopc.active {
             Some(Active::Initiator(_)) => self.initiator_check(),
             Some(Active::Participant(_)) => self.participant_check(),
-            None => {}
+            None => self.twopc_early_go_on(),
         }
         // A start that is decided at once (nobody to ask) makes room for the next.
         while self.twopc.active.is_none() {
@@ -287,6 +291,7 @@ impl Engine {
         if self.state.cstate(peer) == ConnState::Connected {
             self.twopc.lost_meanwhile.insert(peer);
         }
+        self.twopc_early_lost(peer);
         match &mut self.twopc.active {
             Some(Active::Initiator(i)) if i.waiting.contains(peer) => {
                 self.rows.note(Row::ILost);

@@ -75,6 +75,7 @@ const SCENARIOS: &[fn()] = &[
     tables::split_brain_with_two_primaries,
     tables::split_brain_without_primary,
     twopc::stress_connect_and_2pc,
+    twopc::twopc_conflict_one_initiator,
     twopc::twopc_timeout,
 ];
 

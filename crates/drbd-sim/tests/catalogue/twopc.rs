@@ -1,5 +1,6 @@
 //! Cluster-wide transactions that meet, are overtaken, or time out.
 
+use drbd_engine::rows::Row::R6;
 use drbd_sim::clock::SEC;
 
 use crate::words::*;
@@ -182,4 +183,71 @@ pub(crate) fn stress_connect_and_2pc() {
         t.same_content(0..4);
         t.finish();
     }
+}
+
+/// A PREPARE of the same initiator over another link, while its previous transaction lacks the COMMIT: the participant
+/// waits for that instead of answering RETRY, and the transaction keeps its number. It does not wait for ever.
+#[test]
+pub(crate) fn twopc_conflict_one_initiator() {
+    // A new link: what follows the PREPARE waits with it.
+    for (late, again) in [(1400, false), (8000, true)] {
+        let mut t = Setup::new(3).chain().up();
+        t.delay(1, 2, Cmd::TwopcCommit, late);
+        let prepares = t.packets(0, 2, Cmd::TwopcPrepare);
+        let retries = t.packets(2, 0, Cmd::TwopcRetry);
+        t.primary(0);
+        assert_eq!(t.packets(1, 2, Cmd::TwopcCommit), 2);
+        t.connect_begin(0, 2);
+        t.packet(0, 2, Cmd::TwopcPrepare);
+        t.pass_ms(5);
+        t.expect(2, PeerRole(0, Role::Unknown));
+        t.met(&[R6]);
+        t.connected();
+        let prepares = t.packets(0, 2, Cmd::TwopcPrepare) - prepares;
+        let retries = t.packets(2, 0, Cmd::TwopcRetry) - retries;
+        if again {
+            assert!(retries > 0 && prepares > 1, "{retries}, {prepares}");
+        } else {
+            assert_eq!((retries, prepares), (0, 1), "it was not repeated");
+        }
+        t.delay(1, 2, Cmd::TwopcCommit, 0);
+        t.pass(10);
+        t.write(0, [1]);
+        t.healthy();
+        t.same_content(0..3);
+        t.finish();
+    }
+    // A link that was there: the COMMIT of its end is late, the next PREPARE comes through the third node.
+    let mut t = Setup::new(3).up();
+    for (n, p) in [(0, 2), (2, 0)] {
+        t.may_see(n, Bad::Conn(p, NetworkFailure));
+        t.may_see(n, Bad::Conn(p, BrokenPipe));
+    }
+    t.links.remove(&(0, 2));
+    t.delay(0, 2, Cmd::TwopcCommit, 1000);
+    let prepares = t.packets(0, 1, Cmd::TwopcPrepare);
+    let retries = t.packets(2, 1, Cmd::TwopcRetry);
+    let parting = t.begin(0, t.disconnect_command(2));
+    t.packet(0, 2, Cmd::TwopcCommit);
+    let promotion = t.begin(0, Command::Primary { force: false });
+    t.packet(1, 2, Cmd::TwopcPrepare);
+    t.pass_ms(5);
+    t.expect(2, Conn(0, Connected));
+    t.met(&[R6]);
+    let reply = t.reply(0, promotion);
+    assert!(reply.is_ok(), "{reply:?}");
+    let reply = t.reply(0, parting);
+    assert!(reply.is_ok(), "{reply:?}");
+    let prepares = t.packets(0, 1, Cmd::TwopcPrepare) - prepares;
+    let retries = t.packets(2, 1, Cmd::TwopcRetry) - retries;
+    assert_eq!((retries, prepares), (0, 2), "none of them was repeated");
+    t.delay(0, 2, Cmd::TwopcCommit, 0);
+    t.expect(0, Am(Primary));
+    t.wait(2, PeerRole(1, Secondary));
+    t.pass(10);
+    t.write(0, [1]);
+    t.connect(0, 2);
+    t.healthy();
+    t.same_content(0..3);
+    t.finish();
 }
