@@ -9,7 +9,7 @@ use drbd_meta::limits::MAX_DEVICE_SECTORS;
 use drbd_proto::packet::{QueueLimits, Sizes};
 use drbd_proto::{
     Bytes, ConnState, DdsFlags, DiskState, Features, MAX_DISCARD_SIZE, MAX_DISCARD_SIZE_LEGACY,
-    NodeId, Packet, ReplState, Role, Sectors, Stream, VolumeNr,
+    NodeId, Packet, ReplState, Role, Sectors, Stream, VERSION_MAX, VolumeNr, max_request_size,
 };
 
 use crate::bitmap::Fill;
@@ -22,6 +22,8 @@ use crate::state::State;
 
 /// The first version in which nodes tell what all of them have room for.
 const PARTITION_CAPACITY: u16 = 112;
+/// log2 of the largest bitmap block, 1 MiB, in units of 4 KiB (wire protocol, section 10.2).
+const MAX_BLOCK_SHIFT: u8 = 8;
 
 /// The smaller one of two sizes, where 0 means "not known".
 pub(crate) fn min_not_zero(a: u64, b: u64) -> u64 {
@@ -185,9 +187,11 @@ impl Engine {
             discard_enabled: u8::from(attached.is_some_and(|d| d.backing.discard_granularity != 0)),
             discard_zeroes_data: 0,
             write_same_capable: 0,
-            bm_block_shift: attached.map_or(0, |d| {
-                u8::try_from((d.meta.sb.block_size.bytes() >> 12).trailing_zeros()).unwrap_or(0)
-            }),
+            bm_block_shift: attached
+                .filter(|_| conn.has(Features::BM_BLOCK_SHIFT))
+                .map_or(0, |d| {
+                    u8::try_from((d.meta.sb.block_size.bytes() >> 12).trailing_zeros()).unwrap_or(0)
+                }),
         });
         let d_size = match attached {
             Some(_) if conn.apv() >= PARTITION_CAPACITY => self.partition_capacity(v),
@@ -213,6 +217,12 @@ impl Engine {
         v: VolumeNr,
         sizes: &Sizes,
     ) -> Result<(), PacketError> {
+        let conn = self.conns.get(&peer);
+        let largest = max_request_size(conn.map_or(VERSION_MAX, |c| c.apv()));
+        let knows_blocks = conn.is_some_and(|c| c.has(Features::BM_BLOCK_SHIFT));
+        let own_block = self
+            .disk_ref(v)
+            .map_or(4096, |d| d.meta.sb.block_size.bytes());
         let Some(known) = self.peer_device_mut(peer, v) else {
             self.unknown_volume(peer, v);
             return Ok(());
@@ -227,9 +237,27 @@ impl Engine {
         }
         known.sizes.max_bio = sizes.max_bio_size.0;
         if let Some(l) = sizes.limits {
-            known.sizes.bm_block = 4096u32.checked_shl(l.bm_block_shift.into()).unwrap_or(4096);
+            if knows_blocks && l.bm_block_shift > MAX_BLOCK_SHIFT {
+                let text = format!(
+                    "volume {v}: bitmap blocks of 2^{} KiB, the largest have 1024 KiB",
+                    u32::from(l.bm_block_shift) + 2
+                );
+                return self.reject_sizes(peer, &text);
+            }
+            known.sizes.bm_block = if knows_blocks {
+                4096 << l.bm_block_shift
+            } else {
+                4096
+            };
             known.sizes.discard = l.discard_enabled != 0;
             known.sizes.logical_block = l.logical_block_size;
+        }
+        // What a bit stands for is asked for at once.
+        if own_block > largest {
+            let text = format!(
+                "volume {v}: bitmap blocks of {own_block} bytes here, the peer's protocol has requests of {largest}"
+            );
+            return self.reject_sizes(peer, &text);
         }
         // No disk is that large: a node without one would believe it, and offer it to its users.
         let impossible = d.max(c) > MAX_DEVICE_SECTORS;

@@ -61,6 +61,8 @@ pub struct Config {
     pub device: DeviceOptions,
     /// Logical block sizes of the devices of single nodes in bytes; 512 otherwise.
     pub logical_blocks: Vec<(usize, u32)>,
+    /// Bitmap block sizes of the metadata of single nodes in bytes; 4096 otherwise.
+    pub bitmap_blocks: Vec<(usize, u32)>,
     /// Granularity of discards of the devices of single nodes in bytes, 0: they cannot discard; 4096 otherwise.
     pub discard_granularities: Vec<(usize, u32)>,
     /// A node whose peer closed one stream still reads what the other one brings, for a moment.
@@ -104,6 +106,7 @@ impl Config {
             peer_device: PeerDeviceOptions::default(),
             device: DeviceOptions::default(),
             logical_blocks: Vec::new(),
+            bitmap_blocks: Vec::new(),
             discard_granularities: Vec::new(),
             drains: false,
             net_speed: NetSpeed::default(),

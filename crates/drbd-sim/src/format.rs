@@ -3,7 +3,9 @@
 use drbd_engine::command::{Backing, MetaPlace};
 use drbd_meta::activity_log::{AlLayout, encode_initialised, replay};
 use drbd_meta::flags::LocalFlags;
-use drbd_meta::geometry::{AlStriping, BitmapBlockSize, Geometry, MdIndex, Placement};
+use drbd_meta::geometry::{
+    AlStriping, BitmapBlockSize, Geometry, GeometryError, MdIndex, Placement,
+};
 use drbd_meta::superblock::{Format, Superblock};
 
 use crate::buffer::Version;
@@ -30,6 +32,14 @@ fn placement(config: &Config, node: usize, volume: usize) -> Placement {
     }
 }
 
+/// Bitmap block size of a node's metadata.
+fn bitmap_block(config: &Config, node: usize) -> Result<BitmapBlockSize, GeometryError> {
+    let found = config.bitmap_blocks.iter().find(|(n, _)| *n == node);
+    found.map_or(Ok(BitmapBlockSize::DEFAULT), |(_, bytes)| {
+        BitmapBlockSize::new(*bytes)
+    })
+}
+
 /// Bytes of the metadata region from its first byte on, and where that is.
 fn region(geometry: &Geometry) -> (u64, usize) {
     let start = geometry.first_sector() * 512 / 4096 * 4096;
@@ -51,7 +61,7 @@ pub fn create(
     let geometry = Geometry::new(
         placement,
         config.slots(node),
-        BitmapBlockSize::DEFAULT,
+        bitmap_block(config, node).map_err(|e| e.to_string())?,
         AlStriping::DEFAULT,
     )
     .map_err(|e| e.to_string())?;
@@ -99,7 +109,7 @@ pub fn usable(config: &Config, node: usize, volume: usize) -> Option<u64> {
     let geometry = Geometry::new(
         placement,
         config.slots(node),
-        BitmapBlockSize::DEFAULT,
+        bitmap_block(config, node).ok()?,
         AlStriping::DEFAULT,
     )
     .ok()?;
@@ -235,24 +245,21 @@ impl Decoded {
         let Some(slot) = entry.bitmap_index else {
             return false;
         };
-        let word = (block / 32) * u64::from(self.superblock.max_peers) + u64::from(slot);
-        let at = (word * 4 + (block % 32) / 8) as usize;
-        self.bitmap
-            .get(at)
-            .is_some_and(|b| b >> (block % 8) & 1 == 1)
+        self.bit(slot.into(), block)
+    }
+
+    /// The bit of a slot for a 4 KiB block; bits may stand for more than one.
+    fn bit(&self, slot: u64, block: u64) -> bool {
+        let bit = block >> (self.superblock.block_size.sector_shift() - 3);
+        let word = (bit / 32) * u64::from(self.superblock.max_peers) + slot;
+        let at = (word * 4 + (bit % 32) / 8) as usize;
+        self.bitmap.get(at).is_some_and(|b| b >> (bit % 8) & 1 == 1)
     }
 
     /// Whether every bit of the range of blocks is set in every slot.
     pub fn all_marked(&self, blocks: std::ops::Range<u64>) -> bool {
         let slots = u64::from(self.superblock.max_peers);
-        blocks.into_iter().all(|b| {
-            (0..slots).all(|s| {
-                let at = (((b / 32) * slots + s) * 4 + (b % 32) / 8) as usize;
-                self.bitmap
-                    .get(at)
-                    .is_some_and(|byte| byte >> (b % 8) & 1 == 1)
-            })
-        })
+        (blocks.into_iter()).all(|b| (0..slots).all(|s| self.bit(s, b)))
     }
 }
 

@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+mod bitmap_blocks;
 mod chain;
 mod congestion;
 mod connecting;
