@@ -6,8 +6,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use drbd_proto::{
-    ConnState, Ctx, Dagtag, Features, NodeId, NodeMask, ReplState, Role, State as WireState, Uuid,
-    UuidFlags, VolumeNr,
+    ConnState, Ctx, Dagtag, DiskState, Features, NodeId, NodeMask, ReplState, Role,
+    State as WireState, Uuid, UuidFlags, VolumeNr,
 };
 
 use crate::command::RetCode;
@@ -152,8 +152,8 @@ pub(crate) struct PeerDevice {
     pub shown: Uuid,
     /// The diskless peer went on to a generation that our disk does not have.
     pub moved_on: bool,
-    /// The target reported the end before we left the bitmap exchange.
-    pub finished_early: bool,
+    /// The target reported the end before we left the bitmap exchange: its state then, and that of its disk.
+    pub finished_early: Option<(WireState, DiskState)>,
     /// Where the handler that goes before a resync stands.
     pub resync_call: ResyncCall,
     /// Our current UUID when the resync from this peer began.

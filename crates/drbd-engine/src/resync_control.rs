@@ -112,13 +112,10 @@ impl Engine {
         } else {
             self.send_sync_uuid(peer, v);
         }
-        let done_early = source
-            && core::mem::take(
-                &mut self
-                    .peer_device_mut(peer, v)
-                    .map(|k| core::mem::take(&mut k.finished_early))
-                    .unwrap_or(false),
-            );
+        let done_early = self
+            .peer_device_mut(peer, v)
+            .and_then(|k| k.finished_early.take())
+            .filter(|_| source);
         let to = if source {
             ReplState::SyncSource
         } else {
@@ -147,13 +144,8 @@ impl Engine {
         if target {
             self.judge_source(v);
         }
-        if done_early {
-            let _ = self.change(ChangeFlags::HARD, |s| {
-                if let Some(pd) = s.pd_mut(peer, v) {
-                    pd.repl = ReplState::Established;
-                    pd.pdisk = DiskState::UpToDate;
-                }
-            });
+        if let Some((state, pdisk)) = done_early {
+            let _ = self.source_finished(peer, v, &state, pdisk);
         }
     }
 
@@ -231,11 +223,26 @@ impl Engine {
             | ReplState::Behind => !source,
             _ => false,
         };
-        if waits && self.is_legacy(peer) && !source {
+        // The source may have gone Ahead while the handler of its target ran.
+        let ahead = !source
+            && self
+                .peer_device(peer, v)
+                .and_then(|k| k.last_state)
+                .is_some_and(|s| s.repl == ReplState::Ahead);
+        if ahead && self.state.repl(peer, v) == ReplState::Behind {
+            // The next start calls the handler again.
+        } else if waits && self.is_legacy(peer) && !source {
             self.legacy_target_begins(peer, v);
         } else if waits {
             self.set_resync_call(peer, v, ResyncCall::Done);
             self.resync_start(peer, v);
+        }
+        if ahead && self.state.repl(peer, v).is_sync_target() {
+            let _ = self.change(ChangeFlags::HARD, |s| {
+                if let Some(pd) = s.pd_mut(peer, v) {
+                    pd.repl = ReplState::Behind;
+                }
+            });
         }
     }
 

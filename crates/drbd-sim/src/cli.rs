@@ -46,6 +46,9 @@ pub struct Args {
     /// The nodes have different protocol versions, in clusters of two also one of DRBD 8.
     #[arg(long)]
     mixed: bool,
+    /// Fencing, congestion, slow disks and split-brain policies, with handlers that take their time and fail.
+    #[arg(long)]
+    policies: bool,
     /// Goes on after a failing seed, and counts.
     #[arg(long)]
     keep_going: bool,
@@ -65,6 +68,7 @@ impl Args {
             calm: self.calm,
             grow: self.grow,
             mixed: self.mixed,
+            policies: self.policies,
         }
     }
 
@@ -76,7 +80,8 @@ impl Args {
         let calm = if self.calm { " --calm" } else { "" };
         let grow = if self.grow { " --grow" } else { "" };
         let mixed = if self.mixed { " --mixed" } else { "" };
-        format!("cargo sim --seed {seed}{nodes}{calm}{grow}{mixed} --trace")
+        let policies = if self.policies { " --policies" } else { "" };
+        format!("cargo sim --seed {seed}{nodes}{calm}{grow}{mixed}{policies} --trace")
     }
 }
 

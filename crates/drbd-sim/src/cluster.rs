@@ -3,6 +3,7 @@
 mod checks;
 mod drive;
 mod effects;
+mod handlers;
 mod io;
 mod node;
 mod power;
@@ -21,6 +22,7 @@ use drbd_engine::status::ResourceStatus;
 use drbd_engine::time::Instant;
 use drbd_proto::NodeId;
 
+pub use handlers::Handlers;
 pub use io::{IoKind, IoOutcome};
 pub use node::Node;
 pub use record::{HandlerCall, Record, Seen};
@@ -57,6 +59,12 @@ pub(crate) enum Occurrence {
     App(usize, u32, usize),
     /// Whoever drives the scenario wanted to be woken.
     Wake(u64),
+    /// A `fence-peer` handler acts against a peer.
+    Fence(handlers::Call, usize),
+    /// A `fence-peer` handler waits no longer for the peer it asked.
+    Unanswered(handlers::Call),
+    /// A node that was switched off starts.
+    Start(usize),
 }
 
 /// A simulated cluster.
@@ -102,6 +110,8 @@ pub struct Cluster {
     pub forks: u64,
     /// What handlers do that are not to end with success at once, by node and name: exit code, and the time they take.
     pub handlers: std::collections::BTreeMap<(usize, &'static str), (i32, Time)>,
+    /// What handlers do at random.
+    pub policies: Option<Box<Handlers>>,
     /// The rows of the decision tables that engines went through.
     pub rows: Rows,
     /// Numbers about the run, for those who tune scenarios.
@@ -205,6 +215,7 @@ impl Cluster {
             forced_down: false,
             forks: 0,
             handlers: Default::default(),
+            policies: None,
             rows: Rows::default(),
             stats: Stats::default(),
             config,
@@ -431,6 +442,13 @@ impl Cluster {
                 }
             }
             Occurrence::Wake(token) => self.woken.push(token),
+            Occurrence::Fence(call, peer) => {
+                if self.alive(call.node, call.life) {
+                    self.fence_peer(call, peer);
+                }
+            }
+            Occurrence::Unanswered(call) => self.unanswered(call),
+            Occurrence::Start(n) => self.start(n),
         }
         self.failure.is_none()
     }

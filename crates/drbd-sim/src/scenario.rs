@@ -2,6 +2,7 @@
 
 mod admin;
 mod plan;
+mod policies;
 mod settle;
 
 use drbd_engine::command::Command;
@@ -9,6 +10,7 @@ use drbd_engine::rows::Rows;
 use drbd_proto::{DiskState, Role};
 
 pub use plan::{Plan, Wishes, plan};
+pub use policies::Policies;
 
 use crate::clock::{MS, SEC, Time};
 use crate::cluster::{Cluster, Stats};
@@ -64,6 +66,7 @@ pub fn run(seed: u64, wishes: &Wishes, factory: Factory, sink: Option<Sink>) -> 
         cluster.trace_to(sink);
     }
     let mut run = Run::new(cluster, plan, seed);
+    run.hire(seed);
     run.whole();
     let c = run.cluster;
     let state = if c.failure.is_some() {
@@ -99,6 +102,8 @@ struct Run {
     expendable: Option<usize>,
     /// A demotion that has not been answered.
     demoting: Option<(usize, u64)>,
+    /// Until then a disk may be given up because it is late.
+    late_disks: Time,
 }
 
 /// Something an administrator or fate does later.
@@ -112,6 +117,7 @@ enum Deed {
     ResumeIo(usize),
     ResumeSync(usize, usize),
     Demoted(usize),
+    Unstick(usize),
 }
 
 impl Run {
@@ -129,6 +135,7 @@ impl Run {
             fragile: None,
             expendable: None,
             demoting: None,
+            late_disks: 0,
         }
     }
 
@@ -145,6 +152,7 @@ impl Run {
         if self.cluster.config.initial == Initial::Fresh && !self.initial_sync() {
             return;
         }
+        self.handlers_calm(false);
         self.later(0, Deed::Promote);
         let steps = self.plan.steps;
         for _ in 0..steps {
@@ -157,6 +165,7 @@ impl Run {
                 self.cluster.check_coverage();
             }
             self.misfortune();
+            self.policy_step();
         }
         self.pass(500 * MS);
         self.settle();
@@ -205,6 +214,9 @@ impl Run {
                 let what = format!("{what}: not within {} s\n{state}", limit / SEC);
                 self.cluster.violation(None, Violation { rule: "L", what });
                 return false;
+            }
+            if self.plan.policies.is_some() {
+                self.reconnect_some();
             }
             self.pass(100 * MS);
         }
@@ -256,6 +268,7 @@ impl Run {
     }
 
     fn look_at_replies(&mut self) {
+        self.watch_handlers();
         if let Some((n, id)) = self.promoting {
             match self.cluster.take_reply(n, id) {
                 Some(reply) if reply.is_ok() => {

@@ -14,6 +14,29 @@ const FOUND: [u64; 14] = [
     13402,
 ];
 
+/// Seeds of runs with policies that found something. Each of them hung: the target of a resync without blocks was done
+/// before the handler let its source begin; a peer compared, or its handler ran, when the Primary went Ahead of it;
+/// Outdated nodes followed each other up and down while handlers kept them from their resync.
+const FOUND_WITH_POLICIES: [u64; 7] = [7, 28, 38, 73, 240, 502, 551];
+
+#[test]
+fn seeds_with_policies() {
+    catch_panics();
+    let wishes = Wishes {
+        policies: true,
+        ..Wishes::default()
+    };
+    for seed in (0..10).chain(FOUND_WITH_POLICIES) {
+        let outcome = run(seed, &wishes, core::engine, None);
+        if let Some(f) = outcome.failure {
+            panic!(
+                "seed {seed}: {f}\n{}cargo sim --seed {seed} --policies --trace",
+                outcome.state
+            );
+        }
+    }
+}
+
 #[test]
 fn twenty_seeds() {
     catch_panics();

@@ -200,11 +200,13 @@ impl Engine {
         }
         // The target is done before we even left the bitmap exchange.
         if old.repl == ReplState::WFBitMapS
-            && was_target
-            && state.repl == ReplState::Established
             && let Some(known) = self.peer_device_mut(peer, v)
         {
-            known.finished_early = pdisk == DiskState::UpToDate;
+            // It says so again when its disk changes. One that is Inconsistent from the start has not got everything.
+            let again = known.finished_early.is_some();
+            let ended = state.repl == ReplState::Established
+                && (again || was_target && pdisk > DiskState::Inconsistent);
+            known.finished_early = ended.then_some((*state, pdisk));
         }
         // It begins to fetch the area by which the device has grown (section 15.5).
         if repl == ReplState::Established
@@ -215,9 +217,12 @@ impl Engine {
         {
             repl = ReplState::SyncSource;
         }
-        if state.repl == ReplState::Ahead
-            && (repl == ReplState::Established || old.is_sync_target())
-        {
+        let follows = old.is_sync_target()
+            || matches!(
+                repl,
+                ReplState::Established | ReplState::VerifyS | ReplState::VerifyT
+            );
+        if state.repl == ReplState::Ahead && follows {
             repl = ReplState::Behind;
         }
         // It lets this node catch up (section 9.9): it sends data again from now on.

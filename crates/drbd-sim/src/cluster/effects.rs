@@ -230,6 +230,9 @@ impl Cluster {
                     about: (about.0.map(peer_index), about.1.map(volume_index)),
                     facts,
                 };
+                if self.call_at_random(n, op, handler, call.about.0) {
+                    return;
+                }
                 let scripted = self.handlers.get(&(n, handler)).copied();
                 let (exit, delay) = match (scripted, self.record.as_mut()) {
                     (Some(scripted), _) => scripted,
@@ -296,7 +299,7 @@ impl Cluster {
     }
 
     /// Uses the operation's number, which must be new.
-    fn new_op(&mut self, n: usize, op: OpId) -> bool {
+    pub(super) fn new_op(&mut self, n: usize, op: OpId) -> bool {
         if !self.nodes[n].used_ops.insert(op.0) {
             self.fail(n, "driver", format!("operation {} used twice", op.0));
             return false;
@@ -493,6 +496,9 @@ impl Cluster {
             }
             Command::Primary { force } if reply.is_ok() => self.promoted(n, *force),
             _ => {}
+        }
+        if self.answers_handler(n, cmd, &reply) {
+            return;
         }
         if self.nodes[n].script_waits_for == Some(cmd) {
             self.nodes[n].script_waits_for = None;

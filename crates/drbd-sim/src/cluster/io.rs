@@ -288,6 +288,9 @@ impl Cluster {
                 }
             }
         }
+        if result.is_ok() && r.write.is_some() {
+            self.check_alone(n);
+        }
         match (r.kind, result, data) {
             (IoKind::Read, Ok(()), Some(buf)) => self.read_completed(n, &r, buf),
             (IoKind::Read, Ok(()), None) => {

@@ -15,6 +15,7 @@ impl Run {
     pub(super) fn do_it(&mut self, deed: Deed) {
         match deed {
             Deed::Start(n) => self.cluster.start(n),
+            Deed::Unstick(n) => self.unstick(n),
             Deed::Promote => self.promote_someone(),
             Deed::Connect(n, peer) => {
                 if self.cluster.nodes[n].up() {
@@ -177,6 +178,9 @@ impl Run {
     fn disk_trouble(&mut self) {
         let n = self.any_node();
         let v = self.rng.below(self.cluster.config.volumes.len() as u64) as usize;
+        if !self.may_fail(n, v) {
+            return;
+        }
         let Some(disk) = self.cluster.nodes[n].disks[v].as_mut() else {
             return;
         };
@@ -229,6 +233,10 @@ impl Run {
         if (self.plan.asynchronous || eight) && self.cluster.role(n) == Role::Primary {
             power = false;
         }
+        // A disk that is given up later would be the second failure.
+        if self.cluster.now() < self.late_disks {
+            power = false;
+        }
         if power && self.cluster.config.volatile_cache && !self.others_complete(n) {
             // It may hold the only copy of something: a single failure spares it.
             if self.plan.blackouts {
@@ -246,17 +254,17 @@ impl Run {
         self.later(delay, Deed::Start(n));
     }
 
-    /// `resume-io` also ends a suspension for want of data or quorum: what waits fails then, as the administrator
-    /// wants it. This one does not.
+    /// `resume-io` also ends a suspension for want of data or quorum, or because of fencing: what waits fails then, or goes on
+    /// although the peer may be in use, as the administrator wants it. This one does not.
     pub(super) fn resume_would_fail(&self, n: usize) -> bool {
         self.cluster
             .status(n)
-            .is_some_and(|s| s.info.susp_nod || s.info.susp_quorum)
+            .is_some_and(|s| s.info.susp_nod || s.info.susp_quorum || s.info.susp_fen)
     }
 
     /// Whether a node that lost its cache has not got back yet what was in it, or not met all others since: the
     /// next failure would be the second at a time, and a comparison of two such copies may choose either.
-    fn still_fragile(&mut self) -> bool {
+    pub(super) fn still_fragile(&mut self) -> bool {
         let Some(n) = self.fragile else { return false };
         let c = &self.cluster;
         let volumes = 0..c.config.volumes.len();

@@ -4,6 +4,7 @@ use drbd_engine::options::{OnNoData, OnNoQuorum, PeerDeviceOptions, Quorum, Wire
 
 use drbd_proto::max_request_size;
 
+use super::policies::Policies;
 use crate::app::Profile;
 use crate::clock::{MS, SEC, Time, US};
 use crate::config::{Config, Initial, VolumeConfig};
@@ -43,6 +44,8 @@ pub struct Plan {
     pub asynchronous: bool,
     /// Volumes whose metadata is elsewhere grow.
     pub grow: bool,
+    /// Policies and handlers.
+    pub policies: Option<Policies>,
 }
 
 /// What the command line fixes.
@@ -56,6 +59,8 @@ pub struct Wishes {
     pub grow: bool,
     /// Nodes of different protocol versions.
     pub mixed: bool,
+    /// Policies and handlers at random.
+    pub policies: bool,
 }
 
 /// The plan of a seed.
@@ -159,7 +164,7 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
             config.device.max_bio_size = max_request_size(*version);
         }
     }
-    Plan {
+    let mut plan = Plan {
         requests: rng.range(50, 500),
         steps: if calm { 3 } else { rng.range(3, 25) },
         pause: rng.pick(&[200 * MS, 2 * SEC, 5 * SEC]),
@@ -172,9 +177,14 @@ pub fn plan(seed: u64, wishes: &Wishes) -> Plan {
         quorum,
         asynchronous,
         grow: wishes.grow,
+        policies: None,
         config,
         profile,
+    };
+    if wishes.policies {
+        super::policies::draw(seed, calm, &mut plan);
     }
+    plan
 }
 
 /// The protocol versions of nodes that are older than this software. Chance of its own, so that everything else about the

@@ -33,6 +33,7 @@ impl Run {
         self.cluster.note(|| "the weather improves".into());
         self.agenda.clear();
         self.settling = true;
+        self.handlers_calm(true);
         self.cluster.heal();
         self.cluster.app_stop();
         if self.plan.grow {
@@ -44,29 +45,11 @@ impl Run {
             for disk in self.cluster.nodes[n].disks.iter_mut().flatten() {
                 disk.broken = false;
             }
+            self.unstick(n);
             self.cluster.start(n);
         }
-        let end = self.cluster.now() + LIMIT;
-        let mut stuck = Stuck::default();
-        let mut calm = 0;
-        loop {
-            self.pass(2 * SEC);
-            if self.cluster.failure.is_some() {
-                return;
-            }
-            calm = if self.at_rest() { calm + 1 } else { 0 };
-            if calm >= 2 {
-                break;
-            }
-            if self.cluster.now() >= end {
-                let state = self.cluster.describe();
-                let what = format!(
-                    "no rest within {} s after the last fault\n{state}",
-                    LIMIT / SEC
-                );
-                return self.cluster.violation(None, Violation { rule: "L", what });
-            }
-            self.help(&mut stuck);
+        if !self.rest() {
+            return;
         }
         if self.cluster.lenient {
             self.accept_any();
@@ -77,6 +60,33 @@ impl Run {
         }
         if self.cluster.failure.is_none() {
             self.last_reads();
+        }
+    }
+
+    /// Waits for everything to come to rest. False: it does not.
+    fn rest(&mut self) -> bool {
+        let end = self.cluster.now() + LIMIT;
+        let mut stuck = Stuck::default();
+        let mut calm = 0;
+        loop {
+            self.pass(2 * SEC);
+            if self.cluster.failure.is_some() {
+                return false;
+            }
+            calm = if self.at_rest() { calm + 1 } else { 0 };
+            if calm >= 2 {
+                return true;
+            }
+            if self.cluster.now() >= end {
+                let state = self.cluster.describe();
+                let what = format!(
+                    "no rest within {} s after the last fault\n{state}",
+                    LIMIT / SEC
+                );
+                self.cluster.violation(None, Violation { rule: "L", what });
+                return false;
+            }
+            self.help(&mut stuck);
         }
     }
 
@@ -98,7 +108,10 @@ impl Run {
         (0..c.config.nodes).all(|n| {
             let Some(s) = c.status(n) else { return false };
             let i = &s.info;
+            // A promotion may wait for a handler that began before.
+            let waits = self.plan.policies.is_some() && !c.nodes[n].commands.is_empty();
             c.script_done(n)
+                && !waits
                 && c.open_requests(n) == 0
                 && !(i.susp_user || i.susp_nod || i.susp_fen || i.susp_quorum || i.susp_uuid)
                 // With protocols A and B the application has its answer before the disks of the peers do.
@@ -117,6 +130,7 @@ impl Run {
 
     /// What an administrator does who wants everything to be connected and UpToDate.
     fn help(&mut self, stuck: &mut Stuck) {
+        self.end_rivalry();
         let nodes = self.cluster.config.nodes;
         for n in 0..nodes {
             let Some(s) = self.cluster.status(n) else {
@@ -152,6 +166,7 @@ impl Run {
                     self.cluster.script(n, vec![attach]);
                 }
             }
+            self.renew_bad_disks(n);
             for (p, i, pds) in &s.connections {
                 let peer = p.index();
                 for (v, d) in pds {
@@ -220,7 +235,7 @@ impl Run {
         }
     }
 
-    fn loses_against(&self, n: usize, peer: usize) -> bool {
+    pub(super) fn loses_against(&self, n: usize, peer: usize) -> bool {
         let c = &self.cluster;
         let worth = |x: usize| {
             (0..c.config.volumes.len())
@@ -272,6 +287,10 @@ impl Run {
                 .violation(Some(n), Violation { rule: "L3", what });
         }
         self.pass(5 * SEC);
+        // These writes may have been too many for a peer.
+        if self.plan.policies.is_some() && !self.rest() {
+            return;
+        }
         if self.cluster.failure.is_none() {
             self.cluster.check_converged();
         }

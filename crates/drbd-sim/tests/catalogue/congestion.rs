@@ -222,3 +222,55 @@ fn congestion_needs_protocol_a() {
         t.finish();
     }
 }
+
+/// The peer compares while the Primary goes Ahead of it: that ends the verify, and the peer is Behind.
+#[test]
+fn ahead_during_a_verify() {
+    for asks in [0, 1] {
+        let mut t = setup(2, OnCongestion::PullAhead)
+            .with(|c| c.net.verify_alg = "md5".into())
+            .up();
+        t.primary(0);
+        t.write(0, [1]);
+        t.pass(1);
+        t.slow_disk(1, 30);
+        let verify = Command::Verify {
+            peer: node_id(1 - asks),
+            volume: vol(0),
+            start: None,
+            stop: None,
+        };
+        t.mark();
+        t.ok(asks, verify);
+        burst(&mut t, 0..12);
+        catches_up(&mut t);
+        t.healthy();
+        t.same_content([0, 1]);
+        t.finish();
+    }
+}
+
+/// The Primary goes Ahead again while the handler before the resync still runs at the peer: the peer waits for the next one.
+#[test]
+fn ahead_again_while_the_handler_runs() {
+    let mut t = setup(2, OnCongestion::PullAhead)
+        .with(|c| c.peer_device.resync_without_replication = false)
+        .up();
+    t.primary(0);
+    t.slow_disk(1, 30);
+    t.c.handlers
+        .insert((1, "before-resync-target"), (0, 500_000_000));
+    burst(&mut t, 0..12);
+    t.wait(0, Repl(1, SyncSource));
+    t.expect(1, Repl(0, Behind));
+    t.mark();
+    burst(&mut t, 20..40);
+    t.wait(0, Repl(1, Ahead));
+    t.expect(1, Repl(0, Behind));
+    // One resync, after the handler has run again.
+    t.events(1, [Repl(0, SyncTarget), Repl(0, Established)]);
+    assert_eq!(t.upcalls(1, "before-resync-target"), 2);
+    t.healthy();
+    t.same_content([0, 1]);
+    t.finish();
+}

@@ -193,9 +193,16 @@ impl Engine {
             && pd.pdisk == DiskState::UpToDate
             && no_bits
             && self.same_generation(peer, v);
+        // About to be the target of another one, which would take it back at once: two such nodes would follow each other
+        // up and down (a deviation).
+        let held = pd.pdisk == DiskState::Consistent
+            && new.peers_of(v).any(|(n, _, other)| {
+                n != peer && clamp_range(other.repl).0.1 == DiskState::Outdated
+            });
         if pd.repl == ReplState::Established
             && disk == DiskState::Outdated
             && pd.pdisk >= DiskState::Consistent
+            && !held
             && known.flags.uuids_received
             && (with_mine
                 || stable
