@@ -179,7 +179,19 @@ impl Engine {
     }
 
     fn attach_without_peers(&mut self, v: VolumeNr) {
-        let disk = self.disk_state_from_md(&self.state, v);
+        let mut disk = self.disk_state_from_md(&self.state, v);
+        let newer = self.saw_newer(v);
+        if newer && disk > DiskState::Outdated {
+            let text = "this disk lacks what peers have got while it was detached";
+            self.log_at(LogLevel::Warn, None, Some(v), text);
+            disk = DiskState::Outdated;
+        }
+        // That was noted before the disk was detached.
+        let still = |n: &NodeId| {
+            let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
+            let known = self.peer_device(*n, v);
+            !(newer && known.is_some_and(|k| k.uuids.current.same(exposed)))
+        };
         let outdated: Vec<NodeId> = self
             .conns
             .keys()
@@ -188,6 +200,7 @@ impl Engine {
                 self.disk_ref(v)
                     .is_some_and(|d| d.meta.peer(*n).flags.contains(PeerFlags::OUTDATED))
             })
+            .filter(still)
             .collect();
         let result = self.change(ChangeFlags::HARD, |s| {
             if let Some(d) = s.devices.get_mut(&v) {
@@ -205,6 +218,19 @@ impl Engine {
             return self.attach_failed(v, code, "the state change was refused");
         }
         self.attach_done(v);
+    }
+
+    /// Whether this node, while it had no disk, saw data of a generation that the disk has never had (a deviation: the
+    /// reference takes what the metadata says, and two nodes with old data may have a quorum).
+    fn saw_newer(&self, v: VolumeNr) -> bool {
+        let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
+        self.disk_ref(v).is_some_and(|d| {
+            let ids = &d.gen_ids;
+            let known = ids.current().same(exposed)
+                || ids.in_history(exposed)
+                || NodeId::all().any(|n| ids.bitmap(n).same(exposed));
+            !exposed.is_none() && !ids.current().is_just_created() && !known
+        })
     }
 
     /// The cluster has agreed to the attach, or not.

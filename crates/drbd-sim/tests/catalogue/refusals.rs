@@ -229,9 +229,11 @@ pub(crate) fn diskless_primary_refuses_unrelated_data() {
     t.primary(2);
     t.write(2, [1]);
     t.pass(1);
-    t.detach(1);
+    // A node that has seen other data on its disk would know better.
+    t.crash(1);
     forged(0x1111_0000_0000_1110).put(&mut t, 1, 2);
-    t.attach(1);
+    t.start(1);
+    t.pass(1);
     t.may_part(1, 2);
     t.connect_begin(1, 2);
     t.wait(2, Conn(1, StandAlone));

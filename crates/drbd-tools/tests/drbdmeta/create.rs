@@ -153,8 +153,11 @@ fn without_blkid() {
     let script = broken.path().join("blkid");
     fs::write(&script, "#!/bin/sh\necho usage >&2\nexit 1\n").unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    // One that is missing is looked for in the directories of system programs, too.
+    let useless = tempfile::tempdir().unwrap();
+    fs::write(useless.path().join("blkid"), "").unwrap();
     for (path, reason) in [
-        (Path::new("/nonexistent"), "install util-linux"),
+        (useless.path(), "install util-linux"),
         (broken.path(), "blkid cannot tell what it is (usage)"),
     ] {
         let disk = Disk::new(64 << 20);

@@ -93,7 +93,8 @@ fn metadata(daemon: &Daemon) -> String {
     let path = path.to_str().unwrap().to_owned();
     let drbdmeta = |words: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_drbdmeta"))
-            .args(["1", "v09", &path, "internal"])
+            .args(["--var-lib-drbd", daemon.dir().to_str().unwrap()])
+            .args(["-", "v09", &path, "internal"])
             .args(words)
             .output()
             .unwrap();

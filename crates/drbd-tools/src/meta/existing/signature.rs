@@ -184,13 +184,22 @@ fn be64(bytes: &[u8], offset: usize) -> Option<u64> {
     array(bytes, offset).map(u64::from_be_bytes)
 }
 
+/// Where `blkid` is; the paths of ordinary users often lack the directories of system programs.
+const BLKID: [&str; 3] = ["blkid", "/usr/sbin/blkid", "/sbin/blkid"];
+
 /// Asks `blkid` for signatures of some types.
 fn probe(path: &Path, types: &str) -> Result<Content, Unknown> {
-    let output = Command::new("blkid")
-        .args(["--probe", "--match-types", types, "--output", "export"])
-        .arg(path)
-        .stdin(Stdio::null())
-        .output()
+    let run = |program: &&str| {
+        Command::new(program)
+            .args(["--probe", "--match-types", types, "--output", "export"])
+            .arg(path)
+            .stdin(Stdio::null())
+            .output()
+    };
+    let mut runs = BLKID.iter().map(run);
+    let there = runs.find(|ran| !matches!(ran, Err(e) if e.kind() == io::ErrorKind::NotFound));
+    let output = there
+        .unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
         .map_err(Unknown::NotRun)?;
     const NOTHING: i32 = 2;
     const AMBIVALENT: i32 = 8;
