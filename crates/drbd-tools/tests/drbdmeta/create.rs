@@ -6,7 +6,6 @@ use drbd_meta::superblock::Superblock;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
 #[test]
