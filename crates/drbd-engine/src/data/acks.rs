@@ -41,6 +41,10 @@ impl Engine {
         if let Some(req) = self.data.requests.get_mut(&id) {
             req.ok.insert(peer);
             req.pending.remove(peer);
+            match what {
+                WriteAck::Received => req.received.insert(peer),
+                WriteAck::Written | WriteAck::InSync => req.received.remove(peer),
+            };
             if what == WriteAck::InSync {
                 req.sis.insert(peer);
             }

@@ -284,7 +284,13 @@ impl Engine {
             let Some(req) = self.data.requests.get_mut(&id) else {
                 continue;
             };
-            if req.ok.contains(peer) || !req.pending.contains(peer) {
+            // It may have lost this with the connection, before its disk had it (a deviation: the reference takes
+            // it for written).
+            let only_received = req.ok.contains(peer) && req.received.contains(peer);
+            if only_received && req.buf.is_none() {
+                req.ok.remove(peer);
+                req.done.insert(peer);
+            } else if !only_received && (req.ok.contains(peer) || !req.pending.contains(peer)) {
                 // The handshake says that the peer did not restart: it has it, or has refused it for good.
                 req.done.insert(peer);
             } else if let Some(conn) = self.conns.get_mut(&peer) {

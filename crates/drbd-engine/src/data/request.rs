@@ -107,6 +107,8 @@ pub(crate) struct Request {
     pub sent: NodeMask,
     /// Peers that met the condition of their protocol.
     pub ok: NodeMask,
+    /// Peers of these that have only said that they received it (protocol B).
+    pub received: NodeMask,
     /// Peers that set the blocks in sync.
     pub sis: NodeMask,
     /// Peers of which a barrier-ack is expected.
@@ -148,6 +150,7 @@ impl Request {
             pending_oos: NodeMask::EMPTY,
             sent: NodeMask::EMPTY,
             ok: NodeMask::EMPTY,
+            received: NodeMask::EMPTY,
             sis: NodeMask::EMPTY,
             expect_barrier: NodeMask::EMPTY,
             done: NodeMask::EMPTY,
