@@ -140,6 +140,12 @@ impl Engine {
                 pd.repl = ReplState::WFSyncUUID;
             }
         });
+        let early = self
+            .peer_device_mut(peer, v)
+            .and_then(|known| known.early_sync_uuid.take());
+        if let (Some(uuid), ReplState::WFSyncUUID) = (early, self.state.repl(peer, v)) {
+            self.sync_uuid_packet(peer, v, SyncUuid { uuid });
+        }
     }
 
     /// P_SYNC_UUID: the resync begins here.
@@ -336,6 +342,12 @@ impl Engine {
                 None,
                 format!("the peer refused the state change (code {reply})"),
             );
+            // No resync was begun.
+            if let Some(conn) = self.conns.get_mut(&peer) {
+                for known in conn.peers.values_mut() {
+                    known.early_sync_uuid = None;
+                }
+            }
         }
         self.initiator_vote(peer, reply.is_success());
     }

@@ -52,7 +52,7 @@ fn twenty_seeds() {
 }
 
 /// Seeds with nodes of different protocol versions that found something, and what.
-const MIXED: [(u64, &str); 8] = [
+const MIXED: [(u64, &str); 9] = [
     (1127, "an attach beside DRBD 8 waits for ever"),
     (909, "DRBD 8 as Primary without disk: no new generation"),
     (
@@ -73,6 +73,7 @@ const MIXED: [(u64, &str); 8] = [
         1068,
         "before protocol 121 discard-my-data turns no decision round",
     ),
+    (3935, "P_SYNC_UUID before the consent to the resync"),
 ];
 
 #[test]

@@ -113,10 +113,12 @@ impl Engine {
         }
     }
 
-    /// P_SYNC_UUID of a peer whose P_SIZES waits for the own devices to be measured comes too early.
+    /// P_SYNC_UUID comes too early if P_SIZES of the peer waits for the own devices to be measured, or if it overtakes,
+    /// on the other stream, the peer's consent to a resync that was asked for.
     pub(crate) fn early_sync_uuid(&mut self, peer: NodeId, v: VolumeNr, packet: SyncUuid) -> bool {
+        let asked = self.awaits_vote(peer);
         match self.peer_device_mut(peer, v) {
-            Some(known) if known.sizes_wait => {
+            Some(known) if known.sizes_wait || asked => {
                 known.early_sync_uuid = Some(packet.uuid);
                 true
             }

@@ -192,6 +192,14 @@ impl Engine {
         self.initiator_check();
     }
 
+    /// Whether this node has asked a peer, and it has not answered.
+    pub(crate) fn awaits_vote(&self, peer: NodeId) -> bool {
+        match &self.twopc.active {
+            Some(Active::Initiator(i)) => i.waiting.contains(peer) && !i.prepared.contains(peer),
+            _ => false,
+        }
+    }
+
     /// A peer without transactions agreed, or did not.
     pub(crate) fn initiator_vote(&mut self, peer: NodeId, agreed: bool) {
         let Some(Active::Initiator(i)) = &mut self.twopc.active else {
