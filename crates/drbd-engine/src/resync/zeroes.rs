@@ -9,7 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
-use drbd_proto::{DiskState, NodeId, Sector, VolumeNr};
+use drbd_proto::{DiskState, NodeId, ReplState, Sector, VolumeNr};
 
 use crate::effect::{DiscardKind, Effect};
 use crate::engine::Engine;
@@ -131,7 +131,12 @@ impl Engine {
             return;
         };
         state.zeroes.add(id, request, before, after, step);
-        self.zeroes_beside(peer, volume, id);
+        if self.state.repl(peer, volume) == ReplState::SyncTarget {
+            self.zeroes_beside(peer, volume, id);
+        } else {
+            // The resync has been paused: nothing more is asked for.
+            self.discard_all_zeroes(peer, volume);
+        }
     }
 
     /// The runs beside this place in the order of requests may have come to their end.
