@@ -6,6 +6,7 @@
 //! were still under way. Metadata is real bytes and lives in the same cache when it is internal.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::buffer::{Payload, Version, ZEROES};
@@ -105,14 +106,15 @@ pub struct Disk {
     pub discards: Vec<(u64, u64)>,
     /// Discarded, and not written since.
     discarded: RangeMap<()>,
-    visible: RangeMap<Version>,
-    durable: RangeMap<Version>,
+    // Shared: copies of disks are made often, to ask what a loss of power would leave, and changed little.
+    visible: Rc<RangeMap<Version>>,
+    durable: Rc<RangeMap<Version>>,
     dirty: RangeMap<()>,
-    meta_visible: Vec<u8>,
-    meta_durable: Vec<u8>,
+    meta_visible: Rc<Vec<u8>>,
+    meta_durable: Rc<Vec<u8>>,
     meta_dirty: BTreeSet<u64>,
-    /// Counts changes of the metadata, so that decoded forms can be cached.
-    pub meta_generation: u64,
+    /// How often each block of the metadata changed on stable storage.
+    meta_changes: Vec<u64>,
 }
 
 impl Disk {
@@ -125,6 +127,8 @@ impl Disk {
         meta: Vec<u8>,
         internal: bool,
     ) -> Disk {
+        let data = Rc::new(RangeMap::filled(data_sectors, content));
+        let meta = Rc::new(meta);
         Disk {
             data_sectors,
             meta_start,
@@ -135,13 +139,13 @@ impl Disk {
             was_broken: false,
             discards: Vec::new(),
             discarded: RangeMap::new(),
-            visible: RangeMap::filled(data_sectors, content),
-            durable: RangeMap::filled(data_sectors, content),
+            visible: data.clone(),
+            durable: data,
             dirty: RangeMap::new(),
+            meta_changes: vec![0; meta.len() / META_BLOCK],
             meta_durable: meta.clone(),
             meta_visible: meta,
             meta_dirty: BTreeSet::new(),
-            meta_generation: 0,
         }
     }
 
@@ -150,8 +154,8 @@ impl Disk {
         let old = self.data_sectors;
         if sectors > old {
             self.data_sectors = sectors;
-            self.visible.set(old, sectors, content);
-            self.durable.set(old, sectors, content);
+            Rc::make_mut(&mut self.visible).set(old, sectors, content);
+            Rc::make_mut(&mut self.durable).set(old, sectors, content);
         }
     }
 
@@ -183,6 +187,13 @@ impl Disk {
     /// The metadata region that survives a loss of power.
     pub fn durable_metadata(&self) -> &[u8] {
         &self.meta_durable
+    }
+
+    /// Counts changes on stable storage of the metadata outside a range, so that decoded forms can be kept.
+    pub fn meta_generation(&self, except: &Range<usize>) -> u64 {
+        let outside = |at: usize| at + META_BLOCK <= except.start || at >= except.end;
+        let blocks = self.meta_changes.iter().enumerate();
+        blocks.filter(|(i, _)| outside(i * META_BLOCK)).map(|(_, n)| n).sum()
     }
 
     /// An operation as it is accepted, or why a driver could not even submit it.
@@ -251,9 +262,9 @@ impl Disk {
     fn put(&mut self, sector: u64, sectors: u64, version: Version, durable: bool) {
         let end = sector + sectors;
         self.discarded.clear(sector, end);
-        self.visible.set(sector, end, version);
+        Rc::make_mut(&mut self.visible).set(sector, end, version);
         if durable || !self.cached {
-            self.durable.set(sector, end, version);
+            Rc::make_mut(&mut self.durable).set(sector, end, version);
             self.dirty.clear(sector, end);
         } else {
             self.dirty.set(sector, end, ());
@@ -261,10 +272,9 @@ impl Disk {
     }
 
     fn put_meta(&mut self, at: usize, data: &[u8], durable: bool) {
-        self.meta_generation += 1;
-        self.meta_visible[at..at + data.len()].copy_from_slice(data);
+        Rc::make_mut(&mut self.meta_visible)[at..at + data.len()].copy_from_slice(data);
         if durable || !self.cached {
-            self.meta_durable[at..at + data.len()].copy_from_slice(data);
+            self.stable(at..at + data.len());
             self.meta_dirty.remove(&(at as u64));
         } else {
             self.meta_dirty.insert(at as u64);
@@ -280,16 +290,23 @@ impl Disk {
 
     fn persist(&mut self, start: u64, end: u64) {
         let runs: Vec<_> = self.visible.overlapping(start, end).collect();
+        let durable = Rc::make_mut(&mut self.durable);
         for r in runs {
-            self.durable.set(r.start, r.end, r.value);
+            durable.set(r.start, r.end, r.value);
         }
         self.dirty.clear(start, end);
     }
 
     fn persist_meta(&mut self, at: u64) {
-        let range = at as usize..at as usize + META_BLOCK;
-        self.meta_durable[range.clone()].copy_from_slice(&self.meta_visible[range]);
+        self.stable(at as usize..at as usize + META_BLOCK);
         self.meta_dirty.remove(&at);
+    }
+
+    /// What is visible of a part of a metadata block becomes durable.
+    fn stable(&mut self, range: Range<usize>) {
+        self.meta_changes[range.start / META_BLOCK] += 1;
+        let visible = &self.meta_visible[range.clone()];
+        Rc::make_mut(&mut self.meta_durable)[range].copy_from_slice(visible);
     }
 
     fn flush(&mut self, data: &RangeMap<()>, meta: &BTreeSet<u64>) {
@@ -330,14 +347,13 @@ impl Disk {
             }
             DiskOp::Flush { data, meta } => self.flush(data, meta),
             DiskOp::MetaRead { offset, len } => {
-                let mut bytes = vec![0; *len];
-                for (i, b) in bytes.iter_mut().enumerate() {
-                    if let Some(at) = (offset + i as u64).checked_sub(self.meta_start)
-                        && let Some(v) = self.meta_visible.get(at as usize)
-                    {
-                        *b = *v;
-                    }
-                }
+                // Outside the region there are zeroes.
+                let before = self.meta_start.saturating_sub(*offset) as usize;
+                let mut bytes = vec![0; before.min(*len)];
+                let from = offset.saturating_sub(self.meta_start) as usize;
+                let there = self.meta_visible.get(from..).unwrap_or_default();
+                bytes.extend_from_slice(&there[..there.len().min(len - bytes.len())]);
+                bytes.resize(*len, 0);
                 return DiskOutput::Bytes(bytes);
             }
             DiskOp::MetaWrite { blocks, barrier } => {
@@ -428,10 +444,9 @@ impl Disk {
 
     fn tear(&mut self, block: usize, offset: usize, data: &[u8], durable: bool) {
         let at = block + offset;
-        self.meta_generation += 1;
-        self.meta_visible[at..at + data.len()].copy_from_slice(data);
+        Rc::make_mut(&mut self.meta_visible)[at..at + data.len()].copy_from_slice(data);
         if durable || !self.cached {
-            self.meta_durable[at..at + data.len()].copy_from_slice(data);
+            self.stable(at..at + data.len());
         } else {
             self.meta_dirty.insert(block as u64);
         }
@@ -465,8 +480,7 @@ impl Disk {
             if torn {
                 for s in (at as usize..at as usize + META_BLOCK).step_by(512) {
                     if rng.percent(50) {
-                        self.meta_durable[s..s + 512]
-                            .copy_from_slice(&self.meta_visible[s..s + 512]);
+                        self.stable(s..s + 512);
                     }
                 }
             } else if rng.percent(50) {
@@ -474,10 +488,9 @@ impl Disk {
             }
         }
         self.visible = self.durable.clone();
-        self.meta_visible.clone_from(&self.meta_durable);
+        self.meta_visible = self.meta_durable.clone();
         self.dirty = RangeMap::new();
         self.meta_dirty.clear();
-        self.meta_generation += 1;
     }
 }
 

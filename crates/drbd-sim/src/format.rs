@@ -1,5 +1,7 @@
 //! `create-md` of the simulator, and reading metadata back: real bytes through drbd-meta.
 
+use std::ops::Range;
+
 use drbd_engine::command::{Backing, MetaPlace};
 use drbd_meta::activity_log::{AlLayout, encode_initialised, replay};
 use drbd_meta::flags::LocalFlags;
@@ -167,8 +169,8 @@ pub struct Decoded {
     pub superblock: Superblock,
     /// Extents in the activity log.
     pub hot: Vec<u32>,
-    /// The bitmap area.
-    bitmap: Vec<u8>,
+    /// Where the bitmap area is in the region.
+    pub bitmap: Range<usize>,
 }
 
 impl Decoded {
@@ -186,15 +188,10 @@ impl Decoded {
             Superblock::parse(block(disk.superblock)?, placement).map_err(|e| e.to_string())?;
         let geometry = superblock.geometry(placement).map_err(|e| e.to_string())?;
         let al = geometry.al_sector() * 512;
-        let mut ring = Vec::new();
-        for i in 0..u64::from(geometry.striping().blocks()) {
-            ring.push(*block(al + i * 4096)?);
-        }
         let layout = AlLayout::new(geometry.al_sector(), geometry.striping());
         let replayed = replay(&layout, |i, out| {
-            let found = ring.get(i as usize).ok_or("block outside the ring")?;
-            out.copy_from_slice(found);
-            Ok::<(), &str>(())
+            out.copy_from_slice(block(al + u64::from(i) * 4096)?);
+            Ok::<(), String>(())
         });
         let hot = match replayed {
             Ok(r) => r.hot,
@@ -203,14 +200,13 @@ impl Decoded {
         };
         let from = (geometry.bitmap_sector() * 512 - disk.meta_start) as usize;
         let to = from + (geometry.bitmap_sectors() * 512) as usize;
-        let bitmap = bytes
-            .get(from..to)
-            .ok_or("bitmap outside the region")?
-            .to_vec();
+        if bytes.get(from..to).is_none() {
+            return Err("bitmap outside the region".into());
+        }
         Ok(Decoded {
             superblock,
             hot,
-            bitmap,
+            bitmap: from..to,
         })
     }
 
@@ -233,8 +229,8 @@ impl Decoded {
         self.superblock.must_apply_al()
     }
 
-    /// Whether the 4 KiB block with this number is marked towards a node, after a replay.
-    pub fn marked(&self, towards: usize, block: u64) -> bool {
+    /// Whether the 4 KiB block with this number is marked towards a node, after a replay; `region` holds the bitmap.
+    pub fn marked(&self, region: &[u8], towards: usize, block: u64) -> bool {
         if self.replays() && self.hot.contains(&((block >> 10) as u32)) {
             return true;
         }
@@ -245,21 +241,22 @@ impl Decoded {
         let Some(slot) = entry.bitmap_index else {
             return false;
         };
-        self.bit(slot.into(), block)
+        self.bit(region, slot.into(), block)
     }
 
     /// The bit of a slot for a 4 KiB block; bits may stand for more than one.
-    fn bit(&self, slot: u64, block: u64) -> bool {
+    fn bit(&self, region: &[u8], slot: u64, block: u64) -> bool {
         let bit = block >> (self.superblock.block_size.sector_shift() - 3);
         let word = (bit / 32) * u64::from(self.superblock.max_peers) + slot;
         let at = (word * 4 + (bit % 32) / 8) as usize;
-        self.bitmap.get(at).is_some_and(|b| b >> (bit % 8) & 1 == 1)
+        let bitmap = region.get(self.bitmap.clone()).unwrap_or_default();
+        bitmap.get(at).is_some_and(|b| b >> (bit % 8) & 1 == 1)
     }
 
     /// Whether every bit of the range of blocks is set in every slot.
-    pub fn all_marked(&self, blocks: std::ops::Range<u64>) -> bool {
+    pub fn all_marked(&self, region: &[u8], blocks: Range<u64>) -> bool {
         let slots = u64::from(self.superblock.max_peers);
-        (blocks.into_iter()).all(|b| (0..slots).all(|s| self.bit(s, b)))
+        (blocks.into_iter()).all(|b| (0..slots).all(|s| self.bit(region, s, b)))
     }
 }
 

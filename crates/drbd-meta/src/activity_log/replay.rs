@@ -131,11 +131,8 @@ pub fn replay<E>(
     };
     result.newest = Some(number);
 
+    // As long as the highest slot in use.
     let mut slots: Vec<u32> = Vec::new();
-    slots
-        .try_reserve_exact(usize::from(MAX_SLOTS))
-        .map_err(|_| ReplayError::OutOfMemory)?;
-    slots.resize(usize::from(MAX_SLOTS), FREE);
     let mut position = oldest;
     loop {
         read_at(position, &mut block)?;
@@ -153,10 +150,12 @@ pub fn replay<E>(
                 .updates()
                 .map(|u| (u32::from(u.slot), u.extent, true));
             for (slot, extent, is_update) in context.chain(updates) {
-                match usize::try_from(slot)
-                    .ok()
-                    .and_then(|slot| slots.get_mut(slot))
-                {
+                let slot_index = usize::try_from(slot).ok().filter(|i| *i < usize::from(MAX_SLOTS));
+                if let Some(missing) = slot_index.map(|i| (i + 1).saturating_sub(slots.len())) {
+                    (slots.try_reserve(missing)).map_err(|_| ReplayError::OutOfMemory)?;
+                    slots.resize(slots.len() + missing, FREE);
+                }
+                match slot_index.and_then(|i| slots.get_mut(i)) {
                     Some(held) => *held = extent,
                     None if result.ignored_slots.len() < MAX_DIAGNOSTICS => {
                         result.ignored_slots.push((number, slot, is_update));

@@ -275,21 +275,16 @@ impl Cluster {
         let Some(Some(disk)) = node.disks.get(volume) else {
             return;
         };
-        let generation = disk.meta_generation;
-        if node
-            .decoded
-            .get(&volume)
-            .is_none_or(|(g, _)| *g != generation)
-        {
-            node.decoded.insert(
-                volume,
-                (generation, Decoded::durable(config, n, volume, disk)),
-            );
+        let kept = node.decoded.get(&volume);
+        if kept.is_none_or(|(g, d)| *g != disk.meta_generation(&d.bitmap)) {
+            match Decoded::durable(config, n, volume, disk) {
+                Ok(d) => node.decoded.insert(volume, (disk.meta_generation(&d.bitmap), d)),
+                Err(_) => node.decoded.remove(&volume),
+            };
         }
-        let bad = match node.decoded.get(&volume).map(|(_, d)| d) {
-            None => return,
-            Some(Err(e)) => Err(format!("the durable metadata is unusable: {e}")),
-            Some(Ok(d)) => coverage::covered(d, sector, sectors),
+        let bad = match node.decoded.get(&volume) {
+            None => Err("the durable metadata is unusable".into()),
+            Some((_, d)) => coverage::covered(d, disk.durable_metadata(), sector, sectors),
         };
         // A disk that is on its way out is not written to, whatever lies on it.
         if let Err(bad) = bad

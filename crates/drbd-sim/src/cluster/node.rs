@@ -65,7 +65,7 @@ pub struct Node {
     /// Openers that were admitted, with their volume.
     pub(crate) openers: BTreeMap<u64, usize>,
     /// Decoded durable metadata by volume, with the generation it was read at.
-    pub(crate) decoded: BTreeMap<usize, (u64, Result<Decoded, String>)>,
+    pub(crate) decoded: BTreeMap<usize, (u64, Decoded)>,
 }
 
 impl Node {

@@ -46,8 +46,8 @@ fn fresh_metadata_is_clean_and_unmarked() {
             usable(&config, 0, 0).unwrap()
         );
         assert!(meta.hot.is_empty());
-        assert!(!meta.marked(1, 0));
-        assert!(covered(&meta, 0, 8).is_err(), "no primary indicator");
+        assert!(!meta.marked(disk.durable_metadata(), 1, 0));
+        assert!(covered(&meta, disk.durable_metadata(), 0, 8).is_err(), "no primary indicator");
     }
 }
 
@@ -73,9 +73,10 @@ fn bits_are_where_the_layout_puts_them() {
         &page,
     );
     let meta = Decoded::durable(&config, 0, 0, &disk).unwrap();
-    let marked: Vec<u64> = (0..2000).filter(|b| meta.marked(1, *b)).collect();
+    let region = disk.durable_metadata();
+    let marked: Vec<u64> = (0..2000).filter(|b| meta.marked(region, 1, *b)).collect();
     assert_eq!(marked, [77]);
-    assert!((0..2000).all(|b| !meta.marked(2, b)));
+    assert!((0..2000).all(|b| !meta.marked(region, 2, b)));
 }
 
 /// M2 notices a difference that nobody knows of, and accepts one that is marked on either side.

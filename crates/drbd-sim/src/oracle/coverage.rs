@@ -11,8 +11,8 @@ const EXTENT: u64 = 8192;
 /// Sectors of a bitmap block.
 const BLOCK: u64 = 8;
 
-/// Whether a write may reach the data area, given durable metadata.
-pub fn covered(meta: &Decoded, sector: u64, sectors: u64) -> Result<(), String> {
+/// Whether a write may reach the data area, given durable metadata and the region it is from.
+pub fn covered(meta: &Decoded, region: &[u8], sector: u64, sectors: u64) -> Result<(), String> {
     let flags = meta.superblock.flags;
     if !flags.contains(LocalFlags::PRIMARY_IND) {
         return Err("the primary indicator is not durable (M10)".into());
@@ -32,7 +32,7 @@ pub fn covered(meta: &Decoded, sector: u64, sectors: u64) -> Result<(), String> 
         let last = ((extent + 1) * EXTENT)
             .min(sector + sectors)
             .div_ceil(BLOCK);
-        if !meta.all_marked(first..last) {
+        if !meta.all_marked(region, first..last) {
             return Err(format!(
                 "extent {extent} is not in the durable activity log {:?}",
                 meta.hot
@@ -50,6 +50,13 @@ pub struct Image {
     pub disk: Disk,
     /// Its metadata.
     pub meta: Decoded,
+}
+
+impl Image {
+    fn marked(&self, towards: usize, block: u64) -> bool {
+        let region = self.disk.durable_metadata();
+        self.meta.marked(region, towards, block)
+    }
 }
 
 /// Whether the generation identifiers make a comparison of bitmaps decide what is transferred between two
@@ -74,7 +81,7 @@ pub fn check(images: &[Image], size: u64) -> Result<(), String> {
             }
             for d in differences(a.disk.durable(), b.disk.durable(), 0, size) {
                 for block in d.start / BLOCK..d.end.div_ceil(BLOCK) {
-                    if !a.meta.marked(b.node, block) && !b.meta.marked(a.node, block) {
+                    if !a.marked(b.node, block) && !b.marked(a.node, block) {
                         return Err(format!(
                             "after a loss of power nodes {} and {} differ in block {block} (sectors {}..{}: writes {:?} and {:?}), and neither would know",
                             a.node, b.node, d.start, d.end, d.value.0, d.value.1
