@@ -17,8 +17,10 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use drbd_engine::{Command, Instant};
-use drbd_proto::packet::{Cmd, Packet, Scope};
-use drbd_proto::{Role, Sector, UuidFlags, VolumeNr};
+use drbd_proto::packet::{Cmd, Packet, PeersInSync, Scope};
+use drbd_proto::{
+    Bytes, DiskState, NodeId, NodeMask, ReplState, Role, Sector, Stream, UuidFlags, VolumeNr,
+};
 
 use fit::Names;
 use node::{Sent, Setup, TestNode};
@@ -64,6 +66,20 @@ struct Replay {
 }
 
 impl Replay {
+    /// A node as it was at the beginning of a recording.
+    fn new(name: &str, setup: &Setup, more_uuids: usize) -> Replay {
+        Replay {
+            node: TestNode::new(setup),
+            me: setup.id,
+            names: Names::with_peer(name.starts_with("mixed")),
+            due: VecDeque::new(),
+            last: HashMap::new(),
+            more_uuids,
+            round: None,
+            compared: 0,
+        }
+    }
+
     /// Compares what our node has said with what is due. The order within one stream counts only where
     /// one follows from the other: what is due at the same time may swap.
     fn compare(&mut self) {
@@ -294,16 +310,7 @@ fn replay_until(
     end: &str,
 ) -> usize {
     let lines = transcript::read(name);
-    let mut replay = Replay {
-        node: TestNode::new(setup),
-        me: setup.id,
-        names: Names::with_peer(name.starts_with("mixed")),
-        due: VecDeque::new(),
-        last: HashMap::new(),
-        more_uuids,
-        round: None,
-        compared: 0,
-    };
+    let mut replay = Replay::new(name, setup, more_uuids);
     for line in &lines {
         if matches!(line, Line::Mark(_, text) if text == end) {
             break;
@@ -349,6 +356,41 @@ fn reconnect_as_secondary() {
 #[test]
 fn initial_sync_as_source() {
     assert!(replay("v124-connect-sync-writes", &nine(0), &[], 1) > 40);
+}
+
+/// The target ends the resync on the data stream, and its report of the last step comes behind that, over the other
+/// one. It is answered although nothing is marked here any more: the answer tells the target which others have the
+/// blocks. Once, or two nodes would answer each other for ever.
+#[test]
+fn the_last_step_is_answered_behind_the_end() {
+    let lines = transcript::read("v124-connect-sync-writes");
+    let mut replay = Replay::new("v124-connect-sync-writes", &nine(0), 1);
+    let ended = |line: &&Line| {
+        matches!(line, Line::Packet(said) if said.from == 1 && matches!(&said.packet,
+            Packet::State(s) if s.repl == ReplState::Established && s.disk == DiskState::UpToDate))
+    };
+    let end = lines.iter().position(|line| ended(&line)).unwrap();
+    for line in &lines[..=end] {
+        let reports = matches!(line, Line::Packet(said) if said.from == 1
+            && matches!(said.packet, Packet::PeersInSync(_)));
+        if !reports {
+            replay.line(line, &[]);
+        }
+    }
+    let node = &mut replay.node;
+    let mut answers = |len: u32| {
+        node.sent.clear();
+        let report = PeersInSync {
+            sector: Sector(0),
+            nodes: NodeMask::EMPTY.with(NodeId::new(0).unwrap()),
+            size: Bytes(len),
+        };
+        node.hear(Stream::Control, VolumeNr::ZERO, Packet::PeersInSync(report));
+        let answer = |s: &&Sent| matches!(s.packet, Packet::PeersInSync(_));
+        node.sent.iter().filter(answer).count()
+    };
+    assert_eq!(answers(4 << 20), 1);
+    assert_eq!(answers(4 << 20), 0);
 }
 
 #[test]

@@ -193,7 +193,10 @@ impl Disk {
     pub fn meta_generation(&self, except: &Range<usize>) -> u64 {
         let outside = |at: usize| at + META_BLOCK <= except.start || at >= except.end;
         let blocks = self.meta_changes.iter().enumerate();
-        blocks.filter(|(i, _)| outside(i * META_BLOCK)).map(|(_, n)| n).sum()
+        blocks
+            .filter(|(i, _)| outside(i * META_BLOCK))
+            .map(|(_, n)| n)
+            .sum()
     }
 
     /// An operation as it is accepted, or why a driver could not even submit it.

@@ -18,6 +18,8 @@ use crate::interval::Kind;
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     open: BTreeSet<u64>,
+    /// As a source: the target has ended the resync, and tells of its last step behind that, over the other stream.
+    last: bool,
 }
 
 impl Engine {
@@ -45,6 +47,13 @@ impl Engine {
                 state.in_sync.open.remove(&step);
             }
             self.announce_step(peer, volume, step);
+        }
+    }
+
+    /// The target has ended the resync: its last step is still to be answered.
+    pub(crate) fn expect_last_in_sync_step(&mut self, target: NodeId, volume: VolumeNr) {
+        if let Some(state) = self.resync_mut(target, volume) {
+            state.in_sync.last = true;
         }
     }
 
@@ -199,7 +208,11 @@ impl Engine {
         {
             changed += self.clear_towards(node, volume, sector, len);
         }
-        if changed > 0 || self.state.repl(peer, volume) == ReplState::SyncSource {
+        // The target hears from its source that others have the blocks, too, although they changed nothing here: a
+        // report that came by way of another node may have cleared their bits before.
+        let last = (self.resync_mut(peer, volume))
+            .is_some_and(|state| core::mem::take(&mut state.in_sync.last));
+        if changed > 0 || last || self.state.repl(peer, volume) == ReplState::SyncSource {
             for extent in ExtentNr::covering(sector, len).collect::<Vec<_>>() {
                 let first = (u64::from(extent.0) << EXTENT_SECTOR_SHIFT).max(sector.0);
                 let end = sector.0 + u64::from(len / 512);

@@ -147,6 +147,9 @@ impl Engine {
         let resync_started = !(ReplState::SyncSource..=ReplState::PausedSyncT).contains(&was.repl)
             && (ReplState::SyncSource..=ReplState::PausedSyncT).contains(&is.repl);
         let target_finished = was.repl.is_sync_target() && is.repl == ReplState::Established;
+        if was.repl == ReplState::SyncSource && is.repl == ReplState::Established {
+            self.expect_last_in_sync_step(peer, v);
+        }
         let own_disk_changed = disk_is >= DiskState::Inconsistent
             && disk_was != disk_is
             && was.repl >= ReplState::Established

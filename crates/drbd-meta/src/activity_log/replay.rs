@@ -150,7 +150,9 @@ pub fn replay<E>(
                 .updates()
                 .map(|u| (u32::from(u.slot), u.extent, true));
             for (slot, extent, is_update) in context.chain(updates) {
-                let slot_index = usize::try_from(slot).ok().filter(|i| *i < usize::from(MAX_SLOTS));
+                let slot_index = usize::try_from(slot)
+                    .ok()
+                    .filter(|i| *i < usize::from(MAX_SLOTS));
                 if let Some(missing) = slot_index.map(|i| (i + 1).saturating_sub(slots.len())) {
                     (slots.try_reserve(missing)).map_err(|_| ReplayError::OutOfMemory)?;
                     slots.resize(slots.len() + missing, FREE);

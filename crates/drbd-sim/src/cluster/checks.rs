@@ -278,7 +278,9 @@ impl Cluster {
         let kept = node.decoded.get(&volume);
         if kept.is_none_or(|(g, d)| *g != disk.meta_generation(&d.bitmap)) {
             match Decoded::durable(config, n, volume, disk) {
-                Ok(d) => node.decoded.insert(volume, (disk.meta_generation(&d.bitmap), d)),
+                Ok(d) => node
+                    .decoded
+                    .insert(volume, (disk.meta_generation(&d.bitmap), d)),
                 Err(_) => node.decoded.remove(&volume),
             };
         }

@@ -47,7 +47,10 @@ fn fresh_metadata_is_clean_and_unmarked() {
         );
         assert!(meta.hot.is_empty());
         assert!(!meta.marked(disk.durable_metadata(), 1, 0));
-        assert!(covered(&meta, disk.durable_metadata(), 0, 8).is_err(), "no primary indicator");
+        assert!(
+            covered(&meta, disk.durable_metadata(), 0, 8).is_err(),
+            "no primary indicator"
+        );
     }
 }
 
