@@ -20,7 +20,7 @@ use super::guest::Image;
 use super::side::{Kind, Side};
 use network::sh;
 
-pub(super) use options::Options;
+pub(super) use options::{Marks, Options};
 
 /// How many there have been.
 static LABS: AtomicU32 = AtomicU32::new(0);
@@ -232,7 +232,15 @@ impl Lab {
 
     /// How many bytes a node may have marked for a peer.
     fn excused(&self, id: u8, peer: u8, s: &Status) -> u64 {
-        if !self.options.marks_may_stay || self.sides.len() < 3 {
+        let marks = self.options.marks;
+        if marks == Marks::Gone || self.sides.len() < 3 {
+            return 0;
+        }
+        let kernel = |id| self.side(id).is_ok_and(|side| side.kind() != Kind::Ours);
+        if kernel(id) && kernel(peer) {
+            return u64::MAX;
+        }
+        if marks == Marks::OfKernels {
             return 0;
         }
         if s.role() == "Secondary" && s.peer_role(peer) == "Secondary" {

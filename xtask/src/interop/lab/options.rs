@@ -1,5 +1,20 @@
 //! What the nodes of a run are like: sizes and lines of their configuration.
 
+/// Marks that may be left over when all is in sync, and all disks are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::interop) enum Marks {
+    /// None.
+    Gone,
+    /// Those of two kernels for each other. When they exchange their bitmaps while a third node resyncs one of them,
+    /// its reports of what is in sync cross the bitmaps, and one kernel gets back from the other's what it has just
+    /// cleared. Nobody reports these blocks again.
+    OfKernels,
+    /// Those of two Secondaries, too: a node that is cut off from a Primary marks what it has without a peer-ack
+    /// towards everybody (data path, section 12.4), and nothing takes these marks away before the two compare
+    /// again, not even a promotion. Three kernels do the same.
+    OfSecondaries,
+}
+
 /// What the nodes of a run are like.
 #[derive(Debug, Clone)]
 pub(in crate::interop) struct Options {
@@ -13,10 +28,8 @@ pub(in crate::interop) struct Options {
     pub(in crate::interop) options: Vec<String>,
     /// Nodes without a disk.
     pub(in crate::interop) diskless: Vec<u8>,
-    /// Two Secondaries of three nodes may keep marks for each other: a node that is cut off from a Primary
-    /// marks what it has without a peer-ack towards everybody (data path, section 12.4), and nothing takes
-    /// these marks away before the two compare again, not even a promotion. Three kernels do the same.
-    pub(in crate::interop) marks_may_stay: bool,
+    /// Who of three nodes may keep marks for each other.
+    pub(in crate::interop) marks: Marks,
     /// Slots of v09 metadata.
     pub(in crate::interop) max_peers: u8,
     /// Metadata as a DRBD of the 8 series has it, on all nodes.
@@ -39,7 +52,7 @@ impl Default for Options {
             disk: lines(&["c-plan-ahead 0", "resync-rate 200M"]),
             options: lines(&["auto-promote no"]),
             diskless: Vec::new(),
-            marks_may_stay: false,
+            marks: Marks::Gone,
             max_peers: 7,
             old_metadata: false,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use drbd_testkit::{Context, Error, Result};
 
 use super::super::Run;
-use super::super::lab::{Lab, Options, SOON};
+use super::super::lab::{Lab, Marks, Options, SOON};
 
 fn lost(lab: &Lab, id: u8, peer: u8) -> Result<()> {
     lab.side(id)?
@@ -134,33 +134,34 @@ pub(super) fn crash(run: &Run<'_>) -> Result<()> {
 
 /// The Primary dies when only one of the others has its last writes.
 pub(super) fn partial(run: &Run<'_>) -> Result<()> {
-    run.tell(
-        Options::default().net("timeout 60").net("ping-int 8"),
-        |lab| {
-            lab.up_in_sync(0)?;
-            let places = lab.places(10, 1);
-            lab.write(0, &places)?;
-            lab.settle()?;
-            lab.cut(0, 2)?;
-            let places = lab.places(1, 1);
-            let _writing = lab.start_writing(0, &places)?;
-            std::thread::sleep(Duration::from_millis(700));
-            lab.side_mut(0)?.power_off();
-            lost(lab, 1, 0)?;
-            lost(lab, 2, 0)?;
-            // Whatever the one has more, the other one gets.
-            lab.wait_in_sync()?;
-            lab.side(2)?.adm("primary")?;
-            lab.learn(1)?;
-            lab.check_disks(&[1, 2])?;
-            let places = lab.places(10, 1);
-            lab.write(2, &places)?;
-            lab.restore_all();
-            lab.side_mut(0)?.power_on()?;
-            lab.side(0)?.adm("up")?;
-            lab.settle()
-        },
-    )
+    let options = Options {
+        marks: Marks::OfKernels,
+        ..Options::default().net("timeout 60").net("ping-int 8")
+    };
+    run.tell(options, |lab| {
+        lab.up_in_sync(0)?;
+        let places = lab.places(10, 1);
+        lab.write(0, &places)?;
+        lab.settle()?;
+        lab.cut(0, 2)?;
+        let places = lab.places(1, 1);
+        let _writing = lab.start_writing(0, &places)?;
+        std::thread::sleep(Duration::from_millis(700));
+        lab.side_mut(0)?.power_off();
+        lost(lab, 1, 0)?;
+        lost(lab, 2, 0)?;
+        // Whatever the one has more, the other one gets.
+        lab.wait_in_sync()?;
+        lab.side(2)?.adm("primary")?;
+        lab.learn(1)?;
+        lab.check_disks(&[1, 2])?;
+        let places = lab.places(10, 1);
+        lab.write(2, &places)?;
+        lab.restore_all();
+        lab.side_mut(0)?.power_on()?;
+        lab.side(0)?.adm("up")?;
+        lab.settle()
+    })
 }
 
 /// A Primary without a disk, whose reads and writes go to the others.
@@ -203,7 +204,7 @@ pub(super) fn long_run(run: &Run<'_>) -> Result<()> {
     let end = std::time::Instant::now() + Duration::from_secs(seconds.unwrap_or(60));
     // Every now and then three kernels keep marks after such a cut, too.
     let options = Options {
-        marks_may_stay: true,
+        marks: Marks::OfSecondaries,
         ..Options::default()
     };
     run.tell(options, |lab| {
