@@ -3,6 +3,8 @@
 extern crate alloc;
 
 pub mod activity_log;
+#[cfg(any(test, feature = "testkit"))]
+pub mod backstops;
 pub mod bitmap;
 pub mod command;
 pub mod decision;
@@ -45,7 +47,7 @@ mod role;
 mod size;
 mod state;
 mod status_build;
-#[cfg(test)]
+#[cfg(any(test, feature = "testkit"))]
 mod testkit;
 mod timer;
 mod twopc;

@@ -317,12 +317,6 @@ impl Engine {
         if self.twopc.active.is_some() {
             return Err(RetCode::CONCURRENT_ST_CHG);
         }
-        if change.get_role() == Some(Role::Primary)
-            && self.state.role == Role::Primary
-            && !self.two_primaries(peer)
-        {
-            return Err(RetCode::TWO_PRIMARIES);
-        }
         let view = change.peer_view();
         let flags = ChangeFlags {
             ignore_outdate_failure: true,

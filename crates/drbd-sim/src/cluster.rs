@@ -526,7 +526,14 @@ impl Cluster {
             core.handle(Instant::from_nanos(now), event, &mut effects)
         }));
         IN_ENGINE.with(|f| *f.borrow_mut() = false);
-        self.rows.add(&core.rows());
+        let rows = core.rows();
+        if !self.rows.contains_all(&rows) {
+            for row in rows.iter().filter(|row| !self.rows.contains(*row)) {
+                let text = || format!("first at {row:?}: {}, {}", row.table(), row.name());
+                self.trace.line(now, name, text);
+            }
+            self.rows.add(&rows);
+        }
         self.nodes[n].core = Some(core);
         if result.is_err() {
             let text = PANIC.with(|p| p.borrow_mut().take()).unwrap_or_default();

@@ -138,8 +138,27 @@ impl Engine {
         }
     }
 
+    /// Whether a step of an attach is under way: until it ends, the disk is not let go of.
+    pub(super) fn attach_under_way(&self, v: VolumeNr) -> bool {
+        let step = self.attaching.get(&v).map(|a| a.step);
+        step.is_some_and(|step| step != Step::Negotiating)
+    }
+
+    /// The disk is being detached by force while it is attached: there is no next step. Whoever attaches it learns that
+    /// when it has been let go of.
+    pub(super) fn attach_ends_early(&mut self, v: VolumeNr) -> bool {
+        let early = self.state.disk(v) != DiskState::Attaching;
+        if early && let Some(a) = self.attaching.get_mut(&v) {
+            a.step = Step::Negotiating;
+        }
+        early
+    }
+
     /// The last step: Negotiating if a connected peer has a disk, else the state of the metadata.
     fn attach_final(&mut self, v: VolumeNr) {
+        if self.attach_ends_early(v) {
+            return;
+        }
         let current = self.current_uuid(v);
         let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
         let peer_has_data = self

@@ -128,6 +128,9 @@ impl Engine {
         let Some(step) = self.attaching.get(&v).map(|a| a.step) else {
             return;
         };
+        if self.attach_ends_early(v) {
+            return;
+        }
         let output = match result {
             Ok(output) => output,
             Err(error) => {
@@ -355,7 +358,9 @@ impl Engine {
             .attaching
             .get(&v)
             .is_some_and(|a| a.step == Step::ReplayedBitmap);
-        if waits && self.data_bitmap_written(v) {
+        if waits && self.attach_ends_early(v) {
+            // Nothing more is done for it.
+        } else if waits && self.data_bitmap_written(v) {
             if let Some(a) = self.attaching.get_mut(&v) {
                 a.step = Step::InitRing;
             }

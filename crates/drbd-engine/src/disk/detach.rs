@@ -44,6 +44,7 @@ impl Engine {
                     d.disk = DiskState::Detaching;
                 }
             });
+            self.twopc_withdraw(ChangeKind::Attach { volume: v });
             return None;
         }
         self.twopc_request(ChangeKind::Detach { volume: v }, Requester::Command(cmd));
@@ -119,6 +120,7 @@ impl Engine {
                     DiskState::Failed | DiskState::Detaching
                 )
             })
+            .filter(|v| !self.attach_under_way(*v))
             .collect();
         for v in leaving {
             let failed = self.state.disk(v) == DiskState::Failed;

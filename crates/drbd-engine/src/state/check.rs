@@ -96,12 +96,7 @@ impl Engine {
             .conns
             .get(&peer)
             .map_or(Role::Unknown, |c| c.peer_role);
-        if from == ConnState::StandAlone && to == ConnState::Disconnecting {
-            return self.no(Row::T4a, RetCode::ALREADY_STANDALONE);
-        }
-        if to == ConnState::Connecting && from < ConnState::Unconnected {
-            return self.no(Row::T4b, RetCode::NO_NET_CONFIG);
-        }
+        // What else rule 4 says about connections is said by the hard checks, which come first.
         if from == ConnState::Unconnected && to == ConnState::Disconnecting {
             return self.no(Row::T4c, RetCode::IN_TRANSIENT_STATE);
         }
@@ -203,14 +198,7 @@ impl Engine {
             if fencing >= Fencing::ResourceOnly && unfenced(new, pd) && !unfenced(old, &before) {
                 return self.no(Row::T58b, RetCode::PRIMARY_NOP);
             }
-            if pd.repl > ReplState::Established && before.repl <= ReplState::Established {
-                if to < DiskState::Inconsistent {
-                    return self.no(Row::T58c, RetCode::NO_LOCAL_DISK);
-                }
-                if pd.pdisk < DiskState::Inconsistent {
-                    return self.no(Row::T58d, RetCode::NO_REMOTE_DISK);
-                }
-            }
+            // No resync comes here without its two disks: blocks C and E have ended it, or made them Inconsistent.
             if from > DiskState::Outdated && to == DiskState::Outdated && !self.outdatable(new, v) {
                 return self.no(Row::T58e, RetCode::CONNECTED_OUTDATES);
             }

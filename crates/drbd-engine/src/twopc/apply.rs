@@ -93,13 +93,19 @@ impl Engine {
                 }
             }
             ChangeKind::Detach { volume } => set_disk(s, volume, DiskState::Detaching),
-            ChangeKind::Attach { volume } => set_disk(s, volume, DiskState::Negotiating),
+            // A disk that is being detached by force stays on its way out.
+            ChangeKind::Attach { volume } if s.disk(volume) != DiskState::Detaching => {
+                set_disk(s, volume, DiskState::Negotiating);
+            }
             ChangeKind::Resync { peer, volume, repl } => {
                 if let Some(pd) = s.pd_mut(peer, volume) {
                     pd.repl = repl;
                 }
             }
-            ChangeKind::Connect { .. } | ChangeKind::Resize { .. } | ChangeKind::Empty => {}
+            ChangeKind::Attach { .. }
+            | ChangeKind::Connect { .. }
+            | ChangeKind::Resize { .. }
+            | ChangeKind::Empty => {}
         };
         (flags, modify)
     }
@@ -183,13 +189,6 @@ impl Engine {
         };
         let view = p.change.peer_view();
         let volume = p.volume;
-        if view.get_peer() == Some(Role::Primary)
-            && self.state.role == Role::Primary
-            && !self.two_primaries(peer)
-        {
-            self.note(Row::V1);
-            return Err(RetCode::TWO_PRIMARIES);
-        }
         self.would_change(flags, |s| apply_view(s, peer, volume, view))
     }
 
@@ -402,15 +401,13 @@ pub(crate) fn apply_view(
     view: drbd_proto::StateChange,
 ) {
     if let Some(disk) = view.get_disk() {
-        let wanted = |s: &State, v: VolumeNr| disk != DiskState::Outdated || s.disk(v) > disk;
         let volumes: Vec<VolumeNr> = match volume.get() {
             Some(_) => alloc::vec![volume],
             None => s.devices.keys().copied().collect(),
         };
+        // A worse disk does not become Outdated (section 3.4, B2).
         for v in volumes {
-            if wanted(s, v) {
-                set_disk(s, v, disk);
-            }
+            set_disk(s, v, disk);
         }
     }
     let Some(conn) = s.conns.get_mut(&peer) else {

@@ -59,8 +59,9 @@ impl Engine {
         if let Some(known) = self.peer_device_mut(peer, v) {
             known.uuids.flags = known.uuids.flags.minus(UuidFlags::GOT_STABLE);
         }
-        // Whether this node may be promoted depends on it.
+        // Whether this node may be promoted depends on it, and whether a disk that waits for a good source waits on.
         if other_stability {
+            self.watch_stuck_disks();
             let info = self.peer_device_info(peer, v);
             let volume = v;
             self.publish_objects(
@@ -121,12 +122,11 @@ impl Engine {
             return;
         }
         // A disk with gaps is not at its generation, whatever the identifiers say: its marks stay (a deviation).
-        if equal && self.state.disk(v) == DiskState::Inconsistent {
-            return;
+        if !equal || self.state.disk(v) != DiskState::Inconsistent {
+            let Some(disk) = self.disk_mut(v) else { return };
+            let learned = disk.gen_ids.learn(peer, new, equal, &peers, &nodes);
+            self.apply_learned(peer, v, &learned);
         }
-        let Some(disk) = self.disk_mut(v) else { return };
-        let learned = disk.gen_ids.learn(peer, new, equal, &peers, &nodes);
-        self.apply_learned(peer, v, &learned);
         if connected {
             self.offers(peer, v, new);
         }

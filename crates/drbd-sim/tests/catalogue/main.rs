@@ -9,6 +9,7 @@
 
 mod bitmap_blocks;
 mod chain;
+mod coincidences;
 mod congestion;
 mod connecting;
 mod coverage;
@@ -39,6 +40,7 @@ mod tables;
 mod thin;
 mod twopc;
 mod volumes;
+mod waiting_turns;
 
 /// What every file of tests needs.
 #[allow(unused_imports)]

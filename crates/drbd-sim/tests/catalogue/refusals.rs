@@ -319,7 +319,7 @@ pub(crate) fn second_primary_is_refused_by_the_first() {
     t.primary(0);
     t.net_options(0, 1, |o| o.two_primaries = false);
     t.no_primary(1, RetCode::CW_FAILED_BY_PEER);
-    t.met(&[V1]);
+    t.met(&[T4d]);
     t.finish();
 }
 
