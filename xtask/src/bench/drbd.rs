@@ -217,6 +217,7 @@ pub(super) fn start(
         idle_memory: 0,
         size: sectors << 9,
         stores,
+        second: None,
         runs: Vec::new(),
     })
 }

@@ -7,6 +7,12 @@ use std::path::{Path, PathBuf};
 /// Length of one read or write in bytes.
 const CHUNK: usize = 1 << 20;
 
+/// Whether files in this directory are on a disk, and not in memory.
+pub(super) fn on_a_disk(dir: &Path) -> bool {
+    const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+    rustix::fs::statfs(dir).is_ok_and(|s| s.f_type != TMPFS_MAGIC)
+}
+
 /// Directories that go away with the value.
 pub(super) struct WorkDir {
     /// For backing files.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use drbd_node::frontend::nbd::address::Address;
 use drbd_node::frontend::nbd::client::{Client, ClientError};
 use drbd_node::frontend::nbd::codec::Command;
 
@@ -77,7 +78,43 @@ impl Run {
 
 /// Puts a contender under a load.
 pub(super) fn run(contender: &Contender, load: &Load, span: Duration) -> Result<Run, ClientError> {
-    let mut client = Client::connect(&contender.address, &contender.export)?;
+    let cpu = cpu_time(contender);
+    let first = || one(contender, &contender.address, load, span);
+    let mut run = match &contender.second {
+        None => first()?,
+        Some(second) => {
+            let (a, b) = std::thread::scope(|scope| {
+                let b = scope.spawn(|| one(contender, second, load, span));
+                (first(), b.join())
+            });
+            let b = b.map_err(|_| std::io::Error::other("the second client panicked"))?;
+            both(&a?, &b?)
+        }
+    };
+    run.cpu = cpu_time(contender).saturating_sub(cpu);
+    Ok(run)
+}
+
+/// What a mirror of two files would have done that were written at the same time: a write counts when it is in both.
+fn both(a: &Run, b: &Run) -> Run {
+    Run {
+        writes: a.writes.midpoint(b.writes),
+        time: a.time.max(b.time),
+        flush: a.flush.max(b.flush),
+        p50: a.p50.max(b.p50),
+        p99: a.p99.max(b.p99),
+        cpu: Duration::ZERO,
+    }
+}
+
+/// One client.
+fn one(
+    contender: &Contender,
+    address: &Address,
+    load: &Load,
+    span: Duration,
+) -> Result<Run, ClientError> {
+    let mut client = Client::connect(address, &contender.export)?;
     client.set_timeout(Some(Duration::from_secs(60)))?;
     let blocks = (client.export().size / u64::from(load.block)).max(1);
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ contender.runs.len() as u64);
@@ -100,7 +137,6 @@ pub(super) fn run(contender: &Contender, load: &Load, span: Duration) -> Result<
         let cookie = client.submit(Command::Write { fua: false }, offset, 0, data);
         under_way.insert(cookie, Instant::now());
     };
-    let cpu = cpu_time(contender);
     let start = Instant::now();
     for _ in 0..load.depth {
         submit(&mut client, &mut under_way);
@@ -118,7 +154,6 @@ pub(super) fn run(contender: &Contender, load: &Load, span: Duration) -> Result<
     let written = start.elapsed();
     client.flush()?;
     let time = start.elapsed();
-    let cpu = cpu_time(contender).saturating_sub(cpu);
     client.disconnect()?;
     times.sort_unstable();
     let share = |of: usize| {
@@ -132,7 +167,7 @@ pub(super) fn run(contender: &Contender, load: &Load, span: Duration) -> Result<
         flush: time.saturating_sub(written),
         p50: share(50),
         p99: share(99),
-        cpu,
+        cpu: Duration::ZERO,
     })
 }
 

@@ -9,8 +9,9 @@
 //! them; what is reported is the median of the turns.
 //!
 //! All this is done twice: with the files on a disk, and with the files in memory. A mirror whose halves share a
-//! disk is at most as fast as that disk is with twice the writes, whatever program does it; in memory the
-//! programs are compared alone.
+//! disk is at most as fast as that disk is with twice the writes, whatever program does it. How fast that is, is
+//! measured, too: two files of two `qemu-storage-daemon` under the load at the same time, neither waiting for the
+//! other. In memory the programs are compared alone.
 
 mod drbd;
 mod files;
@@ -74,6 +75,8 @@ struct Contender {
     size: u64,
     /// Both halves of a mirror.
     stores: Vec<PathBuf>,
+    /// Where the same load goes at the same time: two files that know nothing of each other.
+    second: Option<Address>,
     runs: Vec<(&'static Load, Run)>,
 }
 
@@ -118,8 +121,8 @@ fn places(args: &Args, results: &Path) -> Vec<PathBuf> {
         return vec![dir.clone()];
     }
     let memory = Path::new(MEMORY);
-    // Eleven files, and something for the rest of the system.
-    let wanted = (u64::from(args.size) << 20) * 12;
+    // Thirteen files, and something for the rest of the system.
+    let wanted = (u64::from(args.size) << 20) * 14;
     let free = rustix::fs::statvfs(memory).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
     if free < wanted {
         eprintln!(
@@ -154,6 +157,9 @@ fn round(
         }
         if wanted(qemu::PLAIN) {
             contenders.push(qemu::start_plain(&dir, size)?);
+        }
+        if wanted(qemu::PAIR) && files::on_a_disk(place) {
+            contenders.push(qemu::start_pair(&dir, size)?);
         }
     }
     let named = |load: &&Load| {

@@ -69,6 +69,9 @@ pub(super) fn is_mirror(name: &str) -> bool {
 /// One file.
 pub(super) const PLAIN: &str = "QEMU, one file (no mirror)";
 
+/// Two files, each by itself: what the disk below both can do.
+pub(super) const PAIR: &str = "two files, nothing between";
+
 /// First line of `qemu-storage-daemon --version`; `None` if there is no such program.
 pub(super) fn version() -> Option<String> {
     let output = Command::new(PROGRAM).arg("--version").output().ok()?;
@@ -118,18 +121,35 @@ fn contender(
         idle_memory: 0,
         size,
         stores: Vec::new(),
+        second: None,
         runs: Vec::new(),
     }
 }
 
 /// One file.
 pub(super) fn start_plain(dir: &WorkDir, size: u64) -> Result<Contender, String> {
-    let mut command = daemon(&dir.disk("plain.img", size)?);
-    let socket = dir.run("plain.sock");
-    export_unix(&mut command, &socket, "disk");
-    let mut process = Process::start(command, dir.run("plain.log"))?;
-    process.wait("QEMU opens its socket", || socket.exists())?;
+    let process = export_file(dir, size, "plain")?;
     Ok(contender(PLAIN, dir, "plain.sock", size, vec![process]))
+}
+
+/// Two files, each with a daemon of its own.
+pub(super) fn start_pair(dir: &WorkDir, size: u64) -> Result<Contender, String> {
+    let processes = vec![
+        export_file(dir, size, "pair-1")?,
+        export_file(dir, size, "pair-2")?,
+    ];
+    let mut pair = contender(PAIR, dir, "pair-1.sock", size, processes);
+    pair.second = Some(Address::Unix(dir.run("pair-2.sock")));
+    Ok(pair)
+}
+
+fn export_file(dir: &WorkDir, size: u64, name: &str) -> Result<Process, String> {
+    let mut command = daemon(&dir.disk(&format!("{name}.img"), size)?);
+    let socket = dir.run(&format!("{name}.sock"));
+    export_unix(&mut command, &socket, "disk");
+    let mut process = Process::start(command, dir.run(&format!("{name}.log")))?;
+    process.wait("QEMU opens its socket", || socket.exists())?;
+    Ok(process)
 }
 
 /// Makes the far half listen. What is returned has to be kept until its process runs.

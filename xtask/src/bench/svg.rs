@@ -7,8 +7,8 @@ use super::report::Report;
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 210.0;
 const BAR: f64 = 22.0;
-const COLOURS: [&str; 6] = [
-    "#2f6db5", "#6c9bd2", "#c2573a", "#d98a6f", "#e3b09c", "#8a8a8a",
+const COLOURS: [&str; 7] = [
+    "#2f6db5", "#6c9bd2", "#c2573a", "#d98a6f", "#e3b09c", "#8a8a8a", "#b8b8b8",
 ];
 
 /// Draws the results of all rounds.

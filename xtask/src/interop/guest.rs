@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drbd_testkit::{Context, Error, Output, Place, Result, cleanup, spawn};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -22,6 +22,10 @@ use super::{confine, emulated};
 
 /// How long a guest may take to come up.
 const BOOT: Duration = Duration::from_secs(60);
+/// How long a guest has not begun with a script when it is told once more.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether a script has ended of which nothing was heard.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What guests are made of.
 #[derive(Debug, Clone)]
@@ -134,8 +138,9 @@ fn init_script(image: &Image, machine: &Machine) -> String {
         "for p in /sys/module/drbd/parameters/usermode_helper; do echo disabled >$p; done\n\
          cd /mnt; echo @@ready\n\
          while read -r n; do\n\
+         [ -e $n.cmd ] || continue\n\
          $b sh $n.cmd >$n.out 2>$n.err </dev/null\n\
-         echo @@$n $?\n\
+         echo $? >$n.new; $b rm $n.cmd; $b mv $n.new $n.code; echo @@$n\n\
          done\n\
          $b poweroff -f\n",
     );
@@ -269,7 +274,12 @@ impl Guest {
             Boot::Emulated { .. } => 3 * BOOT,
         };
         let ready = guest.lock()?.wait_for("ready", limit);
+        let seconds = limit.as_secs();
         ready
+            .map_err(|silence| match silence {
+                Silence::Ended => Error::new("the guest has ended"),
+                Silence::Lasting => Error::new(format!("no answer within {seconds} s")),
+            })
             .context(format!("{} does not boot", machine.name))
             .map_err(|e| Error::new(format!("{e}\n{}", guest.log_tail(20))))?;
         Ok(guest)
@@ -289,19 +299,35 @@ impl Guest {
         console.next += 1;
         let file = |kind: &str| self.machine.dir.join(format!("{n}.{kind}"));
         std::fs::write(file("cmd"), format!("{script}\n")).context("script")?;
-        writeln!(console.input, "{n}").context(format!("{}: console", self.machine.name))?;
-        let code = console
-            .wait_for(&n.to_string(), limit)
-            .context(format!("{}: `{script}`", self.machine.name))?;
+        let name = &self.machine.name;
+        let end = Instant::now() + limit;
+        // The console may lose a line, in either direction, when the kernel has much to say.
+        let mut told: Option<Instant> = None;
+        while !file("code").exists() {
+            let due = told.is_none_or(|at| at.elapsed() > AGAIN);
+            if due && file("cmd").exists() {
+                writeln!(console.input, "{n}").context(format!("{name}: console"))?;
+                told = Some(Instant::now());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let said = console.wait_for(&n.to_string(), left.min(LOOK));
+            if left.is_zero() || matches!(said, Err(Silence::Ended)) {
+                let seconds = limit.as_secs();
+                return Err(match said {
+                    Err(Silence::Ended) => Error::new("the guest has ended"),
+                    _ => Error::new(format!("no answer within {seconds} s")),
+                })
+                .context(format!("{name}: `{script}`"));
+            }
+        }
         let text = |kind: &str| {
             let bytes = std::fs::read(file(kind)).unwrap_or_default();
             let _ = std::fs::remove_file(file(kind));
             String::from_utf8_lossy(&bytes).into_owned()
         };
-        text("cmd");
         Ok(Output {
             line: script.to_owned(),
-            code: code.parse().ok(),
+            code: text("code").trim().parse().ok(),
             stdout: text("out"),
             stderr: text("err"),
         })
@@ -336,24 +362,25 @@ fn console_log(dir: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Nothing came from the console.
+enum Silence {
+    /// For as long as it was waited.
+    Lasting,
+    /// And nothing will.
+    Ended,
+}
+
 impl Console {
-    /// Waits for a line that begins with a word; the rest of it.
-    fn wait_for(&mut self, word: &str, limit: Duration) -> Result<String> {
+    /// Waits for a line that is this word.
+    fn wait_for(&mut self, word: &str, limit: Duration) -> std::result::Result<(), Silence> {
+        let end = Instant::now() + limit;
         loop {
-            match self.lines.recv_timeout(limit) {
-                Ok(line) => {
-                    let (first, rest) = line.split_once(' ').unwrap_or((&line, ""));
-                    if first.trim() == word {
-                        return Ok(rest.trim().to_owned());
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    let seconds = limit.as_secs();
-                    return Err(Error::new(format!("no answer within {seconds} s")));
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::new("the guest has ended"));
-                }
+            let left = end.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.trim() == word => return Ok(()),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return Err(Silence::Lasting),
+                Err(RecvTimeoutError::Disconnected) => return Err(Silence::Ended),
             }
         }
     }

@@ -153,9 +153,12 @@ pub fn replay<E>(
                 let slot_index = usize::try_from(slot)
                     .ok()
                     .filter(|i| *i < usize::from(MAX_SLOTS));
-                if let Some(missing) = slot_index.map(|i| (i + 1).saturating_sub(slots.len())) {
-                    (slots.try_reserve(missing)).map_err(|_| ReplayError::OutOfMemory)?;
-                    slots.resize(slots.len() + missing, FREE);
+                if let Some(len) = slot_index.map(|i| i.saturating_add(1))
+                    && len > slots.len()
+                {
+                    (slots.try_reserve(len.saturating_sub(slots.len())))
+                        .map_err(|_| ReplayError::OutOfMemory)?;
+                    slots.resize(len, FREE);
                 }
                 match slot_index.and_then(|i| slots.get_mut(i)) {
                     Some(held) => *held = extent,
