@@ -112,7 +112,9 @@ impl Engine {
 
     /// Whether a peer lacks the generation that applications of this Primary see through another peer, while
     /// the own disk is not up to date. Its data would be newer than the own disk's, and still older than
-    /// what applications have read and written. The reference becomes their target.
+    /// what applications have read and written. So would be those of a crashed Primary of that generation: it may
+    /// have writes that were under way, and that applications have since read as not done. The reference becomes
+    /// their target.
     pub(crate) fn is_older_than_shown(&self, peer: NodeId, v: VolumeNr) -> bool {
         let exposed = self.volumes.get(&v).map(|x| x.exposed).unwrap_or_default();
         let lags = self.state.role == Role::Primary
@@ -126,11 +128,16 @@ impl Engine {
                     || k.uuids.in_history(exposed)
             })
         };
-        lags && !has(peer)
+        let crashed = |n: NodeId| {
+            self.peer_device(n, v)
+                .is_some_and(|k| k.uuids.flags.contains(UuidFlags::CRASHED_PRIMARY))
+        };
+        let shown = |n: NodeId| has(n) && !crashed(n);
+        lags && !shown(peer)
             && self
                 .state
                 .peers_of(v)
-                .any(|(n, _, pd)| n != peer && pd.pdisk == DiskState::UpToDate && has(n))
+                .any(|(n, _, pd)| n != peer && pd.pdisk == DiskState::UpToDate && shown(n))
     }
 
     /// A diskless node shows the generation of the data it met, and tells the others.

@@ -20,6 +20,9 @@ pub(crate) struct WaitingDagtag {
     pub lost: NodeId,
     /// How far the peer got in the writes of the lost one.
     pub dagtag: Dagtag,
+    /// The two are connected again. There will be no reconciliation, but what one of the survivors has more than the
+    /// other stays.
+    pub outdated: bool,
 }
 
 impl Engine {
@@ -45,6 +48,7 @@ impl Engine {
             peer,
             lost,
             dagtag: packet.dagtag,
+            outdated: false,
         });
         if self.state.cstate(lost) < ConnState::Connected {
             self.reconcile_waiting(lost);
@@ -55,11 +59,13 @@ impl Engine {
     pub(crate) fn forget_waiting_dagtags(&mut self, a: NodeId, b: NodeId) {
         let own = self.node_id;
         // To this node: what was said over the connection before, too.
-        let outdated = |w: &WaitingDagtag, x: NodeId, y: NodeId| {
-            (w.peer, w.lost) == (x, y) || (x == own && (w.peer == y || w.lost == y))
-        };
+        let gone =
+            |w: &WaitingDagtag, x: NodeId, y: NodeId| x == own && (w.peer == y || w.lost == y);
         self.waiting_dagtags
-            .retain(|w| !outdated(w, a, b) && !outdated(w, b, a));
+            .retain(|w| !gone(w, a, b) && !gone(w, b, a));
+        for w in &mut self.waiting_dagtags {
+            w.outdated |= (w.peer, w.lost) == (a, b) || (w.peer, w.lost) == (b, a);
+        }
     }
 
     /// The own cleanup of a lost connection is complete.
@@ -69,7 +75,16 @@ impl Engine {
             .partition(|w| w.lost == lost);
         self.waiting_dagtags = later;
         for w in now {
-            if self.state.cstate(w.peer) == ConnState::Connected {
+            if self.state.cstate(w.peer) != ConnState::Connected {
+                continue;
+            }
+            if w.outdated {
+                let own = self.conns.get(&w.lost).map(|c| c.last_dagtag);
+                let offset = own.map_or(0, |own| own.0.wrapping_sub(w.dagtag.0) as i64);
+                if offset > 0 {
+                    self.reconcile_later(w.peer, offset);
+                }
+            } else {
                 self.reconcile(w.peer, w.lost, w.dagtag);
             }
         }
@@ -242,7 +257,7 @@ mod tests {
             engine.peer_dagtag(node(peer), &packet);
         };
         let waiting = |engine: &Engine| -> Vec<(NodeId, NodeId)> {
-            let all = engine.waiting_dagtags.iter();
+            let all = engine.waiting_dagtags.iter().filter(|w| !w.outdated);
             all.map(|w| (w.peer, w.lost)).collect()
         };
         // This node still sees node 2.

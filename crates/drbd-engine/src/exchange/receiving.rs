@@ -202,10 +202,9 @@ impl Engine {
         if old.repl == ReplState::WFBitMapS
             && let Some(known) = self.peer_device_mut(peer, v)
         {
-            // It says so again when its disk changes. One that is Inconsistent from the start has not got everything.
+            // It says so again when its disk changes.
             let again = known.finished_early.is_some();
-            let ended = state.repl == ReplState::Established
-                && (again || was_target && pdisk > DiskState::Inconsistent);
+            let ended = state.repl == ReplState::Established && (again || was_target);
             known.finished_early = ended.then_some((*state, pdisk));
         }
         // It begins to fetch the area by which the device has grown (section 15.5).
