@@ -189,13 +189,7 @@ impl Engine {
                 );
                 let lost = pd.pdisk < DiskState::Inconsistent
                     || matches!(pd.pdisk, DiskState::Outdated | DiskState::Unknown);
-                // Another node resyncs it, and it may have become UpToDate without this one hearing of it. Without
-                // data of its own this node has no marks that tell what it missed (a deviation).
-                let target = new.disk(v) < DiskState::UpToDate
-                    && was.pdisk == DiskState::Inconsistent
-                    && was.repl == ReplState::Established
-                    && pd.repl < ReplState::Established;
-                if had && (lost || target) && primary && accessible {
+                if had && lost && primary && accessible {
                     due = true;
                 }
                 let returned_without = was.pdisk == DiskState::Unknown

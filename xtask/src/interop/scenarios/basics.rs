@@ -52,7 +52,11 @@ pub(super) fn received(lab: &Lab, id: u8, from: u8) -> Result<u64> {
 
 /// What a resync has moved towards a node is what was written.
 pub(super) fn received_about(lab: &Lab, id: u8, from: u8, bytes: u64) -> Result<()> {
-    let got = received(lab, id, from)?;
+    moved_about(received(lab, id, from)?, bytes)
+}
+
+/// What a resync has moved is what was written.
+pub(super) fn moved_about(got: u64, bytes: u64) -> Result<()> {
     // Places may overlap.
     if got + (64 << 10) >= bytes && got <= bytes + (256 << 10) {
         return Ok(());

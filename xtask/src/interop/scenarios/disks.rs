@@ -8,7 +8,7 @@ use drbd_testkit::{Context, Error, Result};
 use super::super::Run;
 use super::super::lab::{Lab, Options, SOON};
 use super::super::side::Kind;
-use super::basics::{received, received_about};
+use super::basics::{moved_about, received, received_about};
 
 /// Writes on a Primary alone, whose bits for the peer are then set; both go down in good order.
 fn leave_bits(lab: &mut Lab, primary: u8, blocks: usize) -> Result<()> {
@@ -159,4 +159,86 @@ pub(super) fn converted(run: &Run<'_>) -> Result<()> {
         lab.side(0)?.adm("primary")?;
         lab.check_device(0)
     })
+}
+
+/// Where the Primary writes while a disk is detached.
+const WRITTEN: u64 = 16 << 20;
+
+/// Places in that part of the device.
+fn near_places(lab: &mut Lab, count: usize, blocks: u64) -> Vec<(u64, u64)> {
+    let far = lab.places(count, blocks);
+    far.into_iter()
+        .map(|(at, len)| (at % WRITTEN, len))
+        .collect()
+}
+
+/// Disks are detached and attached again, that of the Secondary and that of the Primary, which goes on with its peer's:
+/// between writes, when what was written is all that a resync moves, and in the middle of them. Then the roles are
+/// swapped.
+pub(super) fn detached(run: &Run<'_>) -> Result<()> {
+    let options = Options {
+        size: 64 << 20,
+        ..Options::default()
+    };
+    run.tell(options, |lab| {
+        lab.up_in_sync(0)?;
+        for (primary, secondary) in [(0, 1), (1, 0)] {
+            for (gone, stays) in [(secondary, primary), (primary, secondary)] {
+                detach(lab, gone, stays)?;
+                let small = near_places(lab, 32, 1);
+                lab.write(primary, &small)?;
+                let large = near_places(lab, 2, 64);
+                lab.write(primary, &large)?;
+                lab.check_disks(&[stays])?;
+                lab.check_device(primary)?;
+                let moved = attach(lab, gone, stays)?;
+                let written = 32 * 4096 + 2 * 64 * 4096;
+                // The reference's tools apply the activity log before they attach a disk: that of a node which is,
+                // or was, Primary names whole extents.
+                if lab.side(gone)?.kind() == Kind::Kernel {
+                    moved_about(moved.clamp(written, WRITTEN), moved)?;
+                } else {
+                    moved_about(moved, written)?;
+                    // Nothing written: nothing to be done.
+                    detach(lab, gone, stays)?;
+                    moved_about(attach(lab, gone, stays)?, 0)?;
+                }
+                // Both happens under writes.
+                let places = near_places(lab, 80, 1);
+                let writing = lab.start_writing(primary, &places)?;
+                detach(lab, gone, stays)?;
+                lab.finish(&writing)?;
+                let places = near_places(lab, 80, 1);
+                let writing = lab.start_writing(primary, &places)?;
+                lab.side(gone)?.adm("attach")?;
+                lab.finish(&writing)?;
+                lab.settle()?;
+                lab.check_device(primary)?;
+            }
+            lab.side(primary)?.demote()?;
+            lab.side(secondary)?.adm("primary")?;
+        }
+        lab.check_device(0)?;
+        lab.settle()
+    })
+}
+
+/// A disk is attached, and brought up to date; what was moved.
+fn attach(lab: &Lab, id: u8, from: u8) -> Result<u64> {
+    let before = received(lab, id, from)?;
+    lab.side(id)?.adm("attach")?;
+    lab.settle()?;
+    Ok(received(lab, id, from)?.saturating_sub(before))
+}
+
+/// A node lets go of its disk, and its peer knows.
+fn detach(lab: &Lab, gone: u8, stays: u8) -> Result<()> {
+    lab.side(gone)?.adm("detach")?;
+    lab.side(gone)?
+        .wait("detached", SOON, |s| s.disk(0) == "Diskless")?;
+    lab.side(stays)?
+        .wait("the peer is detached", SOON, |s| {
+            s.peer(gone, 0).is_some_and(|p| p.disk == "Diskless")
+        })
+        .map(drop)
 }

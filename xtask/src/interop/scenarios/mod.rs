@@ -146,6 +146,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         disks::moved,
     ),
     pair(
+        "7-detach",
+        "disks detached and attached again while the Primary writes, also its own",
+        disks::detached,
+    ),
+    pair(
         "7-resize",
         "the device grows and shrinks, by order of either side",
         disks::resized,
