@@ -233,7 +233,8 @@ pub(crate) struct SentUuids {
 /// Sticky flags of a peer device (state machine, section 2.6).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct PeerDeviceFlags {
-    /// A resync to this peer has begun: its slot no longer names all that it lacked.
+    /// A resync to this peer has begun, or its disk was written to while it had gaps: its slot does not name all
+    /// that has changed since its bitmap UUID.
     pub slot_touched: bool,
     /// This node was Primary without the peer before it was started anew; until they meet.
     pub degraded: bool,

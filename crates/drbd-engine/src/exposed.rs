@@ -248,6 +248,33 @@ impl Engine {
     /// That lasted too long: all that have the data of this peer are UpToDate.
     pub(crate) fn trust_again(&mut self, peer: NodeId, v: VolumeNr) {
         self.follow_after_loss(peer, v);
+        self.trust_equals(v);
+    }
+
+    /// A peer's disk with newer data is attached while this Secondary without disk is connected: it follows, as it
+    /// does when they connect (section 8.9; a deviation: the reference distrusts that disk).
+    pub(crate) fn follow_attached(&mut self, peer: NodeId, v: VolumeNr, disk: DiskState) {
+        let (Some(volume), Some(known)) = (self.volumes.get(&v), self.peer_device(peer, v)) else {
+            return;
+        };
+        let (exposed, theirs) = (volume.exposed, known.uuids.current);
+        let newer = known.uuids.node_of(exposed).is_some() || known.uuids.in_history(exposed);
+        if disk == DiskState::UpToDate
+            && newer
+            && !exposed.is_none()
+            && !exposed.same(theirs)
+            && self.state.role == Role::Secondary
+            && self.state.disk(v) == DiskState::Diskless
+            && self.state.repl(peer, v) == ReplState::Established
+            && self.state.pdisk(peer, v) < DiskState::UpToDate
+        {
+            self.adopt_exposed(peer, v, theirs);
+            self.trust_equals(v);
+        }
+    }
+
+    /// All that have the generation shown, and call themselves UpToDate, are.
+    fn trust_equals(&mut self, v: VolumeNr) {
         let exposed = self.current_uuid(v);
         let same: Vec<NodeId> = self
             .state

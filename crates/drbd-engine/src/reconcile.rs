@@ -66,6 +66,7 @@ impl Engine {
         for w in &mut self.waiting_dagtags {
             w.outdated |= (w.peer, w.lost) == (a, b) || (w.peer, w.lost) == (b, a);
         }
+        self.data.recheck = true;
     }
 
     /// The own cleanup of a lost connection is complete.

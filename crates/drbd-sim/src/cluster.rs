@@ -85,6 +85,8 @@ pub struct Cluster {
     pub(crate) histories: Vec<History>,
     /// What counted before an older content was accepted, with its epoch, until somebody has seen that content.
     pub(crate) unseen_forks: Vec<Option<(u64, History)>>,
+    /// The last source of a resync that had everything, by target and volume.
+    pub(crate) sources: std::collections::BTreeMap<(usize, usize), usize>,
     /// Counts the rebases of each history.
     pub(crate) history_epochs: Vec<u64>,
     pub(crate) flow: Flow,
@@ -197,6 +199,7 @@ impl Cluster {
             buffers: Buffers::default(),
             app,
             unseen_forks: vec![None; histories.len()],
+            sources: std::collections::BTreeMap::new(),
             histories,
             history_epochs: vec![0; config.volumes.len()],
             flow: Flow::default(),

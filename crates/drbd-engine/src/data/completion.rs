@@ -118,6 +118,7 @@ impl Engine {
                 (true, true) => {
                     if let Some(req) = self.data.requests.get_mut(&id) {
                         req.held = true;
+                        req.refused = false;
                     }
                 }
                 (true, false) => self.write_again(id),
@@ -174,8 +175,9 @@ impl Engine {
             Local::Failed(_) => true,
             _ => false,
         };
+        // A peer that refused it may have been the last one with data, and be on its way out.
         !failed
-            && !req.refused
+            && (!req.refused || self.state.suspended())
             && self.options.on_no_data == OnNoData::SuspendIo
             && !self.fails_writes(req.volume)
     }

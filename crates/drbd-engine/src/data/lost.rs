@@ -56,6 +56,7 @@ impl Engine {
         }
         let volumes: Vec<VolumeNr> = self.state.devices.keys().copied().collect();
         for volume in volumes {
+            self.disks_may_be_read_again(old, volume);
             let (before, now) = (old.disk(volume), self.state.disk(volume));
             if before >= DiskState::Inconsistent && now < DiskState::Inconsistent {
                 self.data_detach(volume);
@@ -69,6 +70,24 @@ impl Engine {
         let fails = !old.fail_io && self.state.fail_io;
         if fails || (old.suspended() && !self.state.suspended()) {
             self.resume_held();
+        }
+    }
+
+    /// Disks that are good again may be asked for what they could not read before they went.
+    fn disks_may_be_read_again(&mut self, old: &State, volume: VolumeNr) {
+        let good = |s: &State, n: NodeId| match n == self.node_id {
+            true => s.disk(volume) == DiskState::UpToDate,
+            false => s.pdisk(n, volume) == DiskState::UpToDate,
+        };
+        let all = self.state.conns.keys().copied().chain([self.node_id]);
+        let again: Vec<NodeId> = all
+            .filter(|n| good(&self.state, *n) && !good(old, *n))
+            .collect();
+        let requests = self.data.requests.values_mut();
+        for req in requests.filter(|r| r.volume == volume && !again.is_empty()) {
+            again.iter().for_each(|n| {
+                req.tried.remove(*n);
+            });
         }
     }
 

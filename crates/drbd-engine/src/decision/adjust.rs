@@ -217,7 +217,7 @@ fn still_seen(f: &Facts<'_>, lost: LostPrimary) -> Option<Strategy> {
 
 /// A disk that is attached again at the same generation, and bits: writes that were under way when it went, of a
 /// Primary that began no new generation after that. The disk that was there all the time has them (a deviation,
-/// the reference drops the bits).
+/// the reference drops the bits), unless it has only what is left of a crashed Primary's.
 pub(super) fn missed_while_away(f: &Facts<'_>, d: &mut Decision) {
     let quiet_rule = matches!(d.rule, Rule::Reconnected | Rule::LostQuorum | Rule::BothOff);
     let usable = |disk| disk >= DiskState::Outdated && disk != DiskState::Unknown;
@@ -230,7 +230,15 @@ pub(super) fn missed_while_away(f: &Facts<'_>, d: &mut Decision) {
         && f.any_bits()
     {
         d.note(if mine { Row::L7a } else { Row::L7b });
-        d.strategy = if mine {
+        let crashed = |flags: UuidFlags| flags.contains(UuidFlags::CRASHED_PRIMARY);
+        let (own, other) = (crashed(f.flags), crashed(f.theirs.flags));
+        let (lossy, whole, role) = if mine {
+            (other, !own, f.other.role)
+        } else {
+            (own, !other, f.me.role)
+        };
+        let returns = lossy && whole && role != Role::Primary;
+        d.strategy = if mine != returns {
             TargetUseBitmap
         } else {
             SourceUseBitmap

@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
-use drbd_meta::activity_log::{AlLayout, encode_initialised, replay::replay_area};
+use drbd_meta::Block;
+use drbd_meta::activity_log::{AlBlock, AlLayout, encode_initialised, replay::replay_area};
 use drbd_meta::flags::LocalFlags;
 use drbd_meta::geometry::{Geometry, MdIndex, Placement, bitmap_bytes};
 use drbd_meta::superblock::{Format, Superblock};
@@ -105,6 +106,7 @@ impl Engine {
                 effective_size: 0,
                 ring: Vec::new(),
                 ring_written: 0,
+                first_transaction: None,
                 replayed: false,
             },
         );
@@ -323,6 +325,14 @@ impl Engine {
             Err(_) => Vec::new(),
         };
         let hot = if primary_ind { hot } else { Vec::new() };
+        let (blocks, _) = ring.as_chunks::<4096>();
+        let is_transaction =
+            |block: &&Block| matches!(AlBlock::decode(block), Ok(AlBlock::Transaction(_)));
+        // A ring with transactions keeps one in its first place until all others are gone.
+        let first_transaction = match blocks.first().filter(is_transaction) {
+            Some(_) => None,
+            None => blocks.iter().find(is_transaction).map(|b| Box::new(*b)),
+        };
         self.log_at(
             LogLevel::Info,
             None,
@@ -345,6 +355,7 @@ impl Engine {
         }
         if let Some(a) = self.attaching.get_mut(&v) {
             a.replayed = true;
+            a.first_transaction = first_transaction;
             a.step = Step::ReplayedBitmap;
         }
         // The bits are durable before the log forgets them.
@@ -380,17 +391,26 @@ impl Engine {
         if done >= blocks {
             return self.attach_ready(v);
         }
-        let n = (blocks - done).min(RING_PIECE as u32);
-        let content = encode_initialised();
-        let list: Vec<MetaBlock> = (done..done + n)
+        let Some(a) = self.attaching.get_mut(&v) else {
+            return;
+        };
+        let (pieces, content) = match a.first_transaction.take() {
+            Some(block) => (0..1, block),
+            None => {
+                // The first block comes last, and alone: what a loss of power leaves can be replayed at any time,
+                // for either that block is whole, or it is the only one that is torn.
+                let left = blocks - done;
+                let from = left.saturating_sub(RING_PIECE as u32).max(1).min(left - 1);
+                a.ring_written = blocks - from;
+                (from..left, Box::new(encode_initialised()))
+            }
+        };
+        let list: Vec<MetaBlock> = pieces
             .map(|i| MetaBlock {
                 offset: start + u64::from(i) * 4096,
-                data: Box::new(content),
+                data: content.clone(),
             })
             .collect();
-        if let Some(a) = self.attaching.get_mut(&v) {
-            a.ring_written = done + n;
-        }
         let op = self.op(Op::Control(ControlOp::Attach(v)));
         self.push(Effect::MetaWrite {
             op,

@@ -5,9 +5,11 @@ mod attach;
 mod detach;
 mod timeout;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
+use drbd_meta::Block;
 use drbd_meta::superblock::Superblock;
 use drbd_proto::{NodeId, VolumeNr};
 
@@ -42,6 +44,8 @@ pub(crate) struct Attaching {
     ring: Vec<u8>,
     /// Blocks of the ring that are initialised again.
     ring_written: u32,
+    /// What the first block is overwritten with before all others: it has no transaction, and others have.
+    first_transaction: Option<Box<Block>>,
     /// Was the activity log replayed?
     replayed: bool,
 }

@@ -71,6 +71,7 @@ impl Engine {
             if !agrees || elsewhere {
                 self.give_up_leftover(peer, volume);
             }
+            self.follow_attached(peer, volume, pdisk);
             return self.state_of_member(peer, volume, state, pdisk, was_target);
         }
         let legacy = self.in_legacy_exchange(peer);

@@ -396,6 +396,19 @@ impl Engine {
         })
     }
 
+    /// The same for writes that a peer got of a Primary before it lost it: its requests do not name them any more,
+    /// and what this node answered would overwrite them. It named them when it lost the Primary (a deviation: the
+    /// reference forgets that as long as it is connected to it).
+    fn lost_position_reached(&self, peer: NodeId) -> bool {
+        let all = self.waiting_dagtags.iter();
+        let waiting = all.filter(|w| w.peer == peer && !w.outdated);
+        let named = self.conns.get(&peer).and_then(|c| c.named_lost_primary);
+        waiting
+            .map(|w| (w.lost, w.dagtag))
+            .chain(named)
+            .all(|(lost, dagtag)| self.dagtag_reached(lost, dagtag))
+    }
+
     /// Whether `node` is not connected as a Primary.
     fn sends_no_writes(&self, node: NodeId) -> bool {
         let conn = self.state.conns.get(&node);

@@ -199,11 +199,21 @@ impl Engine {
         if differs {
             return Ok(());
         }
+        // A Primary that does not write here sends marks instead, which the sender may not have got yet: only a
+        // resync from it clears them (a deviation).
+        let marks = |node: NodeId| {
+            node != peer
+                && self.peer_is_primary(node)
+                && self
+                    .state
+                    .pd(node, volume)
+                    .is_some_and(|pd| pd.repl >= ReplState::Established && !pd.peer_replication)
+        };
         let mut changed = 0;
         for node in packet
             .nodes
             .iter()
-            .filter(|n| *n != self.node_id)
+            .filter(|n| *n != self.node_id && !marks(*n))
             .collect::<Vec<_>>()
         {
             changed += self.clear_towards(node, volume, sector, len);

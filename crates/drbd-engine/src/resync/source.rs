@@ -212,6 +212,7 @@ impl Engine {
         let reached = asked
             .node
             .is_none_or(|node| self.dagtag_reached(node, asked.dagtag));
+        let reached = reached && self.lost_position_reached(peer);
         if request.stage != Stage::Parked || !reached {
             return;
         }

@@ -130,7 +130,9 @@ impl Engine {
             if pd.repl > ReplState::Off {
                 known.flags.degraded = false;
             }
-            if pd.is_sync_source() {
+            // Its slot does not get what is written to a disk with gaps, and loses what a resync brings there.
+            let written = pd.repl >= ReplState::Established && pd.pdisk == DiskState::Inconsistent;
+            if pd.is_sync_source() || written {
                 known.flags.slot_touched = true;
             }
             if disk == DiskState::UpToDate && pd.pdisk == DiskState::UpToDate {
@@ -157,10 +159,11 @@ impl Engine {
                 .conns
                 .get(peer)
                 .map_or(Role::Unknown, |c| c.peer_role);
-            if old.disk(v) == DiskState::Inconsistent
-                && old
-                    .pd(*peer, v)
-                    .is_some_and(|p| p.pdisk == DiskState::Inconsistent)
+            // Outdated disks, too: this one would count as UpToDate beside the peer's, and lack what is written now (a
+            // deviation).
+            let bad = |d: DiskState| matches!(d, DiskState::Inconsistent | DiskState::Outdated);
+            if bad(old.disk(v))
+                && old.pd(*peer, v).is_some_and(|p| bad(p.pdisk))
                 && pd.pdisk == DiskState::UpToDate
                 && old_role == Role::Secondary
                 && role == Role::Primary

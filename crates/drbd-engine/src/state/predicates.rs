@@ -133,9 +133,12 @@ impl Engine {
             strong.insert(self.node_id);
         }
         for (n, _, pd) in self.state.peers_of(v) {
+            // A disk with gaps that is not connected gets nothing either (a deviation).
+            let away = pd.pdisk == DiskState::Inconsistent && pd.repl < ReplState::Established;
             if pd.pdisk > DiskState::Failed
                 && !matches!(pd.pdisk, DiskState::Unknown | DiskState::Outdated)
                 && pd.repl != ReplState::Ahead
+                && !away
             {
                 strong.insert(n);
             }

@@ -242,9 +242,10 @@ impl Engine {
             let absent = pd.repl < ReplState::Established
                 && pd.pdisk >= DiskState::Inconsistent
                 && pd.pdisk <= DiskState::Unknown;
+            // A sync target, too: it may have reached the generation since it was heard of (a deviation).
+            let target = known.uuids.flags.contains(UuidFlags::SYNC_TARGET);
             if absent
-                && !known.uuids.flags.contains(UuidFlags::SYNC_TARGET)
-                && (known.uuids.current.is_none() || known.uuids.current.same(exposed))
+                && (known.uuids.current.is_none() && !target || known.uuids.current.same(exposed))
             {
                 due = true;
             }
@@ -267,7 +268,12 @@ impl Engine {
         self.generation_unconfirmed(v, exposed, uuid);
         let to: Vec<NodeId> = self.established_peers(v).collect();
         for peer in &to {
-            if let Some(known) = self.peer_device_mut(*peer, v) {
+            // One that is Consistent yet does not get what is written, and must not pass for one that has it (a
+            // deviation).
+            let passed_by = self.state.pdisk(*peer, v) == DiskState::Consistent;
+            if let Some(known) = self.peer_device_mut(*peer, v)
+                && !passed_by
+            {
                 known.uuids.current = uuid;
             }
         }

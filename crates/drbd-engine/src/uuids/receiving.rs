@@ -164,8 +164,13 @@ impl Engine {
             || self
                 .peer_device(peer, v)
                 .is_some_and(|k| k.flags.slot_touched);
+        // The same for what a Primary has just written: the peer learns later that the third node has missed it.
+        let primary = self.state.role == Role::Primary;
+        let writes_past = |e: &Engine, n| primary && e.state.repl(n, v) < ReplState::Established;
         for n in learned.clear.iter().filter(|_| !gave) {
-            self.clear_bitmap(n, v);
+            if !writes_past(self, n) {
+                self.clear_bitmap(n, v);
+            }
         }
         for &(from, to) in &learned.copy {
             let (a, b) = (slot(self, from), slot(self, to));

@@ -133,8 +133,12 @@ impl Cluster {
                 let connected = m == n || self.connection(n, m) == ConnState::Connected;
                 !connected || self.nodes[m].disks[v].as_ref().is_none_or(broken)
             };
-            let promised = self.histories[v].without(gone);
-            let excused = promised.check_all(disk.visible(), size, now).is_ok();
+            let stands_for = |m: usize| match self.sources.get(&(m, v)) {
+                Some(source) if self.disk_state(m, v) == DiskState::Inconsistent => *source,
+                _ => m,
+            };
+            let history = &self.histories[v];
+            let excused = history.promises(disk.visible(), size, now, stands_for, gone);
             if !force && !self.lenient && !excused {
                 let what = format!(
                     "promoted to Primary with UpToDate data of volume {v} that lacks an acknowledged write: {bad}"
@@ -177,10 +181,11 @@ impl Cluster {
         best.or_else(|| good.first().copied())
     }
 
-    /// The node whose disk alone has a write, if there is one such node. A sync target is no copy: its disk is of no
-    /// use without its source.
-    pub(super) fn sole_copy(&self, volume: usize, id: u32) -> Option<usize> {
-        let write = self.histories[volume].writes().get(id as usize)?;
+    /// The nodes whose disks have a write. A sync target is no copy: its disk is of no use without its source.
+    pub(super) fn holders(&self, volume: usize, id: u32) -> Vec<usize> {
+        let Some(write) = self.histories[volume].writes().get(id as usize) else {
+            return Vec::new();
+        };
         let has = |n: &usize| {
             self.nodes[*n].disks[volume].as_ref().is_some_and(|disk| {
                 let mut found = disk.visible().overlapping(write.start, write.end);
@@ -188,9 +193,18 @@ impl Cluster {
             })
         };
         let whole = |n: &usize| self.disk_state(*n, volume) > DiskState::Inconsistent;
-        let mut holders = (0..self.config.nodes).filter(has).filter(whole);
-        let first = holders.next()?;
-        holders.next().is_none().then_some(first)
+        let all = 0..self.config.nodes;
+        all.filter(has).filter(whole).collect()
+    }
+
+    /// A node is overwritten by another one from now on. If that one has everything, it is the only one of the two
+    /// that counts: the target's disk is of no use without it.
+    pub(super) fn is_target_of(&mut self, n: usize, source: usize, volume: usize) {
+        if self.is_current(source, volume) {
+            self.sources.insert((n, volume), source);
+        } else {
+            self.sources.remove(&(n, volume));
+        }
     }
 
     /// What a node's disk shows is what counts from now on.
@@ -205,7 +219,7 @@ impl Cluster {
             let before = self.histories[volume].clone();
             self.unseen_forks[volume] = Some((self.history_epochs[volume], before));
         }
-        self.histories[volume].rebase(content);
+        self.histories[volume].begin_line(n, content);
         self.history_epochs[volume] += 1;
     }
 
@@ -315,7 +329,9 @@ impl Cluster {
             };
             let mut at = *sector;
             for (sectors, version) in payload.runs() {
-                let older = |x: u64| x < *version && x != ZEROES;
+                let older = |x: u64| {
+                    x < *version && x != ZEROES && !self.histories[*v].overtaken(x, *version)
+                };
                 let found = disk
                     .durable()
                     .overlapping(at, at + sectors)

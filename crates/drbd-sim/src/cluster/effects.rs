@@ -515,11 +515,14 @@ impl Cluster {
     fn changed(&mut self, n: usize, change: &drbd_engine::status::Change) {
         use drbd_engine::status::Object;
         if let Object::PeerDevice {
-            info: Some(info), ..
+            peer,
+            volume,
+            info: Some(info),
         } = &change.object
             && info.repl == drbd_proto::ReplState::SyncTarget
         {
             self.stats.resyncs += 1;
+            self.is_target_of(n, peer.index(), volume.to_wire().into());
         }
         if let Some(r) = self.record.as_mut() {
             r.seen.push(super::Seen {

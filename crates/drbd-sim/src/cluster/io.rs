@@ -283,9 +283,8 @@ impl Cluster {
                     End::Limbo(now)
                 };
                 self.histories[r.volume].finish(id, end);
-                if let Some(sole) = self.sole_copy(r.volume, id) {
-                    self.histories[r.volume].only_on(id, sole);
-                }
+                let holders = self.holders(r.volume, id);
+                self.histories[r.volume].held_by(id, holders);
             }
         }
         if result.is_ok() && r.write.is_some() {

@@ -43,8 +43,8 @@ pub struct WriteRecord {
     pub submitted: Time,
     /// How it ended.
     pub outcome: End,
-    /// The only node whose disk had it when it was completed, if there was but one.
-    pub sole: Option<usize>,
+    /// The nodes whose disks had it when it was completed.
+    pub holders: Vec<usize>,
 }
 
 impl WriteRecord {
@@ -68,6 +68,8 @@ pub struct History {
     cache_lost: BTreeSet<usize>,
     /// The lines that were given up for this one.
     past: Vec<History>,
+    /// The node that this line began on.
+    origin: Option<usize>,
 }
 
 /// What sectors hold by which devices grew, by node.
@@ -104,6 +106,12 @@ impl std::fmt::Display for BadContent {
 }
 
 impl History {
+    /// The content of this node is what counts from now on.
+    pub fn begin_line(&mut self, node: usize, content: RangeMap<Version>) {
+        self.rebase(content);
+        self.origin = Some(node);
+    }
+
     /// The content is known exactly: a new line begins, and everything before counts no more.
     pub fn rebase(&mut self, content: RangeMap<Version>) {
         let mut old = std::mem::take(self);
@@ -134,7 +142,7 @@ impl History {
             node,
             submitted: now,
             outcome: End::Open,
-            sole: None,
+            holders: Vec::new(),
         });
         for cell in start / CELL..=(end.max(1) - 1) / CELL {
             self.index.entry(cell).or_default().push(id);
@@ -149,20 +157,28 @@ impl History {
         }
     }
 
-    /// A write that has just been completed is on the disk of one node only: no other one was UpToDate.
-    pub fn only_on(&mut self, id: u32, node: usize) {
+    /// A write has just been completed: these nodes have it.
+    pub fn held_by(&mut self, id: u32, nodes: Vec<usize>) {
         if let Some(w) = self.writes.get_mut(id as usize) {
-            w.sole = Some(node);
+            w.holders = nodes;
         }
     }
 
     /// The history as far as D1 promises it while some nodes cannot be reached: a write is readable as long as one
     /// node that had it is. Those that only such a node had may show or not.
-    pub fn without(&self, gone: impl Fn(usize) -> bool) -> History {
+    ///
+    /// `stands_for` names the node that has what another one had: its source, for a sync target.
+    pub fn without(
+        &self,
+        stands_for: impl Fn(usize) -> usize,
+        gone: impl Fn(usize) -> bool,
+    ) -> History {
         let mut promised = self.clone();
         for w in &mut promised.writes {
-            if let (End::Ok(at), Some(node)) = (w.outcome, w.sole)
-                && gone(node)
+            let holders: BTreeSet<usize> = w.holders.iter().map(|n| stands_for(*n)).collect();
+            if let End::Ok(at) = w.outcome
+                && holders.len() == 1
+                && holders.iter().all(|n| gone(*n))
             {
                 w.outcome = End::Limbo(at);
             }
@@ -200,6 +216,39 @@ impl History {
     /// A node has everything again.
     pub fn complete_again(&mut self, node: usize) {
         self.cache_lost.remove(&node);
+    }
+
+    /// Whether content is what D1 promises while some nodes cannot be reached. If all of this line is only there, it
+    /// is what was promised before.
+    pub fn promises(
+        &self,
+        content: &RangeMap<Version>,
+        size: u64,
+        now: Time,
+        stands_for: impl Fn(usize) -> usize,
+        gone: impl Fn(usize) -> bool,
+    ) -> bool {
+        for line in std::iter::once(self).chain(self.past.iter().rev()) {
+            let promised = line.without(&stands_for, &gone);
+            if promised.check_all(content, size, now).is_ok() {
+                return true;
+            }
+            let lost = |w: &WriteRecord| !matches!(w.outcome, End::Ok(_));
+            if !line.origin.is_some_and(&gone) || !promised.writes.iter().all(lost) {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Whether the first of two writes was not over when the second one began: they may be done in any order.
+    pub fn overtaken(&self, first: Version, second: Version) -> bool {
+        let find = |v| self.writes.iter().find(|w| w.version == v);
+        let here = match (find(first), find(second)) {
+            (Some(a), Some(b)) => a.over_at().is_none_or(|t| t >= b.submitted),
+            _ => false,
+        };
+        here || self.past.iter().any(|p| p.overtaken(first, second))
     }
 
     /// All writes since the last rebase.
@@ -477,6 +526,46 @@ mod tests {
         assert!(check(&h, &[(100, 108, 11)]), "the new line");
         assert!(check(&h, &[(0, 8, 10)]), "the old line");
         assert!(!check(&h, &[(0, 8, 10), (100, 108, 11)]), "a mixture");
+    }
+
+    #[test]
+    fn what_only_nodes_out_of_reach_have_is_not_promised() {
+        let mut h = history();
+        let a = h.begin(10, 0, 8, 0, 100);
+        h.finish(a, End::Ok(110));
+        h.held_by(a, vec![0, 1]);
+        let promised =
+            |h: &History, w: &[(u64, u64, Version)], sources: &[(usize, usize)], gone| {
+                let stands_for = |n| sources.iter().find(|s| s.0 == n).map_or(n, |s| s.1);
+                h.promises(&disk(w), 200, 500, stands_for, |n| n == gone)
+            };
+        assert!(!promised(&h, &[], &[], 0), "node 1 has it, too");
+        assert!(promised(&h, &[], &[(1, 0)], 0), "not as a target of node 0");
+        // Node 2 goes on without it, and alone.
+        h.begin_line(2, disk(&[]));
+        let b = h.begin(11, 100, 108, 2, 120);
+        h.finish(b, End::Ok(130));
+        h.held_by(b, vec![2]);
+        let first = [(0, 8, 10)];
+        assert!(!promised(&h, &first, &[], 0));
+        assert!(promised(&h, &first, &[], 2), "the line before is back");
+        h.held_by(b, vec![2, 1]);
+        assert!(!promised(&h, &first, &[], 2), "node 1 has what came since");
+    }
+
+    #[test]
+    fn writes_at_the_same_time_may_be_done_in_any_order() {
+        let mut h = history();
+        let a = h.begin(10, 0, 16, 0, 100);
+        let b = h.begin(11, 8, 16, 0, 120);
+        assert!(h.overtaken(10, 11), "still open");
+        h.finish(a, End::Ok(150));
+        h.finish(b, End::Ok(140));
+        assert!(h.overtaken(10, 11));
+        h.begin(12, 8, 16, 0, 160);
+        assert!(!h.overtaken(11, 12));
+        h.rebase(disk(&[]));
+        assert!(h.overtaken(10, 11), "also of a line given up");
     }
 
     #[test]

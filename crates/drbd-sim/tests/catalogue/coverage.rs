@@ -23,6 +23,7 @@ const SCENARIOS: &[fn()] = &[
     coincidences::unconfirmed_generation_meets_unrelated_data,
     day0::day0_uuid_three_node,
     diskless::diskless,
+    disks::attach_between_newer_and_older,
     disks::attach_concurrent,
     disks::invalidate,
     failover::a_suspended_client_is_forced_secondary,

@@ -357,3 +357,29 @@ fn diskless_logical_block_size() {
         t.finish();
     }
 }
+
+/// A Secondary without disk was away when a generation began; then the disk that has it is attached beside it.
+#[test]
+fn client_follows_an_attached_disk() {
+    let mut t = Setup::new(2).up();
+    t.primary(0);
+    t.write(0, [1]);
+    t.secondary(0);
+    t.pass(1);
+    t.detach(1);
+    t.disconnect(0, 1);
+    t.primary(0);
+    t.write(0, [2]);
+    t.secondary(0);
+    t.detach(0);
+    t.connect(0, 1);
+    t.expect(1, PeerDisk(0, Diskless));
+    t.attach(0);
+    t.wait(1, PeerDisk(0, UpToDate));
+    t.primary(1);
+    t.read(1, [1, 2]);
+    t.attach(1);
+    t.healthy();
+    t.same_content([0, 1]);
+    t.finish();
+}

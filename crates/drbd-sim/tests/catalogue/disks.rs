@@ -36,6 +36,30 @@ pub(crate) fn attach_concurrent() {
     }
 }
 
+/// A disk is attached between one that is newer and one that is older: it waits with the latter until it has what the
+/// former has.
+#[test]
+pub(crate) fn attach_between_newer_and_older() {
+    let mut t = Setup::new(3).chain().up();
+    t.may_part(1, 2);
+    t.primary(0);
+    t.write(0, [1]);
+    t.pass(1);
+    t.expect(2, Disk(Outdated));
+    t.detach(1);
+    t.write(0, [2, 3]);
+    t.slow_disk(0, 500);
+    t.mark();
+    t.attach(1);
+    t.event(1, Disk(Inconsistent));
+    t.seen(1, Repl(2, PausedSyncS));
+    t.slow_disk(0, 0);
+    t.wait(1, Disk(UpToDate));
+    t.pass(10);
+    t.same_content([0, 1]);
+    t.finish();
+}
+
 const BLOCKS_OF_MIB: u64 = 256;
 
 /// Re-attach after the peer grew meanwhile resyncs only the new area.
@@ -114,6 +138,9 @@ fn io_errors() {
         t.healthy();
         t.write(0, 0..5);
         t.pass(1);
+        // An epoch that cannot be made durable ends the connection.
+        t.may_see(1, Bad::Conn(0, NetworkFailure));
+        t.may_see(0, Bad::Conn(1, NetworkFailure));
         t.break_disk(victim);
         t.mark();
         if victim == 0 {

@@ -153,7 +153,9 @@ fn resync_between_targets() {
         if variant == "forced" {
             t.slow_disk(1, 0);
             t.stale_data_expected();
-            t.wait_until("the resync", |c| c.peer_device(2, 1, 0).0 == Established);
+            t.wait_until("the resync", |c| {
+                c.peer_device(2, 1, 0).0 == Established && c.peer_device(1, 2, 0).0 == Established
+            });
             t.accept(1);
             t.force_primary(1);
             t.write(1, [50]);

@@ -168,3 +168,64 @@ fn interrupt_detach() {
         t.finish();
     }
 }
+
+/// The last disk is forced away while a client's requests wait for it: they go on when it is back.
+#[test]
+fn requests_outlive_a_forced_detach() {
+    let mut t = Setup::new(2)
+        .diskless([0])
+        .with(|c| c.resource.on_no_data = OnNoData::SuspendIo)
+        .up();
+    t.primary(0);
+    t.write(0, [1]);
+    t.may_see(0, Bad::Conn(1, NetworkFailure));
+    t.may_see(1, Bad::Conn(0, NetworkFailure));
+    // The write waits for the activity log, the read for the disk. What they are answered comes behind the news.
+    t.delay(1, 0, Cmd::NegAck, 500);
+    t.delay(1, 0, Cmd::NegDreply, 500);
+    t.c.nodes[1].slow_meta = Some(200_000_000);
+    t.slow_disk(1, 200);
+    let write = t.begin_write(0, 3000);
+    let read = t.begin_read(0, 1);
+    t.pass_ms(50);
+    let force = Command::Detach {
+        volume: vol(0),
+        force: true,
+        diskless: false,
+    };
+    t.ok(1, force);
+    t.wait(0, Suspended(true));
+    t.pass(5);
+    t.pending(write);
+    t.c.nodes[1].slow_meta = None;
+    t.slow_disk(1, 0);
+    t.attach(1);
+    t.succeeds(write);
+    t.succeeds(read);
+    t.healthy();
+    t.read(0, [1, 3000]);
+    t.finish();
+}
+
+/// Power fails while the activity log of a crashed Primary is written anew, at any of its blocks: the next attach
+/// finds what it needs.
+#[test]
+fn power_fails_during_an_attach() {
+    for ms in 0..24 {
+        let mut t = Setup::new(2)
+            .with(|c| c.tearing = drbd_sim::disk::Tearing::Sectors)
+            .up();
+        t.primary(0);
+        t.write(0, [1, 2000, 4000]);
+        t.crash(0);
+        t.c.nodes[0].slow_meta = Some(4_000_000);
+        t.start(0);
+        t.pass_ms(ms);
+        t.power_off(0);
+        t.c.nodes[0].slow_meta = None;
+        t.start(0);
+        t.healthy();
+        t.same_content([0, 1]);
+        t.finish();
+    }
+}

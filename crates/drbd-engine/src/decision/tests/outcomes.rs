@@ -330,6 +330,30 @@ fn a_disk_attached_again_takes_what_it_missed() {
     }
 }
 
+/// What came from a crashed Primary may lack what was in its cache: the disk that missed nothing of it is better.
+#[test]
+fn a_disk_attached_again_is_better_than_what_a_crash_left() {
+    let link = Link {
+        occasion: Occasion::Attach,
+        ..LINK
+    };
+    let mut away = half(0, 0x10, &[], &[]);
+    (away.bits, away.lost) = (7, Some(LostPrimary::default()));
+    let mut here = with(&half(1, 0x10, &[], &[]), UuidFlags::CRASHED_PRIMARY);
+    for flags in [&mut away.flags, &mut here.flags] {
+        *flags = flags.union(UuidFlags::RECONNECT);
+    }
+    here.lost = away.lost;
+    let attaching = |mine: bool| move |f: &mut Facts<'_>| f.attaching = Some(mine);
+    let strategy = |a: &Half, b: &Half, mine| run(a, b, link, attaching(mine)).strategy;
+    assert_eq!(strategy(&away, &here, true), SourceUseBitmap);
+    assert_eq!(strategy(&here, &away, false), TargetUseBitmap);
+    // The Primary has gone on meanwhile.
+    here.side.role = Role::Primary;
+    assert_eq!(strategy(&away, &here, true), TargetUseBitmap);
+    assert_eq!(strategy(&here, &away, false), SourceUseBitmap);
+}
+
 /// A split brain that no policy solves is none while one of the two is being resynced.
 #[test]
 fn a_target_is_asked_again() {
