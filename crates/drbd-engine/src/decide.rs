@@ -483,6 +483,9 @@ impl Engine {
             repl = match (own, pdisk) {
                 (DiskState::UpToDate, DiskState::Outdated) => ReplState::WFBitMapS,
                 (DiskState::Outdated, DiskState::UpToDate) => ReplState::WFBitMapT,
+                // It has just lost the Primary, and the marks are of that.
+                (DiskState::Consistent, DiskState::Outdated) if bits => ReplState::WFBitMapS,
+                (DiskState::Outdated, DiskState::Consistent) if bits => ReplState::WFBitMapT,
                 _ => repl,
             };
         }

@@ -76,8 +76,9 @@ impl Engine {
                 alone.push(n);
             }
             // A Secondary got writes that this peer did not; the marks were in memory (a deviation: the
-            // reference forgets them).
-            if no_log && !entry.flags.contains(PeerFlags::CONNECTED) {
+            // reference forgets them). A peer that was connected may have been a Primary without disk.
+            let lacks = !disk.gen_ids.bitmap(n).is_none();
+            if no_log && (lacks || !entry.flags.contains(PeerFlags::CONNECTED)) {
                 unseen.extend(entry.bitmap_index.map(Slot));
             }
         }

@@ -81,12 +81,14 @@ impl GenIds {
 
     /// After the handshake, or in it with different UUIDs: what peer `from` says about resyncs that
     /// have ended. `equal`: its current UUID is the resolved one of this node towards it, and neither
-    /// side is SyncTarget.
+    /// side is SyncTarget. `keep` has third nodes that lack blocks of this node which the peer may lack, or not have
+    /// heard of: that they are in sync with it says nothing (a deviation).
     pub fn learn(
         &mut self,
         from: NodeId,
         peer: &PeerUuids,
         equal: bool,
+        keep: NodeMask,
         peers: &[PeerFacts],
         nodes: &Nodes,
     ) -> Learned {
@@ -101,6 +103,9 @@ impl GenIds {
             .filter(|&n| nodes.reported().contains(n) && !resyncing(n))
         {
             if peer.bitmap(node) != Some(Uuid::NONE) || self.bitmap(node).is_none() {
+                continue;
+            }
+            if equal && node != from && keep.contains(node) {
                 continue;
             }
             if equal {

@@ -142,7 +142,14 @@ impl Cluster {
     fn learn(&mut self, me: usize, from: usize) -> Learned {
         let (theirs, peers) = (self.told(from, me), self.peers(me));
         let equal = theirs.current.same(self.ids[me].current());
-        self.ids[me].learn(node(from), &theirs, equal, &peers, &self.nodes[me])
+        self.ids[me].learn(
+            node(from),
+            &theirs,
+            equal,
+            NodeMask::EMPTY,
+            &peers,
+            &self.nodes[me],
+        )
     }
 
     /// Compares a node's identifiers, towards the three nodes only.
@@ -439,7 +446,7 @@ fn copies_are_detected() {
     peer.set_bitmap(node(3), u(5));
     peer.set_bitmap(node(4), u(5));
     let peers = c.peers(A);
-    let learned = c.ids[A].learn(node(B), &peer, true, &peers, &nodes);
+    let learned = c.ids[A].learn(node(B), &peer, true, NodeMask::EMPTY, &peers, &nodes);
     assert_eq!(learned.copy, [(node(3), node(4))]);
     assert!(learned.changed());
     assert_eq!(
@@ -449,7 +456,7 @@ fn copies_are_detected() {
     assert_eq!(c.ids[A].history()[0], u(3));
     assert!(
         !c.ids[A]
-            .learn(node(B), &peer, true, &peers, &nodes)
+            .learn(node(B), &peer, true, NodeMask::EMPTY, &peers, &nodes)
             .changed()
     );
 }

@@ -123,8 +123,9 @@ impl Engine {
         }
         // A disk with gaps is not at its generation, whatever the identifiers say: its marks stay (a deviation).
         if !equal || self.state.disk(v) != DiskState::Inconsistent {
+            let keep = self.third_nodes_to_keep(peer, v);
             let Some(disk) = self.disk_mut(v) else { return };
-            let learned = disk.gen_ids.learn(peer, new, equal, &peers, &nodes);
+            let learned = disk.gen_ids.learn(peer, new, equal, keep, &peers, &nodes);
             self.apply_learned(peer, v, &learned);
         }
         if connected {
@@ -153,24 +154,29 @@ impl Engine {
         self.log_at(LogLevel::Info, Some(peer), Some(v), text);
     }
 
-    fn apply_learned(&mut self, peer: NodeId, v: VolumeNr, learned: &Learned) {
-        if !learned.changed() {
-            return;
-        }
-        let slot = |e: &Engine, n: NodeId| e.slot_of(n, v);
+    /// Third nodes that are not in sync with this node because the peer says that they are with it.
+    fn third_nodes_to_keep(&self, peer: NodeId, v: VolumeNr) -> NodeMask {
         // What this node just gave to the peer, or is about to give, need not be on the third node: equal
-        // generations do not say that. Marks that are kept cost a resync at worst (a deviation).
+        // generations do not say that. Marks that are kept cost a resync at worst.
         let gave = self.bitmap_weight(peer, v) != 0
             || self
                 .peer_device(peer, v)
                 .is_some_and(|k| k.flags.slot_touched);
         // The same for what a Primary has just written: the peer learns later that the third node has missed it.
         let primary = self.state.role == Role::Primary;
-        let writes_past = |e: &Engine, n| primary && e.state.repl(n, v) < ReplState::Established;
-        for n in learned.clear.iter().filter(|_| !gave) {
-            if !writes_past(self, n) {
-                self.clear_bitmap(n, v);
-            }
+        let kept = |n: &NodeId| gave || primary && self.state.repl(*n, v) < ReplState::Established;
+        NodeId::all()
+            .filter(kept)
+            .fold(NodeMask::EMPTY, NodeMask::with)
+    }
+
+    fn apply_learned(&mut self, peer: NodeId, v: VolumeNr, learned: &Learned) {
+        if !learned.changed() {
+            return;
+        }
+        let slot = |e: &Engine, n: NodeId| e.slot_of(n, v);
+        for n in learned.clear.iter() {
+            self.clear_bitmap(n, v);
         }
         for &(from, to) in &learned.copy {
             let (a, b) = (slot(self, from), slot(self, to));

@@ -96,7 +96,7 @@ pub fn check(images: &[Image], size: u64) -> Result<(), String> {
 
 /// Without an activity log (`al-updates no`) nothing durable tells where writes were on their way. At attach a
 /// crashed Primary marks everything, a crashed Secondary everything towards peers it was not connected to
-/// (data path, section 13.6). What a Secondary's connected peers lack, the Primary knows.
+/// (data path, section 13.6), or that lacked something. What others lack, the Primary knows.
 fn without_log(image: &Image) -> bool {
     let f = image.meta.superblock.flags;
     f.contains(LocalFlags::AL_DISABLED) && f.contains(LocalFlags::PRIMARY_IND)
@@ -112,7 +112,8 @@ fn marks_all(image: &Image, peer: usize) -> bool {
         .superblock
         .flags
         .contains(LocalFlags::CRASHED_PRIMARY);
-    without_log(image) && (crashed || !connected)
+    let lacks = image.meta.superblock.peers[peer].bitmap_uuid & !1 != 0;
+    without_log(image) && (crashed || !connected || lacks)
 }
 
 /// Whether `image` relies on a Primary that knows what `peer` lacks.
