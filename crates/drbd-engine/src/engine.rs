@@ -78,6 +78,8 @@ pub struct Engine {
     pub(crate) readers: Vec<Reader>,
     /// Writers that wait for a promotion that is under way already.
     pub(crate) waiting_openers: Vec<OpenId>,
+    /// Those who came during a demotion.
+    pub(crate) held_openers: Vec<crate::openers::Held>,
     /// Peers that were asked whether they live before a new generation is made.
     pub(crate) new_uuid_pings: NodeMask,
     /// Positions in lost Primaries' streams that wait for our own cleanup.
@@ -159,6 +161,7 @@ impl Engine {
             promoted_by_command: false,
             readers: Vec::new(),
             waiting_openers: Vec::new(),
+            held_openers: Vec::new(),
             new_uuid_pings: NodeMask::EMPTY,
             waiting_dagtags: Vec::new(),
             debt_paid: BTreeSet::new(),

@@ -25,9 +25,19 @@ pub(crate) struct Reader {
     until: Instant,
 }
 
+/// Somebody who came during a demotion that a peer of the 8 series has agreed to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    open: OpenId,
+    volume: VolumeNr,
+    write: bool,
+    nonblock: bool,
+}
+
 impl Engine {
     /// Somebody opens a volume (section 10.3).
     pub(crate) fn opened(&mut self, open: OpenId, v: VolumeNr, write: bool, nonblock: bool) {
+        let legacy = self.legacy_peers();
         let Some(volume) = self.volumes.get_mut(&v) else {
             self.push(Effect::OpenDone {
                 open,
@@ -35,6 +45,16 @@ impl Engine {
             });
             return;
         };
+        // A peer of the 8 series cannot be told that a demotion to which it has agreed did not take place.
+        let demotion = self.role_change.as_ref().is_some_and(|r| r.demotes());
+        if demotion && self.state.role == Role::Primary && !legacy.is_empty() {
+            return self.held_openers.push(Held {
+                open,
+                volume: v,
+                write,
+                nonblock,
+            });
+        }
         volume.openers.insert(open, write);
         self.publish_device(v);
         if self.state.fail_io {
@@ -111,6 +131,11 @@ impl Engine {
 
     /// Answers readers for whom it is decided; called after each event.
     pub(crate) fn settle_readers(&mut self) {
+        if self.role_change.is_none() {
+            for held in core::mem::take(&mut self.held_openers) {
+                self.opened(held.open, held.volume, held.write, held.nonblock);
+            }
+        }
         if self.readers.is_empty() {
             return;
         }
@@ -183,6 +208,7 @@ impl Engine {
 
     /// An opener is gone.
     pub(crate) fn closed(&mut self, open: OpenId) {
+        self.held_openers.retain(|held| held.open != open);
         let Some(write) = self.forget_opener(open) else {
             return;
         };

@@ -44,6 +44,13 @@ pub(crate) struct RoleChange {
     give_up: Instant,
 }
 
+impl RoleChange {
+    /// Whether this node is to be Secondary.
+    pub(crate) fn demotes(&self) -> bool {
+        self.to == Role::Secondary
+    }
+}
+
 /// Who wants another role.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Asker {

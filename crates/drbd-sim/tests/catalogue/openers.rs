@@ -100,3 +100,27 @@ fn no_autopromote() {
     t.expect(0, Am(Primary));
     t.finish();
 }
+
+/// A peer of the 8 series that agreed to a demotion believes that it takes place: who opens the device meanwhile waits, and
+/// promotes it again.
+#[test]
+fn opened_during_a_demotion_beside_drbd8() {
+    let mut t = Setup::new(2).with(|c| c.versions = vec![(1, 101)]).up();
+    t.primary(0);
+    t.delay(1, 0, Cmd::ConnStChgReply, 300);
+    let demotion = t.begin(0, Command::Secondary { force: false });
+    t.packet(0, 1, Cmd::ConnStChgReq);
+    let writer = t.c.open(0, 0, true);
+    t.pass_ms(100);
+    assert_eq!(t.c.open_outcome(writer), None);
+    assert!(t.reply(0, demotion).is_ok());
+    t.delay(1, 0, Cmd::ConnStChgReply, 0);
+    t.wait_until("the open", |c| c.open_outcome(writer) == Some(Ok(())));
+    t.expect(0, Am(Primary));
+    t.wait(1, PeerRole(0, Primary));
+    t.write(0, [1]);
+    t.c.close(0, writer);
+    t.wait(0, Am(Secondary));
+    t.same_content([0, 1]);
+    t.finish();
+}
