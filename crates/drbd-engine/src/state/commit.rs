@@ -293,6 +293,7 @@ impl Engine {
             disk.meta.clear_primary_ind_when_written = true;
         }
         disk.meta.sb.members = members;
+        let logged = disk.options.al_updates;
         for (n, repl, pdisk, fencing, bitmap) in peers {
             let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) else {
                 continue;
@@ -300,7 +301,12 @@ impl Engine {
             if entry.bitmap_index.is_none() {
                 continue;
             }
-            entry.flags.set(PeerFlags::CONNECTED, repl > ReplState::Off);
+            // Without an activity log a peer without disk does not know, either, which blocks were written lately: after
+            // a crash all of them count (a deviation).
+            let knows = logged || pdisk >= DiskState::Inconsistent;
+            entry
+                .flags
+                .set(PeerFlags::CONNECTED, repl > ReplState::Off && knows);
             entry.flags.set(
                 PeerFlags::OUTDATED,
                 matches!(pdisk, DiskState::Inconsistent | DiskState::Outdated),
