@@ -267,6 +267,9 @@ pub(crate) struct PeerDeviceFlags {
     /// This node got blocks in a resync that left its generation alone; the peer, at the same one, may lack
     /// them.
     pub lacks_reconciled: bool,
+    /// When a Primary was lost, there were marks towards the peer already: they are about something else than the
+    /// writes of that Primary.
+    pub marked_before_loss: bool,
     /// The peer, a Primary, did not send a write to this node's UpToDate disk, but that it lacks it.
     pub told_lacking: bool,
     /// The device has grown, and the peer is to fetch the new area from here.

@@ -227,6 +227,13 @@ impl Engine {
                     })
                     && self.same_generation(*n, v)
             });
+        // Of a peer that is connecting only the peer knows that. Not if fencing keeps it from it: that ends with this peer.
+        let connected = |n: &NodeId| self.state.cstate(*n) == ConnState::Connected;
+        let allowed = self.owes_reconciliation(v) || self.may_be_up_to_date(&self.state, v);
+        let finds_out = [
+            allowed && self.state.conns.keys().any(connected),
+            connected(&peer),
+        ];
         let sent = Sent {
             current: known.sent.current,
             bitmap: known.sent.bitmap,
@@ -254,6 +261,7 @@ impl Engine {
             compare_leftover: self.has_feature(peer, Features::COMPARE_LEFTOVER),
             other_resync,
             follows_nobody,
+            finds_out,
             served,
             attaching,
             can_demote,

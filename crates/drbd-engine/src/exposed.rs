@@ -37,6 +37,16 @@ impl Engine {
         let established = Ok((ReplState::Established, pdisk, false));
         if pdisk != DiskState::UpToDate {
             self.note(Row::M0);
+            // It will be UpToDate with the connection; what is written until it says so goes to others, and nobody
+            // would know that it lacks that. So it gets it from the start (a deviation).
+            let others = self
+                .state
+                .peers_of(v)
+                .any(|(n, _, pd)| n != peer && pd.pdisk == DiskState::UpToDate);
+            let writes = self.state.role == Role::Primary && others;
+            if writes && pdisk == DiskState::Consistent && exposed.same(theirs) {
+                return Ok((ReplState::Established, DiskState::UpToDate, false));
+            }
             return established;
         }
         if exposed.is_none() {

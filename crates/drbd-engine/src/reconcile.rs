@@ -143,6 +143,14 @@ impl Engine {
             Some(d) => d,
         };
         let name = self.conn_name(lost);
+        // Marks that are older say that the two differ in something else, and are not to be cleared (a deviation).
+        let others = volumes.iter().any(|v| {
+            self.peer_device(peer, *v)
+                .is_some_and(|k| k.flags.marked_before_loss)
+        });
+        if sign == 0 && others {
+            return self.reconcile_later(peer, offset);
+        }
         if sign == 0 {
             self.log_at(
                 LogLevel::Info,

@@ -17,7 +17,14 @@ const FOUND: [u64; 16] = [
 /// Seeds of runs with policies that found something. Each of them hung: the target of a resync without blocks was done
 /// before the handler let its source begin; a peer compared, or its handler ran, when the Primary went Ahead of it;
 /// Outdated nodes followed each other up and down while handlers kept them from their resync.
-const FOUND_WITH_POLICIES: [u64; 8] = [7, 28, 38, 73, 240, 423, 502, 551];
+///
+/// Newer ones: the target of a resync without blocks stays Inconsistent behind an unstable source, before its source begins
+/// (1195); the last two nodes wait for each other after a crash (911); Consistent disks when the last one has come (1661);
+/// a Primary begins a generation while its target waits for a handler (137), or before it knows that a disk is good (707);
+/// protocol B completes what it sends again (1760).
+const FOUND_WITH_POLICIES: [u64; 14] = [
+    7, 28, 38, 73, 240, 423, 502, 551, 137, 707, 911, 1195, 1661, 1760,
+];
 
 #[test]
 fn seeds_with_policies() {

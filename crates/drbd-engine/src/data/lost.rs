@@ -313,6 +313,10 @@ impl Engine {
                 // The handshake says that the peer did not restart: it has it, or has refused it for good.
                 req.done.insert(peer);
             } else if let Some(conn) = self.conns.get_mut(&peer) {
+                if only_received && !req.completed {
+                    req.ok.remove(peer);
+                    req.pending.insert(peer);
+                }
                 conn.data.unconfirmed.push_back(id);
                 self.send_write(id, peer);
             }

@@ -247,6 +247,7 @@ impl Engine {
             return;
         };
         let received: VecDeque<PeerReqId> = core::mem::take(&mut conn.data.received);
+        self.note_marks_before_loss();
         let mut dropped = false;
         for id in received {
             let Some(req) = self.data.peer_requests.get(&id) else {
@@ -275,6 +276,19 @@ impl Engine {
             }
         }
         self.data.recheck = true;
+    }
+
+    /// A node is lost, and the writes that it has not peer-acked are about to be marked.
+    fn note_marks_before_loss(&mut self) {
+        let volumes: Vec<VolumeNr> = self.volumes.keys().copied().collect();
+        for volume in volumes {
+            for (node, slot) in self.slots_of(volume) {
+                let marked = (self.disk_ref(volume)).is_some_and(|d| d.bitmap.weight(slot) != 0);
+                if let Some(known) = self.peer_device_mut(node, volume) {
+                    known.flags.marked_before_loss = marked;
+                }
+            }
+        }
     }
 
     /// Received writes that are not peer-acked may be missing anywhere: before a resync towards a node is

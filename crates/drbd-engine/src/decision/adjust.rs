@@ -57,19 +57,21 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
 }
 
 /// A crashed Primary is to follow the nodes that outlived it, but this one is just being resynced by such a
-/// node, or finds out whether its data is the newest: the disk states alone would make the crashed one the
-/// source, and blocks that it lost with its cache would replace newer ones. A deviation from the reference: it
+/// node, or finds out from others whether its data is the newest: the disk states alone would make the crashed one
+/// the source, and blocks that it lost with its cache would replace newer ones. A deviation from the reference: it
 /// has to wait until that is over.
 fn crashed_source(f: &Facts<'_>, source: bool) -> bool {
-    let mine = (f.sent.map_or(f.flags, |sent| sent.flags), f.me.disk);
-    let theirs = (f.theirs.flags, f.other.disk);
-    let ((source, _), (target, disk)) = if source {
+    let [mine, theirs] = f.finds_out;
+    let mine = (f.sent.map_or(f.flags, |sent| sent.flags), f.me.disk, mine);
+    let theirs = (f.theirs.flags, f.other.disk, theirs);
+    let ((source, ..), (target, disk, finds_out)) = if source {
         (mine, theirs)
     } else {
         (theirs, mine)
     };
     let crashed = UuidFlags::CRASHED_PRIMARY;
-    let settles = target.contains(UuidFlags::SYNC_TARGET) || disk == DiskState::Consistent;
+    let settles =
+        target.contains(UuidFlags::SYNC_TARGET) || disk == DiskState::Consistent && finds_out;
     settles && source.contains(crashed) && !target.contains(crashed)
 }
 

@@ -294,6 +294,9 @@ pub struct Facts<'a> {
     /// The peer still follows a Primary that this node sees as Secondary: it was restarted or demoted, and the peer
     /// has not noticed that yet.
     pub follows_nobody: bool,
+    /// Which sides may yet learn from others whether their data is the newest, as far as this node can tell: itself,
+    /// the peer.
+    pub finds_out: [bool; 2],
     /// In an attach: whether it is this node's disk; none if both are being attached.
     pub attaching: Option<bool>,
     /// This node is UpToDate, with the data of a connected Primary that is not the peer.

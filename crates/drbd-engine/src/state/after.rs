@@ -230,7 +230,13 @@ impl Engine {
                 self.new_uuid_now_if_due(v);
             }
         }
-        if was == DiskState::UpToDate && is == DiskState::Consistent {
+        // It may return, perhaps, or a peer's disk has come that could have been newer.
+        let came = new.peers_of(v).any(|(n, _, pd)| {
+            let before = old.pd(n, v).filter(|b| b.repl >= ReplState::Established);
+            let attached = before.is_some_and(|b| b.pdisk < DiskState::Inconsistent);
+            attached && pd.pdisk >= DiskState::Inconsistent && pd.pdisk != DiskState::Unknown
+        });
+        if is == DiskState::Consistent && (was == DiskState::UpToDate || came) {
             self.want_empty_twopc();
         }
         if done.derived.lost_data.contains(&v) {

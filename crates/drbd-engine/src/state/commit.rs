@@ -192,7 +192,13 @@ impl Engine {
                 );
                 let lost = pd.pdisk < DiskState::Inconsistent
                     || matches!(pd.pdisk, DiskState::Outdated | DiskState::Unknown);
-                if had && lost && primary && accessible {
+                // Another node resyncs it, and it may have become UpToDate without this one hearing of it. Without
+                // data of its own this node has no marks that tell what it missed (a deviation).
+                let target = new.disk(v) < DiskState::UpToDate
+                    && was.pdisk == DiskState::Inconsistent
+                    && was.repl == ReplState::Established
+                    && pd.repl < ReplState::Established;
+                if had && (lost || target) && primary && accessible {
                     due = true;
                 }
                 let returned_without = was.pdisk == DiskState::Unknown
@@ -293,7 +299,6 @@ impl Engine {
             disk.meta.clear_primary_ind_when_written = true;
         }
         disk.meta.sb.members = members;
-        let logged = disk.options.al_updates;
         for (n, repl, pdisk, fencing, bitmap) in peers {
             let Some(entry) = disk.meta.sb.peers.get_mut(n.index()) else {
                 continue;
@@ -301,12 +306,7 @@ impl Engine {
             if entry.bitmap_index.is_none() {
                 continue;
             }
-            // Without an activity log a peer without disk does not know, either, which blocks were written lately: after
-            // a crash all of them count (a deviation).
-            let knows = logged || pdisk >= DiskState::Inconsistent;
-            entry
-                .flags
-                .set(PeerFlags::CONNECTED, repl > ReplState::Off && knows);
+            entry.flags.set(PeerFlags::CONNECTED, repl > ReplState::Off);
             entry.flags.set(
                 PeerFlags::OUTDATED,
                 matches!(pdisk, DiskState::Inconsistent | DiskState::Outdated),

@@ -112,11 +112,16 @@ impl Engine {
     /// Section 7.3: a node with UpToDate disk begins a new generation.
     pub(crate) fn new_current_uuid(&mut self, v: VolumeNr, forced: bool) {
         let weak = if forced {
+            // Nobody is told to follow. One that is known to lack something is not to pass for a stranger later (a
+            // deviation: the reference means only those that are Inconsistent).
+            let lacks = |n, pdisk| match pdisk {
+                DiskState::Inconsistent => true,
+                DiskState::Outdated | DiskState::Consistent => self.bitmap_weight(n, v) != 0,
+                _ => false,
+            };
             self.state
                 .peers_of(v)
-                .filter(|(_, _, pd)| {
-                    pd.pdisk == DiskState::Inconsistent && pd.repl == ReplState::Established
-                })
+                .filter(|(n, _, pd)| pd.repl == ReplState::Established && lacks(*n, pd.pdisk))
                 .map(|(n, _, _)| n)
                 .collect()
         } else {

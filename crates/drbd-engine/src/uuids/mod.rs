@@ -105,7 +105,15 @@ impl Engine {
     pub(crate) fn drop_bitmap_uuid(&mut self, peer: NodeId, v: VolumeNr) {
         let Some(disk) = self.disk_mut(v) else { return };
         disk.gen_ids.drop_bitmap(peer);
-        if self.bitmap_weight(peer, v) != 0 {
+        let bits = self.bitmap_weight(peer, v);
+        let compared = self.peer_device(peer, v).map_or(0, |k| k.sent.bits);
+        if bits > compared {
+            // Writes that ended after the comparison, and that the peer was not sent: a resync brings them (a
+            // deviation: the reference forgets them).
+            if let Some(known) = self.peer_device_mut(peer, v) {
+                known.flags.lacks_reconciled = true;
+            }
+        } else if bits != 0 {
             self.clear_bitmap(peer, v);
             self.log_at(LogLevel::Info, Some(peer), Some(v), "cleared bitmap");
             self.data_bitmap_writeout(v);

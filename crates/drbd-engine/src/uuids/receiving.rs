@@ -246,10 +246,17 @@ impl Engine {
     /// Section 7.8: a peer began a new generation.
     fn follow_generation(&mut self, from: NodeId, v: VolumeNr, uuid: Uuid, weak: NodeMask) {
         let mut target = false;
+        // One that is about to be a target has not got it either (a deviation: the reference adopts it then, and passes
+        // for its source's equal if it never becomes one).
+        let stale = self.state.disk(v) < DiskState::UpToDate;
         let targets: Vec<NodeId> = self
             .state
             .peers_of(v)
-            .filter(|(_, _, pd)| pd.is_sync_target() || pd.repl == ReplState::Behind)
+            .filter(|(_, _, pd)| {
+                pd.is_sync_target()
+                    || pd.repl == ReplState::Behind
+                    || (pd.repl == ReplState::WFBitMapT && stale)
+            })
             .map(|(n, _, _)| n)
             .collect();
         for n in targets {
@@ -355,12 +362,15 @@ impl Engine {
             .state
             .peers_of(v)
             .any(|(n, _, pd)| pd.is_sync_target() && !weak.contains(n));
-        if established && primary && target && !packet.weak_nodes.contains(self.node_id) {
+        let without_me = packet.weak_nodes.contains(self.node_id);
+        if established && primary && target && !without_me {
             self.follow_generation(peer, v, packet.uuid, weak);
         } else if established && self.state.disk(v) == DiskState::UpToDate {
-            if primary {
+            // It may not have known yet that this disk is UpToDate, and does not write here (a deviation: the reference
+            // adopts the generation all the same).
+            if primary && !without_me {
                 self.follow_generation(peer, v, packet.uuid, weak);
-            } else if moved_on {
+            } else if primary || moved_on {
                 if self.twopc.active.is_some() {
                     if let Some(volume) = self.volumes.get_mut(&v) {
                         volume.flags.outdate_on_commit = true;

@@ -244,7 +244,13 @@ impl Run {
                 .filter(|m| *m != n)
                 .map(|m| (m, self.cluster.peer_device(n, m, v)))
                 .collect();
-            let rests = pds.iter().all(|(_, pd)| pd.0 <= ReplState::Established);
+            // What waits for a bad disk, and what it is to send later, is no reason to leave it so.
+            let idle = |(repl, disk): (ReplState, DiskState)| match repl {
+                ReplState::PausedSyncS => true,
+                ReplState::PausedSyncT => disk <= DiskState::Inconsistent,
+                _ => repl <= ReplState::Established,
+            };
+            let rests = pds.iter().all(|(_, pd)| idle((pd.0, pd.1)));
             let source = pds.iter().find(|(_, (repl, disk, _))| {
                 *repl == ReplState::Established && *disk == DiskState::UpToDate
             });

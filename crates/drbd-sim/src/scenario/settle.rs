@@ -279,6 +279,10 @@ impl Run {
             }
         }
         self.pass(5 * SEC);
+        // These writes may have been too many for a peer; whom it left has to be connected again.
+        if self.plan.policies.is_some() && !self.rest() {
+            return;
+        }
         if self.cluster.failure.is_none() && self.cluster.open_requests(n) > 0 {
             let state = self.cluster.describe();
             let what = format!("requests in a healthy cluster do not complete\n{state}");
@@ -287,10 +291,6 @@ impl Run {
                 .violation(Some(n), Violation { rule: "L3", what });
         }
         self.pass(5 * SEC);
-        // These writes may have been too many for a peer.
-        if self.plan.policies.is_some() && !self.rest() {
-            return;
-        }
         if self.cluster.failure.is_none() {
             self.cluster.check_converged();
         }

@@ -37,6 +37,7 @@ const SCENARIOS: &[fn()] = &[
     lost_primary::primary_lost_by_one,
     lost_primary::primary_lost_by_the_one_that_has_more,
     missed_ends::attempted_resync_is_undone,
+    missed_ends::crashed_primary_beside_a_resync,
     missed_ends::missed_end_below_protocol_124,
     missed_ends::missed_end_of_an_outdated_source,
     missed_ends::older_line_of_writes_comes_back,

@@ -75,6 +75,31 @@ pub(crate) fn unrelated_peer_beside_a_resync() {
     t.abandon();
 }
 
+/// A crashed Primary meets a node that is just being resynced by one that outlived it: it has to wait for the end.
+#[test]
+pub(crate) fn crashed_primary_beside_a_resync() {
+    let mut t = Setup::new(3).with(|c| c.peer_device.c_max_rate = 500).up();
+    t.stale_data_expected();
+    t.primary(2);
+    t.write(2, [1]);
+    t.crash(2);
+    t.wait(0, Disk(UpToDate));
+    t.apart(0, 2);
+    let invalidate = Command::Invalidate {
+        volume: vol(0),
+        from: Some(node_id(0)),
+        reset_bitmap: true,
+    };
+    t.begin(1, invalidate);
+    t.wait(1, Repl(0, SyncTarget));
+    t.start(2);
+    t.wait_until("a try", |c| c.rows.contains(D4));
+    t.expect(1, Repl(0, SyncTarget));
+    t.wait(1, Conn(2, Connected));
+    t.seen(1, Disk(UpToDate));
+    t.abandon();
+}
+
 /// What a Primary has is not given up for an older line of writes that comes back.
 #[test]
 pub(crate) fn older_line_of_writes_comes_back() {

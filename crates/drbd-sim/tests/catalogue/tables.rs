@@ -72,7 +72,7 @@ pub(crate) fn crashed_primary() {
         unsure: true,
         ..forged(X)
     };
-    meet([CRASHED, unsure]).goes(&[D4], Whatever);
+    meet([CRASHED, unsure]).goes(&[D1a, D1b], Whatever);
     a(meet([CRASHED, forged(X)]))
         .with(|c| c.net.rr_conflict = SbPolicy::AutoDiscard)
         .primary([1])

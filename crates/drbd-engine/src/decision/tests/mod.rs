@@ -131,6 +131,7 @@ fn run(us: &Half, them: &Half, link: Link, f: impl Fn(&mut Facts<'_>)) -> Decisi
         compare_leftover: us.lost.is_some(),
         other_resync: false,
         follows_nobody: false,
+        finds_out: [true; 2],
         served: false,
         attaching: None,
         can_demote: us.can_demote,

@@ -225,6 +225,10 @@ fn a_crashed_primary_waits_for_those_who_outlived_it() {
     assert_eq!(strategies(&a), (SourceIfBothFailed, TargetIfBothFailed));
     a.side.disk = DiskState::Consistent;
     assert_eq!(strategies(&a), (RetryConnect, RetryConnect));
+    // With nobody else to learn from there is nothing to wait for.
+    let alone = |f: &mut Facts<'_>| f.finds_out = [false; 2];
+    assert_eq!(run(&a, &crashed, LINK, alone).strategy, TargetUseBitmap);
+    assert_eq!(run(&crashed, &a, LINK, alone).strategy, SourceUseBitmap);
     a.side.disk = DiskState::Inconsistent;
     let target = with(&a, UuidFlags::SYNC_TARGET);
     assert_eq!(strategies(&target), (RetryConnect, RetryConnect));
