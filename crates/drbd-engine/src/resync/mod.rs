@@ -402,11 +402,8 @@ impl Engine {
     fn lost_position_reached(&self, peer: NodeId) -> bool {
         let all = self.waiting_dagtags.iter();
         let waiting = all.filter(|w| w.peer == peer && !w.outdated);
-        let named = self.conns.get(&peer).and_then(|c| c.named_lost_primary);
-        waiting
-            .map(|w| (w.lost, w.dagtag))
-            .chain(named)
-            .all(|(lost, dagtag)| self.dagtag_reached(lost, dagtag))
+        let mut waiting = waiting.map(|w| (w.lost, w.dagtag));
+        waiting.all(|(lost, dagtag)| self.dagtag_reached(lost, dagtag))
     }
 
     /// Whether `node` is not connected as a Primary.
