@@ -32,6 +32,9 @@ pub(super) fn by_disk_states(f: &Facts<'_>, d: &mut Decision) {
         d.strategy = RetryConnect;
         return;
     }
+    if weak_rule && d.strategy.is_if_both_failed() && witness_is_source(f, own > peer) {
+        return;
+    }
     // Below 119 only Inconsistent counts; the other side's disk may be anything.
     let source = if f.pv >= 119 {
         own > peer
@@ -73,6 +76,23 @@ fn crashed_source(f: &Facts<'_>, source: bool) -> bool {
     let settles =
         target.contains(UuidFlags::SYNC_TARGET) || disk == DiskState::Consistent && finds_out;
     settles && source.contains(crashed) && !target.contains(crashed)
+}
+
+/// Nor is it the source for the only one that outlived it, which is Consistent because it has nobody to ask: that one has
+/// all acknowledged writes, also those that the crashed one lost with its cache. A deviation, among nodes of this kind.
+fn witness_is_source(f: &Facts<'_>, crashed_is_source: bool) -> bool {
+    let mine = (f.sent.map_or(f.flags, |sent| sent.flags), f.me.disk);
+    let theirs = (f.theirs.flags, f.other.disk);
+    let ((crashed, _), (witness, disk)) = if crashed_is_source {
+        (mine, theirs)
+    } else {
+        (theirs, mine)
+    };
+    f.compare_leftover
+        && crashed.contains(UuidFlags::CRASHED_PRIMARY)
+        && !witness.contains(UuidFlags::CRASHED_PRIMARY)
+        && witness.contains(UuidFlags::RECONNECT)
+        && disk == DiskState::Consistent
 }
 
 /// A crashed Primary whose disk knows that it missed writes would overwrite an UpToDate disk, or one that was being

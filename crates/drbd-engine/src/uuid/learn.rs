@@ -155,7 +155,9 @@ impl GenIds {
                     .find(|&n| nodes.slot(n).is_some() && self.bitmap(n).same(uuid));
                 let Some(holder) = holder else { continue };
                 for to in [first, second] {
-                    if !self.bitmap(to).same(uuid) {
+                    // A node that has this node's generation cannot have fallen back, whatever a peer that is behind
+                    // knows of it: a new generation would not be begun because of it (a deviation).
+                    if !self.bitmap(to).is_none() && !self.bitmap(to).same(uuid) {
                         self.copy(holder, to, learned);
                     }
                 }
