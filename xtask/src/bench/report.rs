@@ -50,7 +50,8 @@ pub(super) struct Results {
     /// drbd-rs relative to half of what QEMU does without a mirror: a mirror whose halves lie on one disk writes
     /// everything twice, so about 1 is the limit where the disk is the bottleneck.
     limit: Option<f64>,
-    /// Two files with nothing between, relative to the fastest of QEMU's mirrors: no mirror on this disk makes more.
+    /// Two files with nothing between, relative to the fastest of QEMU's mirrors: about the most that any mirror whose
+    /// halves share the disk can make.
     possible: Option<f64>,
     /// What the ratio shall be at least.
     pub(super) target: f64,
@@ -263,8 +264,8 @@ impl fmt::Display for Report {
             if let Some(possible) = load.possible {
                 writeln!(
                     f,
-                    "  {possible:.2} times: two files written at once with nothing between. No mirror whose halves share this disk \
-                     makes more; files in memory compare the programs alone."
+                    "  {possible:.2} times: two files written at once with nothing between, about the most that a mirror whose halves \
+                     share this disk can do. Files in memory compare the programs alone."
                 )?;
             }
         }
