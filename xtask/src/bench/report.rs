@@ -58,18 +58,6 @@ pub(super) struct Results {
     pub(super) rows: Vec<Row>,
 }
 
-impl Results {
-    fn verdict(&self, ratio: f64) -> &'static str {
-        if ratio >= self.target {
-            "reached"
-        } else if self.possible.is_some_and(|most| most < self.target) {
-            "more than this disk can do"
-        } else {
-            "MISSED"
-        }
-    }
-}
-
 /// Medians of one contender.
 #[derive(Serialize)]
 pub(super) struct Row {
@@ -236,7 +224,11 @@ impl fmt::Display for Report {
             let beside = load.beside.unwrap_or("QEMU's mirror");
             match load.ratio {
                 Some(ratio) => {
-                    let word = load.verdict(ratio);
+                    let word = if ratio >= load.target {
+                        "reached"
+                    } else {
+                        "MISSED"
+                    };
                     writeln!(
                         f,
                         "  {ratio:.2} times QEMU's fastest here ({beside}); target {:.1}: {word}",
