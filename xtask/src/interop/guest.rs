@@ -1,8 +1,8 @@
 //! A guest: a kernel with DRBD in a process, and a shell in it that does what it is told.
 //!
 //! Its root is the host's own file tree, read-only; a directory of the run is mounted at `/mnt`, where
-//! scripts are handed in and their output comes back. Over the console goes only which script to run
-//! and what became of it.
+//! scripts are handed in and their output and exit code come back. Over the console goes only which
+//! script to run, and that it has ended.
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -290,17 +290,20 @@ impl Cluster {
             return;
         };
         let kept = node.decoded.get(&volume);
+        let mut unusable = None;
         if kept.is_none_or(|(g, d)| *g != disk.meta_generation(&d.bitmap)) {
             match Decoded::durable(config, n, volume, disk) {
-                Ok(d) => node
-                    .decoded
-                    .insert(volume, (disk.meta_generation(&d.bitmap), d)),
-                Err(_) => node.decoded.remove(&volume),
-            };
+                Ok(d) => {
+                    let generation = disk.meta_generation(&d.bitmap);
+                    node.decoded.insert(volume, (generation, d));
+                }
+                Err(e) => unusable = Some(format!("the durable metadata is unusable: {e}")),
+            }
         }
-        let bad = match node.decoded.get(&volume) {
-            None => Err("the durable metadata is unusable".into()),
-            Some((_, d)) => coverage::covered(d, disk.durable_metadata(), sector, sectors),
+        let bad = match (unusable, node.decoded.get(&volume)) {
+            (Some(text), _) => Err(text),
+            (None, Some((_, d))) => coverage::covered(d, disk.durable_metadata(), sector, sectors),
+            (None, None) => return,
         };
         // A disk that is on its way out is not written to, whatever lies on it.
         if let Err(bad) = bad
